@@ -1,0 +1,11 @@
+"""Aggregators of a ganglion layer, by name in `mmsparx.registry.AGGREGATORS`.
+
+An aggregator is an `nn.Module` made as `Aggregator(dim, out_dim, sources, reduction=...,
+norm_cfg=..., **options)` and called as `aggregator(x, *sources)`: x is the ganglion layer's
+normalised input, the sources are the raw outputs of the layers it reads (see
+`mmsparx.models.connection`), all (B, dim, H, W); it returns (B, out_dim, H, W).
+"""
+
+from mmsparx.layers.aggregators.dmca import DMCA
+
+__all__ = ['DMCA']

@@ -1,0 +1,113 @@
+"""SS2D, the two-dimensional selective scan of VMamba as SparX uses it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmsparx.layers.norm import map_norm
+from mmsparx.ops import cross_merge, cross_scan, selective_scan, state_dtype
+from mmsparx.registry import TOKEN_MIXERS
+
+DIRECTIONS = 4
+
+
+@TOKEN_MIXERS.register_module()
+class SS2D(nn.Module):
+    """Four selective scans over a feature map (SparX, Fig. 3; VMamba, Sec. 4.2).
+
+        h   = in_proj(x)                     C -> D; in a ganglion layer, the aggregator
+        h   = silu(depthwise conv(h))
+        h   = norm(sum over directions of the scan of h)
+        out = out_proj(h)                    D -> C
+
+    The step and the matrices B and C of each direction come from h by a linear layer per position,
+    which commutes with the reordering: it is applied in image order, and only its small output is
+    reordered.
+
+    Deviations of the published checkpoints from the paper: a 5x5 instead of a 3x3 convolution.
+
+    Args:
+        dim: C, channels of the map.
+        aggregator: see `mmsparx.layers.mixers`.
+        expand: D / C.
+        state_size: n, states per channel.
+        step_rank: R, channels that the step is projected from; ceil(C / 16) by default.
+        kernel_size: side of the depthwise convolution, odd.
+        backend: of the scan, see `mmsparx.ops.selective_scan`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        aggregator: Callable[[int, int], nn.Module] | None = None,
+        *,
+        expand: int = 2,
+        state_size: int = 1,
+        step_rank: int | None = None,
+        kernel_size: int = 5,
+        backend: str = 'auto',
+    ):
+        super().__init__()
+        inner = dim * expand
+        self.state_size = state_size
+        self.step_rank = math.ceil(dim / 16) if step_rank is None else step_rank
+        self.backend = backend
+        self.in_proj = nn.Conv2d(dim, inner, 1) if aggregator is None else aggregator(dim, inner)
+        self.conv = nn.Conv2d(inner, inner, kernel_size, padding=kernel_size // 2, groups=inner)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS * (self.step_rank + 2 * state_size), inner, 1))
+        self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.step_rank))
+        self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, state_size))
+        self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
+        self.out_norm = map_norm(inner)
+        self.out_proj = nn.Conv2d(inner, dim, 1)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, step_min: float = 1e-3, step_max: float = 0.1) -> None:
+        """Initial values of the scan's own parameters, as Mamba's.
+
+        Args:
+            step_min, step_max: the steps' range; each channel's is drawn log-uniformly, and its
+                bias is the inverse softplus of it.
+        """
+        inner = self.dt_proj_bias.shape[1]
+        # Each direction's x_proj is initialised as a torch.nn.Linear of `inner` inputs.
+        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.dt_proj_weight, -(self.step_rank**-0.5), self.step_rank**-0.5)
+        step = torch.empty_like(self.dt_proj_bias).uniform_(math.log(step_min), math.log(step_max)).exp_()
+        self.dt_proj_bias.copy_(step + torch.log(-torch.expm1(-step)))
+        self.A_log.copy_(torch.arange(1, self.state_size + 1).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
+        """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
+        h = F.silu(self.conv(self.in_proj(x, *sources)))
+        return self.out_proj(self.out_norm(self.scan(h)))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type."""
+        height, width = x.shape[2:]
+        parts = F.conv2d(x, self.x_proj_weight.unsqueeze(-1))  # (B, 4 * (R + 2n), H, W)
+        parts = cross_scan(parts.unflatten(1, (DIRECTIONS, -1)))  # (B, 4, R + 2n, L)
+        step, B, C = parts.split([self.step_rank, self.state_size, self.state_size], dim=2)
+        delta = torch.matmul(self.dt_proj_weight, step)  # (B, 4, D, L)
+        u = cross_scan(x)  # (B, 4, D, L)
+        # Under autocast the projections are in 16 bits whatever x is; the scan wants one type. Its
+        # own parameters stay in float32 (float64 in a float64 model).
+        exact = state_dtype(u)
+        y = selective_scan(
+            u.flatten(1, 2),
+            delta.flatten(1, 2).to(u.dtype),
+            -torch.exp(self.A_log.to(exact)),
+            B.to(u.dtype),
+            C.to(u.dtype),
+            D=self.D.to(exact),
+            delta_bias=self.dt_proj_bias.flatten().to(exact),
+            delta_softplus=True,
+            backend=self.backend,
+        )
+        return cross_merge(y.unflatten(1, (DIRECTIONS, -1)), height, width)

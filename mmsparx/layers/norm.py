@@ -1,0 +1,45 @@
+"""Normalisations: the configurable batch norm and a channel LayerNorm for NCHW maps."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BATCH_NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+# What BatchNorm2d and SyncBatchNorm have in common.
+BatchNorm = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def batch_norm(dim: int, cfg: Mapping) -> nn.Module:
+    """A batch norm over `dim` channels, from a config in OpenMMLab's form.
+
+    Args:
+        dim: number of channels.
+        cfg: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`; what else it holds goes to the
+            torch class (eps, momentum, ...).
+
+    Raises:
+        ValueError: another type.
+    """
+    options = dict(cfg)
+    kind = options.pop('type', None)
+    requires_grad = options.pop('requires_grad', True)
+    if kind not in BATCH_NORMS:
+        raise ValueError(f'norm_cfg: unknown type {kind!r}; known ones: {", ".join(BATCH_NORMS)}')
+    norm = BATCH_NORMS[kind](dim, **options)
+    for parameter in norm.parameters():
+        parameter.requires_grad_(requires_grad)
+    return norm
+
+
+def map_norm(dim: int) -> nn.GroupNorm:
+    """The norm inside every layer: one group, so it normalises over C, H and W together."""
+    return nn.GroupNorm(1, dim)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a (B, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,11 @@
+"""The selective scan of Mamba as a PyTorch custom operator.
+
+`interface` says what it computes and checks arguments, `library` registers the operator (schema,
+fake, autograd, FLOPs), `backends` orders the implementations, `reference` is the pure-torch one.
+"""
+
+from mmsparx.ops.selective_scan.backends import available_backends
+from mmsparx.ops.selective_scan.interface import selective_scan
+from mmsparx.ops.selective_scan.reference import state_dtype
+
+__all__ = ['available_backends', 'selective_scan', 'state_dtype']

@@ -1,0 +1,104 @@
+"""The implementations of the selective scan, best first, and the choice among them.
+
+The choice is made inside the operator, when it runs: torch.compile sees one opaque operator, and a
+compiled or exported graph picks its backend on the machine that runs it. Every backend can read
+the states that any other has saved (see `reference`), so forward and backward choose apart.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmsparx.ops.selective_scan import reference
+
+AUTO = 'auto'
+VARIABLE = 'MMSPARX_SCAN_BACKEND'
+
+
+def _always(*_) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the scan.
+
+    Attributes:
+        name: what `backend=` and the environment variable call it.
+        forward: as `reference.forward`.
+        backward: as `reference.backward`.
+        missing: () -> why it is not installed on this machine, or None.
+        refusal: (u, delta, A, B, C) -> why it cannot run on these inputs, or None.
+    """
+
+    name: str
+    forward: Callable
+    backward: Callable
+    missing: Callable[[], str | None] = _always
+    refusal: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], str | None] = _always
+
+
+# Best first; the last one runs on anything.
+BACKENDS: list[Backend] = [Backend('reference', reference.forward, reference.backward)]
+
+_told: set[tuple[str, str]] = set()
+
+
+def available_backends() -> dict[str, str | None]:
+    """The backends by name, best first, each with None or the reason why it cannot run here."""
+    return {backend.name: backend.missing() for backend in BACKENDS}
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, listing the known ones, unless `name` is 'auto' or a backend's."""
+    known = [AUTO, *(backend.name for backend in BACKENDS)]
+    if name not in known:
+        raise ValueError(f'unknown selective-scan backend {name!r}; known ones: {", ".join(known)}')
+
+
+def choose(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Backend:
+    """The backend to run on these inputs.
+
+    Args:
+        name: a backend's name, which must then run, or 'auto': the environment variable
+            MMSPARX_SCAN_BACKEND if it is set, else the first of the list that can run.
+            Passing over an installed backend is told once, by name and reason.
+        inputs: u, delta, A, B, C.
+
+    Raises:
+        ValueError: no such backend.
+        RuntimeError: the backend asked for cannot run; the message says why.
+    """
+    asked = 'backend=' if name != AUTO else f'the environment variable {VARIABLE}'
+    if name == AUTO:
+        name = os.environ.get(VARIABLE) or AUTO
+    check_name(name)
+    passed_over = []
+    for backend in BACKENDS:
+        if name not in (AUTO, backend.name):
+            continue
+        missing = backend.missing()
+        reason = missing or backend.refusal(*inputs)
+        if reason is None:
+            _tell(backend, passed_over)
+            return backend
+        if name == backend.name:
+            raise RuntimeError(f'selective-scan backend {name!r}, asked for by {asked}, cannot run: {reason}')
+        if missing is None:
+            passed_over.append((backend.name, reason))
+    raise RuntimeError(f'no selective-scan backend can run on these inputs: {passed_over}')
+
+
+def _tell(chosen: Backend, passed_over: list[tuple[str, str]]) -> None:
+    for name, reason in passed_over:
+        if (chosen.name, name) in _told:
+            continue
+        _told.add((chosen.name, name))
+        warnings.warn(
+            f'selective scan runs on the slower {chosen.name!r} backend, because {name!r} cannot: {reason}. '
+            f'Said once; set {VARIABLE} or backend= to choose one.',
+            stacklevel=2,
+        )

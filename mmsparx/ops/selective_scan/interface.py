@@ -1,0 +1,116 @@
+"""`selective_scan`: what it computes, and the checks on what it is given."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmsparx.ops.selective_scan import library  # noqa: F401  (registers the operator)
+from mmsparx.ops.selective_scan.backends import AUTO, check_name
+from mmsparx.ops.selective_scan.reference import state_dtype
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    backend: str = AUTO,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The selective scan of Mamba (Gu and Dao, 2024, Alg. 2), over any number of states.
+
+    For every channel d, with its group g, and every position t:
+
+        step_t = softplus(delta_t + delta_bias)      (softplus only if `delta_softplus`)
+        h_t    = exp(step_t A) h_{t-1} + step_t B_t u_t,        h_0 = 0
+        out_t  = C_t . h_t + D u_t                   (times silu(z_t) if z is given)
+
+    The state and all arithmetic are float32, or float64 for float64 inputs; a 16-bit input is
+    converted when it is read and the output when it is written. NaN and infinity propagate. Arguments
+    and their order are those of mamba's `selective_scan_fn`. Differentiable once, in every tensor.
+
+    Args:
+        u: (batch, dim, L); float64, float32, bfloat16 or float16.
+        delta: (batch, dim, L), u's type.
+        A: (dim, N), real: float32, or float64 if u is.
+        B: (batch, G, N, L) or (batch, N, L), u's type; channel d reads group d // (dim / G).
+        C: as B.
+        D: (dim,), A's type: the skip connection.
+        z: (batch, dim, L), u's type: the gate.
+        delta_bias: (dim,), A's type.
+        delta_softplus: whether the step goes through softplus (the identity above 20, as in torch).
+        return_last_state: whether to return h_L as well.
+        backend: 'auto', or the name of the one to run (see `available_backends`); 'auto' is the best
+            that can run, unless the environment variable MMSPARX_SCAN_BACKEND names one.
+
+    Returns:
+        out (batch, dim, L) in u's type; with `return_last_state` also the last state
+        (batch, dim, N) in A's type, which carries no gradient (as in mamba).
+
+    Raises:
+        TypeError, ValueError: an argument of another type or shape; the message has both.
+        RuntimeError: the backend asked for cannot run, and why.
+    """
+    check_name(backend)
+    B, C = _with_groups('B', B), _with_groups('C', C)
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    out, states = torch.ops.mmsparx.selective_scan_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, backend)
+    if z is not None:
+        out = (out.to(A.dtype) * F.silu(z.to(A.dtype))).to(u.dtype)
+    if not return_last_state:
+        return out
+    return out, states[:, :, -1]
+
+
+def _with_groups(name: str, x: Tensor) -> Tensor:
+    if x.dim() not in (3, 4):
+        raise ValueError(
+            f'selective_scan: expected {name} of shape (batch, G, N, L) or (batch, N, L), got {tuple(x.shape)}'
+        )
+    return x.unsqueeze(1) if x.dim() == 3 else x
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
+    if u.dim() != 3 or u.shape[2] < 1:
+        raise ValueError(f'selective_scan: expected u of shape (batch, dim, L) with L >= 1, got {tuple(u.shape)}')
+    if u.dtype not in _DTYPES:
+        raise TypeError(f'selective_scan: expected u in one of {_DTYPES}, got {u.dtype}')
+    batch, dim, length = u.shape
+    if A.dim() != 2 or A.shape[0] != dim or A.shape[1] < 1:
+        raise ValueError(f'selective_scan: expected A of shape ({dim}, N) for {dim} channels, got {tuple(A.shape)}')
+    if A.is_complex():
+        raise TypeError(f'selective_scan: expected a real A, got {A.dtype}; complex states are not supported')
+    states, groups = A.shape[1], B.shape[1]
+    if groups < 1 or dim % groups:
+        raise ValueError(f'selective_scan: expected groups (B.shape[1]) that divide {dim} channels, got {groups}')
+    expected = {
+        'delta': (delta, (batch, dim, length), u.dtype),
+        'A': (A, (dim, states), state_dtype(u)),
+        'B': (B, (batch, groups, states, length), u.dtype),
+        'C': (C, (batch, groups, states, length), u.dtype),
+        'D': (D, (dim,), state_dtype(u)),
+        'z': (z, (batch, dim, length), u.dtype),
+        'delta_bias': (delta_bias, (dim,), state_dtype(u)),
+    }
+    for name, (x, shape, dtype) in expected.items():
+        if x is None:
+            continue
+        if tuple(x.shape) != shape:
+            raise ValueError(
+                f'selective_scan: expected {name} of shape {shape} beside u of shape {tuple(u.shape)}, '
+                f'A of {tuple(A.shape)} and {groups} groups, got {tuple(x.shape)}'
+            )
+        if x.dtype != dtype:
+            raise TypeError(
+                f'selective_scan: expected {name} in {dtype} beside u in {u.dtype}, got {x.dtype}; '
+                f'convert it with .to({dtype})'
+            )
+        if x.device != u.device:
+            raise ValueError(f"selective_scan: expected {name} on u's device {u.device}, got {x.device}")

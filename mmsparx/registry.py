@@ -1,0 +1,42 @@
+"""The package's registries.
+
+`MODELS` and `HOOKS` are children of mmengine's roots, so `type='mmsparx.Name'` is found from
+every scope: mmengine imports this module when it meets the scope, and the locations below when
+it looks the name up. Backbones are registered in mmengine's root too (`register_backbone`), so
+that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is imported.
+
+`TOKEN_MIXERS` and `AGGREGATORS` hold what a network is composed of. They are read with
+`lookup`, not with `Registry.build`, which would search the scope of whichever library builds
+the network.
+"""
+
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import Registry
+
+__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'lookup', 'register_backbone']
+
+MODELS = Registry('model', parent=ROOT_MODELS, scope='mmsparx', locations=['mmsparx.models'])
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmsparx', locations=['mmsparx.engine'])
+TOKEN_MIXERS = Registry('token mixer', scope='mmsparx', locations=['mmsparx.layers.mixers'])
+AGGREGATORS = Registry('aggregator', scope='mmsparx', locations=['mmsparx.layers.aggregators'])
+
+
+def register_backbone(cls: type) -> type:
+    """Register a backbone as `mmsparx.Name` and, in mmengine's root, as `Name`."""
+    MODELS.register_module(module=cls)
+    ROOT_MODELS.register_module(module=cls)
+    return cls
+
+
+def lookup(registry: Registry, name: str) -> type:
+    """The class registered under `name`.
+
+    Raises:
+        ValueError: nothing is registered under that name; the message lists what is.
+    """
+    registry.import_from_location()
+    if name not in registry.module_dict:
+        known = ', '.join(sorted(registry.module_dict))
+        raise ValueError(f'unknown {registry.name} {name!r}; known ones: {known}')
+    return registry.module_dict[name]
