@@ -13,6 +13,7 @@ the network.
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
 
 __all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'lookup', 'register_backbone']
 
@@ -29,14 +30,20 @@ def register_backbone(cls: type) -> type:
     return cls
 
 
-def lookup(registry: Registry, name: str) -> type:
-    """The class registered under `name`.
+def lookup(registry: Registry, name: str | type) -> type:
+    """The class registered under `name`; a class, or its full path, stands for itself.
+
+    The latter two are what mmengine's pure-Python configs hold, before and after they are dumped.
 
     Raises:
         ValueError: nothing is registered under that name; the message lists what is.
     """
+    if isinstance(name, type):
+        return name
     registry.import_from_location()
     if name not in registry.module_dict:
+        if isinstance(found := get_object_from_string(name), type):
+            return found
         known = ', '.join(sorted(registry.module_dict))
         raise ValueError(f'unknown {registry.name} {name!r}; known ones: {known}')
     return registry.module_dict[name]

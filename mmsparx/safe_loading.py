@@ -5,11 +5,14 @@ checkpoints hold some: `HistoryBuffer`s, numpy scalars and arrays, and `builtins
 pickle names HistoryBuffer's methods. `allow_mmengine_globals` allow-lists the former and answers
 `builtins.getattr` with a function that knows these methods and nothing else. The builtin itself
 must never be allowed: with it a file can reach any attribute of any object, hence run any code.
+Nor must `numpy.ndarray`: called with object dtype and a buffer, it takes the file's bytes for
+pointers. A stand-in that refuses to be called answers for it.
 
 Importing `mmsparx.models` calls `allow_mmengine_globals`. Weights-only loading is never switched
 off; on torch below 2.6, where mmengine asks for none, `weights_only` switches it on.
 """
 
+import codecs
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,12 +39,38 @@ def restricted_getattr(obj: object, name: str) -> Callable:
     )
 
 
+class _ArrayType:
+    """Stands for `numpy.ndarray` in a checkpoint: handed to `_reconstruct`, never called.
+
+    Equal to it, since torch looks an array's type up among the allowed ones before it fills it.
+    """
+
+    __module__ = 'numpy'
+    __name__ = 'ndarray'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ArrayType) or other is np.ndarray
+
+    def __hash__(self) -> int:
+        return hash(np.ndarray)
+
+    def __call__(self, *args):
+        raise UnpicklingError(
+            'a checkpoint calls numpy.ndarray, which pickle does not: the file is hostile. It was not loaded.'
+        )
+
+
+def _empty_array(*_) -> np.ndarray:
+    """`_reconstruct` as pickle calls it for a plain array, which is filled afterwards."""
+    return np.ndarray((0,), 'b')
+
+
 def _numpy_globals() -> list[tuple[object, str]]:
     """What numpy's scalars and arrays are pickled with, under the names of numpy 1 and 2."""
-    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    found: list[tuple[object, str]] = [(np.ndarray, 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
+    scalar = np.float64().__reduce__()[0]  # it moved between numpy 1 and 2
+    found: list[tuple[object, str]] = [(_ArrayType(), 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        found += [(core._reconstruct, f'{module}._reconstruct'), (core.scalar, f'{module}.scalar')]
+        found += [(_empty_array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     for code in '?bBhHiIlLqQefd':
         kind = type(np.dtype(code))
         found.append((kind, f'numpy.dtypes.{kind.__name__}'))
@@ -53,6 +82,7 @@ def allow_mmengine_globals() -> None:
     allowed = [
         (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
         (restricted_getattr, 'builtins.getattr'),
+        (codecs.encode, '_codecs.encode'),  # of an array's bytes; newer torch allows it itself
         *_numpy_globals(),
     ]
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6):
@@ -64,12 +94,15 @@ def allow_mmengine_globals() -> None:
 def _named_for_old_torch(allowed: list[tuple[object, str]]) -> list[object]:
     """torch 2.4 and 2.5 take no (object, name) pairs: they read the name off the object."""
 
-    def getattr_(obj, name):
-        return restricted_getattr(obj, name)
+    def named(function, name):
+        def wrapper(*args):
+            return function(*args)
 
-    getattr_.__module__, getattr_.__name__, getattr_.__qualname__ = 'builtins', 'getattr', 'getattr'
-    others = [obj for obj, name in allowed if name != 'builtins.getattr']
-    return [*others, getattr_]
+        wrapper.__module__, _, wrapper.__name__ = name.rpartition('.')
+        return wrapper
+
+    # Types and what stands for one have their names already.
+    return [obj if isinstance(obj, (type, _ArrayType)) else named(obj, name) for obj, name in allowed]
 
 
 @contextmanager

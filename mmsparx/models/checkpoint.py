@@ -1,5 +1,6 @@
 """Loading published and own weights: strictly, safely, with a report."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -94,18 +95,23 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         with weights_only():
             checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
     except UnpicklingError as error:
+        # The cause, without the advice to load unsafely that torch wraps it in.
+        cause = re.split(r'WeightsUnpickler error:|a trusted source\.', str(error))[-1].split('\n\nCheck the doc')[0]
         raise RuntimeError(
-            f'{source} holds more than weights, and was not loaded: it could run code. {error}'
+            f'{source} was not loaded: it is no checkpoint, or holds more than weights and could run code. '
+            f'{cause.strip()}'
         ) from error
-    except OSError as error:  # a missing file, or no network: urllib's errors are OSErrors
-        raise RuntimeError(f'the weights {source} cannot be had: {error}. {help_}') from error
-    except (RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # reading a damaged file can end in any way, an OSError included
+        if isinstance(error, OSError) and not os.path.isfile(source):  # urllib's errors are OSErrors
+            raise RuntimeError(f'the weights {source} cannot be had: {error}. {help_}') from error
         raise RuntimeError(f'{source} is damaged, or no checkpoint: {error}') from error
     state_dict = checkpoint
     for key in ('state_dict', 'model'):
         if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
-    if not isinstance(state_dict, Mapping) or not all(isinstance(x, Tensor) for x in state_dict.values()):
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(name, str) and isinstance(x, Tensor) for name, x in state_dict.items()
+    ):
         raise RuntimeError(
             f'{source}: expected a state dict, flat or under the key "state_dict", got {type(checkpoint).__name__}'
             + (f' with the keys {_some(map(str, checkpoint))}' if isinstance(checkpoint, Mapping) else '')
@@ -124,7 +130,7 @@ def load_pretrained(model: nn.Module, source: str, prefix: str | None = None) ->
         model: a SparX backbone.
         source: a file or an address that mmengine can read.
         prefix: of the backbone's names in the checkpoint; by default 'backbone.' where there are
-            such names.
+            such names. '' takes the names as they are.
 
     Returns:
         The report, which is also logged.
@@ -136,7 +142,7 @@ def load_pretrained(model: nn.Module, source: str, prefix: str | None = None) ->
     state_dict = read_state_dict(source)
     if prefix is None:
         prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
-    else:
+    elif prefix:
         prefix = prefix.removesuffix('.') + '.'
     state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     rename_published(state_dict)
@@ -167,7 +173,7 @@ def _compare(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) ->
 def _is_unbuilt(model: nn.Module, name: str) -> bool:
     """Whether a name belongs to what follows the last stage that the model builds."""
     built = len(getattr(model, 'stages', ()))
-    match = re.match(r'stages\.(\d+)\.(downsample\.)?', name)
+    match = re.match(r'(?:stages|out_norms)\.(\d+)\.(downsample\.)?', name)
     return bool(match and built and (int(match[1]) >= built or (match[2] and int(match[1]) == built - 1)))
 
 
@@ -183,9 +189,11 @@ def _likely_cause(model: nn.Module, state_dict: Mapping[str, Tensor], report: Lo
         for names in (model.state_dict(), state_dict)
     )
     if stem != file_stem or layers != file_layers or report.mismatched:
+        archs = getattr(model, 'ARCHITECTURES', {}).items() if layers != file_layers else ()
+        perhaps = [f' (perhaps {name!r})' for name, arch in archs if arch.depth == file_layers]
         return (
-            f'The checkpoint is of another arch: it has {file_layers} layers and {len(file_stem)} tensors in the stem, '
-            f'this model {layers} and {len(stem)}.'
+            f'The checkpoint is of another arch{"".join(perhaps)}: it has {file_layers} layers and {len(file_stem)} '
+            f'tensors in the stem, this model {layers} and {len(stem)}.'
         )
     if any(name.endswith('.scale') for name in report.unexpected):
         return 'It has a learnable attention scale, which aggregator=dict(..., learnable_scale=True) gives the model.'

@@ -44,8 +44,10 @@ class StagePlan:
                 continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f'StagePlan: expected {name} to be a whole number of at least 1, got {value!r}')
-        if not 0 <= self.first <= self.depth:
-            raise ValueError(f'StagePlan: expected first between 0 and depth={self.depth}, got {self.first!r}')
+        if not isinstance(self.first, int) or not 0 <= self.first <= self.depth:
+            raise ValueError(
+                f'StagePlan: expected first to be a whole number from 0 to depth={self.depth}, got {self.first!r}'
+            )
 
     @classmethod
     def of(cls, plan: 'StagePlan | Mapping') -> 'StagePlan':

@@ -34,12 +34,12 @@ _HEAD = {'classifier.0': 'head.norm', 'classifier.3': 'head.fc'}
 
 def _ours_in_layer(rest: str) -> str:
     part, _, tail = rest.partition('.')
-    if part in _LAYER:
+    if part in _LAYER and tail:
         return f'{_LAYER[part]}.{tail}'
     if part != 'op':
         raise KeyError(rest)
     part, _, tail = tail.partition('.')
-    if part == 'in_proj':
+    if part == 'in_proj' and tail:
         # A ganglion layer's is a Sequential, a normal layer's one convolution.
         return f'mixer.in_proj.fuse.{tail}' if tail[0].isdigit() else f'mixer.in_proj.{tail}'
     inside = f'mixer.in_proj.{_AGGREGATOR[part]}' if part in _AGGREGATOR else f'mixer.{_MIXER[part]}'

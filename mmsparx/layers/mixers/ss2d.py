@@ -37,6 +37,9 @@ class SS2D(nn.Module):
         step_rank: R, channels that the step is projected from; ceil(C / 16) by default.
         kernel_size: side of the depthwise convolution, odd.
         backend: of the scan, see `mmsparx.ops.selective_scan`.
+
+    Raises:
+        ValueError: an even `kernel_size`.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class SS2D(nn.Module):
         backend: str = 'auto',
     ):
         super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f'SS2D: expected an odd kernel_size, got {kernel_size}')
         inner = dim * expand
         self.state_size = state_size
         self.step_rank = math.ceil(dim / 16) if step_rank is None else step_rank

@@ -10,7 +10,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,18 +55,18 @@ class SparXLayer(nn.Module):
 
 @contextmanager
 def _statistics_kept(module: nn.Module):
-    """Batch norms normalise as in training but leave their running statistics alone.
+    """Batch norms leave it with the running statistics that they had.
 
     For the recomputation under gradient checkpointing, which would otherwise count a batch twice.
+    They are put back and not switched off: checkpoint wants to see the same tensors saved again.
     """
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    norms = [m for m in module.modules() if isinstance(m, BatchNorm) and m.training]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 class SparXStage(nn.Module):
@@ -181,13 +181,13 @@ class SparXNet(BaseModule):
         )
         self.apply(init_weights)
         self._register_load_state_dict_pre_hook(_accept_published_names)
-        self._freeze()
+        self.train()
 
     def _stage(self, i, followed, token_mixer, aggregator, rates, norm_cfg, with_cp) -> SparXStage:
         plan, dim = self.arch.stages[i], self.arch.channels[i]
         make_mixer = _factory(TOKEN_MIXERS, 'token_mixer', token_mixer)
-        make_aggregator = partial(
-            _factory(AGGREGATORS, 'aggregator', aggregator), reduction=self.arch.reductions[i], norm_cfg=norm_cfg
+        make_aggregator = _factory(
+            AGGREGATORS, 'aggregator', aggregator, reduction=self.arch.reductions[i], norm_cfg=norm_cfg
         )
         layers = []
         for j in range(plan.depth):
@@ -199,11 +199,14 @@ class SparXNet(BaseModule):
 
     def init_weights(self) -> None:
         """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does."""
-        pretrained = isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained'
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
+        pretrained = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
         if not pretrained or self.is_init:
             super().init_weights()
             return
-        load_pretrained(self, self.init_cfg['checkpoint'], prefix=self.init_cfg.get('prefix'))
+        if len(cfgs) > 1:
+            raise ValueError(f'init_cfg: pretrained weights fill the network and stand alone, got {self.init_cfg}')
+        load_pretrained(self, pretrained[0]['checkpoint'], prefix=pretrained[0].get('prefix'))
         self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -257,11 +260,15 @@ class SparXNet(BaseModule):
         )
 
 
-def _factory(registry, option: str, cfg: Mapping):
+def _factory(registry, option: str, cfg: Mapping, **given):
+    """What makes the registered class of a config, with its options and those the network gives."""
     options = dict(cfg)
     if 'type' not in options:
         raise ValueError(f"{option}: expected a dict with a 'type', got {dict(cfg)}")
-    return partial(lookup(registry, options.pop('type')), **options)
+    cls = lookup(registry, options.pop('type'))
+    if twice := sorted(given.keys() & options.keys()):
+        raise ValueError(f'{option}: {", ".join(twice)} is set by the network, from arch and norm_cfg; got {dict(cfg)}')
+    return partial(cls, **given, **options)
 
 
 def _accept_published_names(state_dict, prefix, *_) -> None:

@@ -52,11 +52,18 @@ def available_backends() -> dict[str, str | None]:
     return {backend.name: backend.missing() for backend in BACKENDS}
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError, listing the known ones, unless `name` is 'auto' or a backend's."""
+def check_name(name: str, asked: str = 'backend=') -> None:
+    """Raises ValueError, listing the known ones, unless `name` is 'auto' or a backend's.
+
+    Args:
+        name: what was asked for.
+        asked: by what, for the message.
+    """
     known = [AUTO, *(backend.name for backend in BACKENDS)]
     if name not in known:
-        raise ValueError(f'unknown selective-scan backend {name!r}; known ones: {", ".join(known)}')
+        raise ValueError(
+            f'unknown selective-scan backend {name!r}, asked for by {asked}; known ones: {", ".join(known)}'
+        )
 
 
 def choose(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Backend:
@@ -75,7 +82,7 @@ def choose(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> 
     asked = 'backend=' if name != AUTO else f'the environment variable {VARIABLE}'
     if name == AUTO:
         name = os.environ.get(VARIABLE) or AUTO
-    check_name(name)
+    check_name(name, asked)
     passed_over = []
     for backend in BACKENDS:
         if name not in (AUTO, backend.name):

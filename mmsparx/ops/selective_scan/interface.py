@@ -45,7 +45,7 @@ def selective_scan(
         D: (dim,), A's type: the skip connection.
         z: (batch, dim, L), u's type: the gate.
         delta_bias: (dim,), A's type.
-        delta_softplus: whether the step goes through softplus (the identity above 20, as in torch).
+        delta_softplus: whether the step goes through softplus.
         return_last_state: whether to return h_L as well.
         backend: 'auto', or the name of the one to run (see `available_backends`); 'auto' is the best
             that can run, unless the environment variable MMSPARX_SCAN_BACKEND names one.
@@ -61,9 +61,13 @@ def selective_scan(
     check_name(backend)
     B, C = _with_groups('B', B), _with_groups('C', C)
     _check(u, delta, A, B, C, D, z, delta_bias)
+    dtype = u.dtype
+    if z is not None:
+        # The gate belongs to the arithmetic: the scan's output must not be rounded before it.
+        u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
     out, states = torch.ops.mmsparx.selective_scan_fwd(u, delta, A, B, C, D, delta_bias, delta_softplus, backend)
     if z is not None:
-        out = (out.to(A.dtype) * F.silu(z.to(A.dtype))).to(u.dtype)
+        out = (out * F.silu(z.to(A.dtype))).to(dtype)
     if not return_last_state:
         return out
     return out, states[:, :, -1]

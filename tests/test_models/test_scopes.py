@@ -1,0 +1,44 @@
+"""The backbone by name in the registries of mmengine and the libraries on top of it."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from helpers import SMALL_ARCH
+
+from mmsparx.layers.mixers import SS2D
+from mmsparx.registry import TOKEN_MIXERS, lookup
+
+# `type='mmsparx.SparXMamba'` in a library's scope, nothing of ours imported; then the bare name,
+# which is known once mmsparx.models is imported: the first build has done that.
+CODE = """
+import sys
+from {library}.registry import MODELS
+assert not any(name.split('.')[0] == 'mmsparx' for name in sys.modules)
+cfg = dict(arch={arch!r}, out_indices=(3,), token_mixer=dict(type='SS2D'), norm_cfg=dict(type='BN'))
+named = MODELS.build(dict(type='mmsparx.SparXMamba', **cfg))
+bare = MODELS.build(dict(type='SparXMamba', **cfg))
+assert type(named) is type(bare)
+print(type(bare).__module__, len(bare.stages))
+"""
+
+
+@pytest.mark.parametrize('library', ['mmengine', 'mmdet', 'mmseg', 'mmpretrain'])
+def test_by_name_in_a_fresh_process(library):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f'{library} is not installed')
+    code = CODE.format(library=library, arch=SMALL_ARCH)
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == 'mmsparx.models.backbones.sparx_mamba 4'
+    # mmengine logs so when it has to look in another library's scope.
+    assert 'Failed to search registry' not in result.stdout + result.stderr
+
+
+def test_lookup_takes_a_class_and_its_path():
+    """What a pure-Python config holds, before and after it is dumped."""
+    assert lookup(TOKEN_MIXERS, SS2D) is SS2D
+    assert lookup(TOKEN_MIXERS, 'mmsparx.layers.mixers.SS2D') is SS2D
+    with pytest.raises(ValueError, match=r"unknown token mixer 'mmsparx\.layers\.mixers'; known ones: .*SS2D"):
+        lookup(TOKEN_MIXERS, 'mmsparx.layers.mixers')

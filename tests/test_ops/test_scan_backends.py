@@ -1,0 +1,175 @@
+"""Which implementation of the selective scan runs, and what is said about it."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from mmsparx.ops import available_backends, selective_scan
+from mmsparx.ops.selective_scan import backends, reference
+from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """No environment variable, and nothing told yet."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(backends, '_told', set())
+
+
+class Planted(Backend):
+    """A backend ahead of all others, which counts its runs and is otherwise the reference."""
+
+    def __init__(self, name='planted', missing=None, refusal=None):
+        self.__dict__['runs'] = []
+
+        def forward(*arguments):
+            self.runs.append('forward')
+            return reference.forward(*arguments)
+
+        def backward(*arguments):
+            self.runs.append('backward')
+            return reference.backward(*arguments)
+
+        super().__init__(name, forward, backward, lambda: missing, refusal or (lambda *_: None))
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    def plant(*args, **kwargs):
+        planted = Planted(*args, **kwargs)
+        monkeypatch.setattr(backends, 'BACKENDS', [planted, *BACKENDS])
+        return planted
+
+    return plant
+
+
+def run(length=5, **options):
+    """One scan, forward and backward."""
+    u = torch.randn(1, 2, length, requires_grad=True)
+    B = torch.randn(1, 1, length)
+    selective_scan(u, torch.rand(1, 2, length), -torch.rand(2, 1), B, B, **options).sum().backward()
+
+
+class TestChoice:
+    def test_the_reference_is_last_and_runs_everywhere(self):
+        assert list(available_backends())[-1] == 'reference'
+        assert available_backends()['reference'] is None
+
+    def test_the_first_that_can_run(self, plant):
+        planted = plant()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run()
+        assert planted.runs == ['forward', 'backward']
+
+    def test_by_name(self, plant):
+        planted = plant()
+        run(backend='reference')
+        assert planted.runs == []
+        run(backend='planted')
+        assert planted.runs == ['forward', 'backward']
+
+    def test_by_environment(self, plant, monkeypatch):
+        planted = plant()
+        monkeypatch.setenv(VARIABLE, 'reference')
+        run()
+        assert planted.runs == []
+        monkeypatch.setenv(VARIABLE, 'planted')
+        run()
+        assert planted.runs == ['forward', 'backward']
+
+    @pytest.mark.parametrize('value', ['', 'auto'])
+    def test_environment_that_leaves_it_open(self, value, plant, monkeypatch):
+        planted = plant()
+        monkeypatch.setenv(VARIABLE, value)
+        run()
+        assert planted.runs == ['forward', 'backward']
+
+    def test_a_name_outranks_the_environment(self, plant, monkeypatch):
+        planted = plant()
+        monkeypatch.setenv(VARIABLE, 'planted')
+        run(backend='reference')
+        assert planted.runs == []
+
+    def test_the_environment_is_read_in_a_fresh_process(self):
+        code = (
+            'import torch; from mmsparx.ops import selective_scan; x = torch.ones(1, 1, 2); '
+            'selective_scan(x, x, -torch.ones(1, 1), x, x)'
+        )
+        result = subprocess.run(
+            [sys.executable, '-c', code], env={VARIABLE: 'nonesuch'}, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 1
+        assert f"unknown selective-scan backend 'nonesuch', asked for by the environment variable {VARIABLE}" in (
+            result.stderr
+        )
+
+    def test_refusals_see_the_inputs(self, plant):
+        planted = plant(refusal=lambda u, delta, A, B, C: 'too long' if u.shape[2] > 8 else None)
+        run(length=8)
+        with pytest.warns(UserWarning, match='too long'):
+            run(length=9)
+        assert planted.runs == ['forward', 'backward']
+
+
+class TestMessages:
+    @pytest.mark.parametrize('name', ['triton2', '', 'AUTO'])
+    def test_unknown_name(self, name):
+        known = ', '.join(['auto', *available_backends()])
+        with pytest.raises(ValueError, match=f"unknown selective-scan backend '{name}'.*known ones: {known}$"):
+            run(backend=name)
+
+    def test_unknown_name_in_the_environment(self, monkeypatch):
+        monkeypatch.setenv(VARIABLE, 'nonesuch')
+        with pytest.raises(ValueError, match=f"'nonesuch', asked for by the environment variable {VARIABLE}; known"):
+            run()
+
+    def test_passing_over_an_installed_one_is_told_once(self, plant):
+        planted = plant(refusal=lambda *_: 'it has a headache')
+        with pytest.warns(UserWarning, match="slower 'reference' backend, because 'planted' cannot: it has a headache"):
+            run()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run()
+            run(length=7)
+        assert planted.runs == []
+
+    def test_passing_over_a_missing_one_is_not_told(self, plant):
+        plant(missing='it is not compiled')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run()
+        assert available_backends()['planted'] == 'it is not compiled'
+
+    @pytest.mark.parametrize(
+        'why',
+        [{'missing': 'it is not compiled'}, {'refusal': lambda *_: 'it is not compiled'}],
+        ids=['missing', 'refusal'],
+    )
+    def test_a_forced_one_that_cannot_run(self, why, plant, monkeypatch):
+        plant(**why)
+        with pytest.raises(RuntimeError, match="'planted', asked for by backend=, cannot run: it is not compiled"):
+            run(backend='planted')
+        monkeypatch.setenv(VARIABLE, 'planted')
+        with pytest.raises(RuntimeError, match=f"'planted', asked for by the environment variable {VARIABLE}, cannot"):
+            run()
+
+    def test_none_that_can_run(self, monkeypatch):
+        monkeypatch.setattr(backends, 'BACKENDS', [Planted(refusal=lambda *_: 'it has a headache')])
+        with pytest.raises(RuntimeError, match=r'no selective-scan backend can run on these inputs.*headache'):
+            run()
+
+
+def test_a_compiled_graph_chooses_when_it_runs(plant):
+    def scan(u):
+        return selective_scan(u, u, -torch.ones(2, 1), u[:, :1], u[:, 1:])
+
+    compiled = torch.compile(scan, fullgraph=True, backend='aot_eager')
+    u = torch.rand(1, 2, 5)
+    expected = compiled(u)
+    planted = plant()
+    assert torch.equal(compiled(u), expected)
+    assert planted.runs == ['forward']
