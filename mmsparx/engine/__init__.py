@@ -1,0 +1,5 @@
+"""What the command-line tools and configs add to mmengine's runner."""
+
+from mmsparx.engine.hooks import IterationSeedHook
+
+__all__ = ['IterationSeedHook']

@@ -1,0 +1,34 @@
+"""Fixtures that run the tools as a user would."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def coco(tmp_path) -> Path:
+    """Four pictures to train on and two to validate on."""
+    from tool_helpers import write_coco
+
+    folder = tmp_path / 'coco'
+    write_coco(folder, 'train2017', 4, seed=0)
+    write_coco(folder, 'val2017', 2, seed=1)
+    return folder
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Run a tool's main() in this process: `tool('train', config, '--work-dir', ...)`."""
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.logging import MessageHub, MMLogger
+    from tool_helpers import load_tool
+
+    def run(name: str, *arguments):
+        # mmengine keeps these by name for the life of a process; a run would write to the one before.
+        for kept in (DetLocalVisualizer, MessageHub, MMLogger):
+            kept._instance_dict.clear()
+        monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, arguments)])
+        return load_tool(name).main()
+
+    return run

@@ -1,0 +1,72 @@
+"""A tiny COCO set and what trains a small detector on it through the tools. Needs mmdet."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmdet.datasets import CocoDataset
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / 'configs/detection/mask_rcnn_sparx_mini_overfit.py')
+
+
+def load_tool(name: str):
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
+    """`count` 64x64 pictures, each with one bright rectangle: a 'person' or a 'car'; the annotation file."""
+    rng = np.random.default_rng(seed)
+    (folder / split).mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(count):
+        picture = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        x, y, w, h = (int(v) for v in (*rng.integers(4, 24, 2), *rng.integers(16, 32, 2)))
+        picture[y : y + h, x : x + w] = (40, 200, 250) if i % 2 else (250, 60, 40)
+        cv2.imwrite(str(folder / split / f'{i}.png'), picture)
+        images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        annotations.append(
+            dict(id=i + 1, image_id=i, category_id=1 + i % 2 * 2, bbox=[x, y, w, h], area=w * h, iscrowd=0,
+                 segmentation=[polygon])
+        )  # fmt: skip
+    path = folder / 'annotations' / f'instances_{split}.json'
+    path.parent.mkdir(exist_ok=True)
+    categories = [dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO['classes'], 1)]
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return path
+
+
+def overrides(data: Path, iters: int = 2, **more) -> list[str]:
+    """--cfg-options that train a few iterations on 64x64 pictures of `data`, evaluating at the end."""
+    options = {
+        'train_cfg.max_iters': iters,
+        'train_cfg.val_interval': iters,
+        'default_hooks.checkpoint.interval': 1,
+        'default_hooks.checkpoint.max_keep_ckpts': 10,
+        'default_hooks.logger.interval': 1,
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.dataset.pipeline.2.scale': '(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale': '(64,64)',
+        'test_dataloader.dataset.pipeline.1.scale': '(64,64)',
+        'randomness.seed': 0,
+        'log_level': 'ERROR',
+        'model.test_cfg.rcnn.score_thr': 0.001,
+    }
+    for loader in ('train', 'val', 'test'):
+        options[f'{loader}_dataloader.dataset.data_root'] = str(data)
+    for evaluator in ('val', 'test'):
+        options[f'{evaluator}_evaluator.ann_file'] = str(data / 'annotations/instances_train2017.json')
+    return [f'{key}={value}' for key, value in {**options, **more}.items()]
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    """What the newest run in a work directory logged, in order."""
+    newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(line) for line in newest.read_text().splitlines()]

@@ -1,0 +1,46 @@
+"""Evaluate a checkpoint as a config describes: detection, segmentation or classification."""
+
+import argparse
+
+from mmengine.config import Config
+
+from mmsparx.engine.command_line import add_common_arguments, build_runner, check_data, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to a pickle file')
+    parser.add_argument('--show-dir', help='write pictures of predictions beside the ground truth into this folder')
+    return parser.parse_args()
+
+
+def apply_test_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the test options into the config.
+
+    Raises:
+        ValueError: a name for --out that is no pickle's; a config without a visualization hook.
+    """
+    cfg.load_from = args.checkpoint
+    if args.out is not None:
+        if not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out: expected a name that ends in .pkl or .pickle, got {args.out!r}')
+        metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        cfg.test_evaluator = [*metrics, dict(type='DumpResults', out_file_path=args.out)]
+    if args.show_dir is not None:
+        if 'visualization' not in cfg.get('default_hooks', {}):
+            raise ValueError('--show-dir: the config has no default_hooks.visualization to draw with')
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    apply_test_options(cfg, args)
+    check_data(cfg, ('test_dataloader',))
+    build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    main()

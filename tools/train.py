@@ -1,0 +1,73 @@
+"""Train what a config describes: detection, segmentation or classification."""
+
+import argparse
+
+import torch
+from mmengine.config import Config
+
+from mmsparx.engine.command_line import add_common_arguments, build_runner, check_data, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from a checkpoint; without a name, from the latest in the work directory',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision (needs an accelerator)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the total batch over the config's auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        '--no-pretrained',
+        action='store_true',
+        help="start the backbone from scratch instead of the config's pretrained weights",
+    )
+    return parser.parse_args()
+
+
+def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the training options into the config.
+
+    Raises:
+        RuntimeError: --amp without an accelerator.
+        ValueError: --auto-scale-lr with a config that names no base batch size.
+    """
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                '--amp: mmengine trains in mixed precision on accelerators only, and torch sees none. '
+                'Train without --amp, or check torch.cuda.is_available()'
+            )
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError(
+                '--auto-scale-lr: the config has no auto_scale_lr=dict(base_batch_size=...), the total batch that '
+                'its learning rate is meant for'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.no_pretrained:
+        cfg.model.backbone.init_cfg = None
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    apply_training_options(cfg, args)
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
