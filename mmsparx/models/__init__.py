@@ -1,5 +1,15 @@
 """Networks, and what loads their published weights. Needs mmengine."""
 
+try:
+    import mmengine  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != 'mmengine':
+        raise
+    raise ModuleNotFoundError(
+        "mmsparx.models needs mmengine, which is not installed: pip install 'mmsparx[mmengine]', or onedl-mmengine",
+        name='mmengine',
+    ) from error
+
 from mmsparx.models.backbones import SparXMamba, SparXNet
 from mmsparx.models.checkpoint import LoadReport, load_pretrained
 from mmsparx.models.classifier import SparXClassifier

@@ -1,0 +1,41 @@
+# Every target sets up .venv first, where that is not done yet. See tools/setup_env.sh for its
+# switches (PYTHON, MMSPARX_WHEEL_CACHE, MAX_JOBS, ...), which may be given as `make test PYTHON=...`.
+
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+export VENV
+
+.PHONY: help setup demo test lint format clean distclean
+
+help:
+	@echo 'make setup      make $(VENV) with the tested versions (some 10 minutes, once)'
+	@echo 'make demo       train a small detector on synthetic pictures, on a CPU'
+	@echo 'make test       run the tests; choose with ARGS="tests/test_ops -k gradcheck"'
+	@echo 'make lint       check style; make format mends what it can'
+	@echo 'make clean      remove what was built; make distclean removes $(VENV) too'
+
+setup:
+	@tools/setup_env.sh
+
+demo: setup
+	$(RUN) demo/run_demo.py
+
+# One process per core, each with one thread: more threads than cores only wait for each other.
+# Files stay together, so that a module's fixtures are made once.
+test: setup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf '$(VENV)'
