@@ -32,3 +32,17 @@ def tool(monkeypatch):
         return load_tool(name).main()
 
     return run
+
+
+@pytest.fixture
+def train(tool, coco, tmp_path):
+    """Train a few iterations from scratch, with `overrides`' options; returns the work directory."""
+    from tool_helpers import CONFIG, overrides
+
+    def run(*arguments, config=CONFIG, **options) -> Path:
+        work = tmp_path / 'work'
+        options = ['--cfg-options', *overrides(coco, **options)]
+        tool('train', config, '--work-dir', work, '--no-pretrained', *arguments, *options)
+        return work
+
+    return run

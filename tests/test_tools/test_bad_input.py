@@ -11,25 +11,6 @@ pytest.importorskip('mmdet', reason='the detection tools need mmdet')
 from tool_helpers import CONFIG, overrides, scalars
 
 
-@pytest.fixture
-def train(tool, coco, tmp_path):
-    def run(*arguments, config=CONFIG, **options):
-        work = tmp_path / 'work'
-        tool(
-            'train',
-            config,
-            '--work-dir',
-            work,
-            '--no-pretrained',
-            *arguments,
-            '--cfg-options',
-            *overrides(coco, **options),
-        )
-        return work
-
-    return run
-
-
 def edit_annotations(coco, change, split='train2017'):
     path = coco / f'annotations/instances_{split}.json'
     data = json.loads(path.read_text())

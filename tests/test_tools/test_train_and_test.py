@@ -14,27 +14,6 @@ pytest.importorskip('mmdet', reason='the detection tools need mmdet')
 from tool_helpers import CONFIG, ROOT, load_tool, overrides, scalars
 
 
-@pytest.fixture
-def train(tool, coco, tmp_path):
-    """Train some iterations into a work directory; returns the directory."""
-
-    def run(name='work', *arguments, **options):
-        work = tmp_path / name
-        tool(
-            'train',
-            CONFIG,
-            '--work-dir',
-            work,
-            '--no-pretrained',
-            *arguments,
-            '--cfg-options',
-            *overrides(coco, **options),
-        )
-        return work
-
-    return run
-
-
 def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
     work = train(iters=6)
     validated = {k: v for k, v in scalars(work)[-1].items() if k.startswith('coco/')}
@@ -96,7 +75,7 @@ def test_amp_says_that_it_needs_an_accelerator(train):
     if torch.cuda.is_available():
         pytest.skip('there is an accelerator here')
     with pytest.raises(RuntimeError, match=r'--amp: .* accelerators only'):
-        train('work', '--amp')
+        train('--amp')
 
 
 def test_auto_scale_lr(coco, tmp_path):
