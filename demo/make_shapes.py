@@ -11,10 +11,7 @@ pictures, and no picture of one split is in the other.
 
 import argparse
 import json
-import multiprocessing
-import signal
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -160,12 +157,6 @@ def _annotation(mask: np.ndarray, label: int) -> dict:
     )
 
 
-def _start_worker() -> None:
-    """One thread a worker; Ctrl-C is for the main process, which then ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
 def _write_picture(number: int, folder: Path, size: int, seed: tuple[int, ...]) -> tuple[dict, list[dict]]:
     """Draw one picture into a folder; COCO's records of it and of its shapes."""
     picture_seed = (*seed, number)
@@ -177,8 +168,8 @@ def _write_picture(number: int, folder: Path, size: int, seed: tuple[int, ...]) 
     return dict(id=number, file_name=path.name, height=size, width=size, seed=picture_seed), shapes
 
 
-def write_split(root: Path, split: str, count: int, size: int = 256, seed: int = 0) -> Path:
-    """Draw pictures into `root`/`split`, on all cores, and their annotations into `root`/annotations.
+def write_split(root: Path, split: str, count: int, size: int = 192, seed: int = 0) -> Path:
+    """Draw pictures into `root`/`split`, and their annotations into `root`/annotations.
 
     Args:
         root: folder; it is made, and files of an earlier set in it are overwritten.
@@ -202,14 +193,13 @@ def write_split(root: Path, split: str, count: int, size: int = 256, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     annotation_file.parent.mkdir(exist_ok=True)
     images, annotations = [], []
-    write = partial(_write_picture, folder=folder, size=size, seed=(seed, SPLITS.index(split)))
-    with multiprocessing.Pool(initializer=_start_worker) as pool:
-        for image, shapes in pool.imap(write, range(count), chunksize=8):
-            images.append(image)
-            for shape in shapes:
-                annotations.append(dict(id=len(annotations) + 1, image_id=image['id'], **shape))
-            if len(images) % 250 == 0 or len(images) == count:
-                print(f'{split}: {len(images)} of {count} pictures', flush=True)
+    for number in range(count):
+        image, shapes = _write_picture(number, folder, size, (seed, SPLITS.index(split)))
+        images.append(image)
+        for shape in shapes:
+            annotations.append(dict(id=len(annotations) + 1, image_id=image['id'], **shape))
+        if len(images) % 250 == 0 or len(images) == count:
+            print(f'{split}: {len(images)} of {count} pictures', flush=True)
     content = dict(
         info=dict(description=f'{count} pictures of shapes, {split}, seed {seed}'),
         images=images,
@@ -225,7 +215,7 @@ def main() -> None:
     parser.add_argument('root', type=Path, help='folder to write into: train/, val/ and annotations/')
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
     parser.add_argument('--val', type=int, default=200, metavar='N', help='validation pictures (default: 200)')
-    parser.add_argument('--size', type=int, default=256, metavar='PIXELS', help='side of a picture (default: 256)')
+    parser.add_argument('--size', type=int, default=192, metavar='PIXELS', help='side of a picture (default: 192)')
     parser.add_argument('--seed', type=int, default=0, help='another seed, other pictures (default: 0)')
     args = parser.parse_args()
     try:
