@@ -1,7 +1,7 @@
 """Draw an instance-segmentation set of shapes in COCO's format: training and validation pictures.
 
-Four kinds of shapes of any size, rotation, colour and texture lie on top of each other before a noisy
-background, and throw shadows. A shape's mask and box are those of its visible part. Every picture
+Four kinds of shapes of any size, rotation and colour lie before a noisy background, throw shadows and
+may overlap a little. A shape's mask and box are those of its visible part. Every picture
 has a seed of its own, made of --seed, its split and its number: the same arguments give the same
 pictures, and no picture of one split is in the other.
 """

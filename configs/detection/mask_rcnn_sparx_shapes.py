@@ -7,7 +7,7 @@ metainfo = dict(
     palette=[(66, 135, 245), (245, 166, 35), (80, 200, 120), (235, 77, 75)],
 )
 scale = (96, 96)
-max_iters = 500
+max_iters = 450
 
 # What learns most from few pictures: normalised layers, convolutions in the box head, and boxes and
 # masks that do not depend on the class. Few regions, since RoIAlign is slow on a CPU.
@@ -67,7 +67,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=10,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
@@ -89,11 +89,11 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=max_iters, eta_min=1e-6, by_epoch=False, begin=0, end=max_iters),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    checkpoint=dict(by_epoch=False, interval=100),
+    checkpoint=dict(by_epoch=False, interval=150),
     logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),
     visualization=dict(score_thr=0.5),
 )

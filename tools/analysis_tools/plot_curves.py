@@ -10,7 +10,7 @@ matplotlib.use('Agg')  # no display is needed to write a file
 import matplotlib.pyplot as plt
 
 HEADLINES = ('bbox_mAP', 'segm_mAP', 'mIoU', 'mAcc', 'top1', 'top5')
-SMOOTHING = 0.9
+SMOOTHED_OVER = 0.05  # of a run's points
 
 
 def scalars_file(run: Path) -> Path:
@@ -77,11 +77,12 @@ def choose_metrics(metrics: dict[str, list], names: list[str] | None) -> list[st
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """An exponential moving average that starts unbiased."""
+    """An exponential moving average that starts unbiased; of a short run, the values themselves."""
+    keep = 1 - 1 / max(1.0, SMOOTHED_OVER * len(values))
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
-        total = SMOOTHING * total + (1 - SMOOTHING) * value
-        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
         smoothed.append(total / weight)
     return smoothed
 
@@ -97,7 +98,7 @@ def plot(losses: dict[str, list], metrics: dict[str, list], out: Path) -> None:
             left.plot(steps, _smooth(values), color='black', linewidth=2, label='loss', zorder=3)
         else:
             left.plot(steps, _smooth(values), linewidth=1, label=name)
-    left.set(title='training loss, smoothed', ylim=(0, None))
+    left.set(title='training loss', ylim=(0, None))
     for name, points in metrics.items():
         steps, values = zip(*points, strict=True)
         axes[0, 1].plot(steps, values, marker='o', markersize=4, label=f'{name} ({values[-1]:.3g} at the end)')
