@@ -56,8 +56,8 @@ def run(title: str, script: str, *arguments: object) -> float:
     log = OUT / 'logs' / f'{Path(script).stem}.txt'
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f'\n== {title} (all output: {log})\n$ python {shlex.join(command)}', flush=True)
-    # One thread: a network so small loses more by sharing its work than it gains. A step took 0.56 s
-    # with one thread, and 0.73 to 1.13 s with two, on two cores.
+    # One thread: two are little faster on two idle cores (0.44 s a step against 0.55 s), and half as
+    # fast where one of the cores has other work (1.1 s against 0.56 s), since they wait for each other.
     environment = {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHONUNBUFFERED': '1'}
     start = time.monotonic()
     with (
