@@ -63,7 +63,7 @@ def _place(contours: list[np.ndarray], size: int, rng: np.random.Generator) -> l
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     stretch = np.diag(rng.uniform(0.85, 1.0, 2))
-    radius = size * rng.uniform(0.18, 0.32)
+    radius = size * rng.uniform(0.2, 0.32)
     centre = rng.uniform(0.2, 0.8, 2) * size
     return [radius * contour @ stretch @ turn.T + centre for contour in contours]
 

@@ -148,7 +148,7 @@ def demo(args: argparse.Namespace) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
-    parser.add_argument('--val', type=int, default=200, metavar='N', help='test pictures (default: 200)')
+    parser.add_argument('--val', type=int, default=120, metavar='N', help='test pictures (default: 120)')
     parser.add_argument(
         '--expect', type=float, default=EXPECTED_MASK_AP, metavar='AP', help='least mask AP (default: %(default)s)'
     )

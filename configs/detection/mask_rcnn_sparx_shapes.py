@@ -34,7 +34,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=16, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=24, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=60), rcnn=dict(max_per_img=30)),
 )
