@@ -33,8 +33,10 @@ format: setup
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+# The stamp, too: without it the next target compiles the scan anew.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache mmsparx/_build.json '$(VENV)/.mmsparx-setup'
+	find mmsparx -name '_C*.so' -delete
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,56 +1,246 @@
-"""Builds the compiled selective scan where it can be built; all metadata is in pyproject.toml.
+"""Compiles the selective scan where it can be compiled; all metadata is in pyproject.toml.
 
-The package works without it: the pure-torch scan needs no build. An extension runs only with the
-torch it was compiled against, so compile it with `pip install --no-build-isolation`, after torch.
+The package works without it, in pure torch, so whatever fails here does not fail the installation,
+unless that is asked for. What was built, or why nothing was, is kept in mmsparx/_build.json.
 
 Environment variables:
     MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail where the scan cannot be
-        compiled; unset, it is compiled if torch can be imported.
+        compiled; unset, it is compiled where there are torch and a C++ compiler.
+    CXX: the compiler (default: the first of c++, g++ and clang++ that is found).
+    CFLAGS, CXXFLAGS: further flags for it.
     FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well.
     TORCH_CUDA_ARCH_LIST: the GPU architectures to compile for, such as "8.0;9.0" (read by torch).
     MAX_JOBS: how many compilers run at once (read by torch).
 """
 
+import contextlib
+import ctypes
+import importlib
+import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
+NAME = 'mmsparx._C'
 SOURCES = Path('csrc/selective_scan')
+RECORD = '_build.json'
+AGAIN = 'then install mmsparx again with pip install --force-reinstall --no-deps --no-cache-dir'
 
 
-def get_extensions() -> list:
-    """The extension modules to compile: none as long as there are no sources."""
+class CannotCompileError(Exception):
+    """What is missing or has failed, and how to mend it."""
+
+
+def get_switch() -> str:
     asked = os.getenv('MMSPARX_WITH_OPS', '')
     if asked not in ('', '0', '1'):
         raise SystemExit(f'MMSPARX_WITH_OPS: expected 0, 1 or unset, got {asked!r}')
-    sources = sorted(str(path) for path in SOURCES.rglob('*.cpp'))
-    if asked == '0':
-        return []
-    if not sources:
-        if asked == '1':
-            raise SystemExit(
-                f'MMSPARX_WITH_OPS=1 asks for the compiled scan, but {SOURCES} holds no C++ sources: this version has '
-                'none. Unset it; the pure-torch scan is always there.'
-            )
-        return []
+    return asked
+
+
+def get_sources(suffix: str) -> list[str]:
+    return sorted(path.as_posix() for path in SOURCES.rglob(f'*{suffix}'))
+
+
+def scrub(text: str) -> str:
+    """Without paths of this machine: sources and packages become relative, the rest keeps its last part."""
+    text = text.replace(f'{Path.cwd()}/', '')
+    start, part = r'(?:(?<![\w.:/])|(?<=-[IL]))/', r'[^\s/:;,\'"`()]+/'
+    text = re.sub(f'{start}(?:{part})*?(?:site|dist)-packages/', '', text)
+    return re.sub(f'{start}(?:{part})+', '', text)
+
+
+def first_error(output: str, otherwise: str = '') -> str:
+    """The line of a compiler's output that says what is wrong; failing that, `otherwise` and the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith('ninja:')]
+    errors = [line for line in lines if re.search(r'\berror:|undefined reference|cannot find|not found', line, re.I)]
+    return errors[0] if errors else ': '.join(filter(None, [otherwise, *lines[-1:]])) or 'it said nothing'
+
+
+def get_compiler() -> tuple[str, str]:
+    """(the command that compiles, the compiler's name and version)."""
+    if os.name == 'nt':
+        return 'cl', 'MSVC'
+    given = os.getenv('CXX')
+    found = [name for name in ([given] if given else ['c++', 'g++', 'clang++']) if shutil.which(shlex.split(name)[0])]
+    if not found:
+        raise CannotCompileError(
+            f'no C++ compiler: expected {f"CXX={given}" if given else "c++, g++ or clang++ on PATH"}, found none. '
+            f'Install one (Debian, Ubuntu: apt-get install g++) or name one by CXX, {AGAIN}'
+        )
+    command = [*shlex.split(found[0]), '--version']
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+    if done.returncode:
+        said = first_error(done.stdout)
+        raise CannotCompileError(
+            f'the C++ compiler {found[0]} does not run: {said}. Mend it or name another by CXX, {AGAIN}'
+        )
+    makers = {'Free Software Foundation': 'g++', 'clang': 'clang++'}
+    name = next((name for maker, name in makers.items() if maker in done.stdout), Path(command[-2]).name)
+    version = re.search(r'\d+(\.\d+)+', re.sub(r'\(.*?\)', '', done.stdout))
+    return found[0], f'{name} {version[0]}' if version else name
+
+
+def import_torch():
+    """torch, under pip's build isolation as well, which hides the environment that is installed into.
+
+    A build requirement would fetch the newest torch, and the scan runs only with the one it is compiled against.
+    """
     try:
-        import torch
-        from torch.utils.cpp_extension import CUDA_HOME, CppExtension, CUDAExtension
-    except ImportError as error:
-        if asked == '1':
-            raise SystemExit(
-                f'MMSPARX_WITH_OPS=1 asks for the compiled scan, which needs torch while it is built: {error}. '
-                'Install torch first, then this package with pip install --no-build-isolation.'
-            ) from error
-        return []
-    extension, arguments = CppExtension, {'cxx': ['-O3', '-g0']}
-    if os.getenv('FORCE_CUDA') == '1' or (torch.cuda.is_available() and CUDA_HOME):
-        extension, arguments['nvcc'] = CUDAExtension, ['-O3']
-        sources += sorted(str(path) for path in SOURCES.rglob('*.cu'))
-    return [extension('mmsparx._C', sources, include_dirs=[str(SOURCES.resolve())], extra_compile_args=arguments)]
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module('torch')
+        # pip hides it by PYTHONPATH, which -E ignores. At the end, so that the build's own setuptools stays first.
+        command = [sys.executable, '-E', '-c', 'import json, sys; print(json.dumps(sys.path[1:]))']
+        paths = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        sys.path += [path for path in paths if path not in sys.path]
+        return importlib.import_module('torch')
+    except Exception as error:  # a torch that is broken raises whatever it likes
+        raise CannotCompileError(
+            f'torch cannot be imported: {error}. Install torch, {AGAIN} --no-build-isolation'
+        ) from error
+
+
+def get_extension(torch, record: dict) -> Extension:
+    """The extension as torch compiles it, for CPUs, and for GPUs where one is seen or FORCE_CUDA=1."""
+    from torch.utils.cpp_extension import CUDA_HOME, CppExtension, CUDAExtension
+
+    kind, sources, flags, hidden = CppExtension, get_sources('.cpp'), [], []
+    if os.name != 'nt':
+        flags = ['-O3', '-g0']
+        # torch's checks contain __FILE__.
+        hidden = [f'-ffile-prefix-map={path}/=' for path in (Path.cwd(), Path(torch.__path__[0]).parent)]
+    # Compiled for OpenMP and not linked to it: torch has loaded one, and a second one would bring a second pool of
+    # threads. torch's is GNU's, which clang does not compile for.
+    if sys.platform == 'linux' and record['compiler'].startswith('g++'):
+        flags.append('-fopenmp')
+    # The users' own, last: setuptools and ninja each heed but one of the two.
+    flags += shlex.split(f'{os.getenv("CFLAGS", "")} {os.getenv("CXXFLAGS", "")}')
+    arguments = {'cxx': [*flags, *hidden]}
+    record['flags'] = [scrub(flag) for flag in flags]
+    forced, kernels = os.getenv('FORCE_CUDA') == '1', get_sources('.cu')
+    if forced and not kernels:
+        record['note'] = 'FORCE_CUDA=1 did nothing: this version has no CUDA kernels'
+    if kernels and (forced or (torch.cuda.is_available() and CUDA_HOME)):
+        kind, sources = CUDAExtension, sources + kernels
+        arguments['nvcc'] = ['-O3', *(f'-Xcompiler={flag}' for flag in hidden)]
+        seen = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+        archs = os.getenv('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ').split()
+        record.update(cuda=torch.version.cuda, archs=archs or sorted({'{}.{}'.format(*one) for one in seen}) or None)
+    includes = [str(SOURCES.resolve())]
+    extension = kind(NAME, sources, include_dirs=includes, extra_compile_args=arguments, py_limited_api=True)
+    # It registers operators and has nothing of Python in it: one library for every Python.
+    extension.libraries = [library for library in extension.libraries if library != 'torch_python']
+    return extension
+
+
+@contextlib.contextmanager
+def output_to(file):
+    """Sends what this process and its children print to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    for number in (1, 2):
+        os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+
+
+class BuildScan(build_ext):
+    """Compiles the scan, or goes on without it, and keeps which of the two and why."""
+
+    def run(self):
+        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'archs', 'version', 'note', 'log')
+        record = dict.fromkeys(keys) | {'built': False, 'flags': [], 'version': self.distribution.get_version()}
+        paths = sys.path[:]
+        self.remove_libraries()  # an earlier build's: a wheel would take it along, the package would load it
+        try:
+            self.compile(record)
+            record['built'] = True
+            told = f'compiled the selective scan with {record["compiler"]} for torch {record["torch"]}'
+        except Exception as error:  # whatever it is, the package works without: it is kept and told
+            record['reason'] = ' '.join(scrub(str(error)).split())
+            told = f'no compiled selective scan: {record["reason"]}'
+            self.remove_libraries()
+            # Pure Python from here on, so that a wheel is named as one.
+            self.extensions = self.distribution.ext_modules = []
+            if 'bdist_wheel' in self.distribution.command_obj:
+                self.get_finalized_command('bdist_wheel').root_is_pure = True
+        finally:
+            sys.path[:] = paths
+        for folder in self.get_folders():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RECORD).write_text(json.dumps(record, indent=2) + '\n')
+        if get_switch() == '1' and not record['built']:
+            raise SystemExit(f'MMSPARX_WITH_OPS=1, but {told}')
+        sys.stderr.write(f'mmsparx: {told}\n')
+
+    def compile(self, record: dict) -> None:
+        if get_switch() == '0':
+            raise CannotCompileError(f'MMSPARX_WITH_OPS=0 has switched it off. Unset that, {AGAIN}')
+        if not get_sources('.cpp'):
+            raise CannotCompileError(f'{SOURCES} holds no C++ sources. Take all of the source, {AGAIN}')
+        command, record['compiler'] = get_compiler()
+        torch = import_torch()
+        record['torch'] = str(torch.__version__)
+        os.environ['CXX'] = command  # the same for ninja and for setuptools
+        if sys.platform == 'linux':  # Python's own may hold an rpath of this machine
+            os.environ.setdefault('LDSHARED', f'{command} -shared')
+            os.environ.setdefault('LDCXXSHARED', f'{command} -shared')
+        from torch.utils.cpp_extension import BuildExtension
+
+        self.distribution.ext_modules = [get_extension(torch, record)]
+        builder = BuildExtension(self.distribution)
+        builder.build_lib, builder.build_temp = self.build_lib, self.build_temp
+        with tempfile.TemporaryFile() as file:
+            try:
+                with output_to(file):
+                    builder.ensure_finalized()
+                    builder.run()
+            except Exception as error:
+                file.seek(0)
+                output = file.read().decode(errors='replace')
+                sys.stderr.write(output)
+                record['log'] = scrub(output).splitlines()[-20:]
+                said = first_error(output, str(error))
+                raise CannotCompileError(f'{record["compiler"]} failed: {said}. Mend that, {AGAIN}') from error
+        try:
+            ctypes.CDLL(os.path.abspath(os.path.join(self.build_lib, self.get_ext_filename(NAME))))
+        except OSError as error:  # a symbol that nothing has, which linking does not see
+            raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Mend that, {AGAIN}') from error
+        if self.inplace:
+            self.copy_extensions_to_source()
+
+    def get_folders(self) -> list[Path]:
+        """Where the package is built and, in an editable installation, where it lies."""
+        folders = [Path(self.build_lib, 'mmsparx')]
+        if self.inplace:
+            folders.append(Path(self.get_finalized_command('build_py').get_package_dir('mmsparx')))
+        return folders
+
+    def remove_libraries(self) -> None:
+        for path in (path for folder in self.get_folders() for path in folder.glob('_C*')):
+            if path.suffix in ('.so', '.pyd'):
+                path.unlink()
+
+    def get_output_mapping(self):
+        """With the record, which an editable installation in strict mode would leave out."""
+        paths = [str(folder / RECORD) for folder in self.get_folders()]
+        return super().get_output_mapping() | dict([paths] if self.inplace else [])
 
 
 class BuildWithConfigs(build_py):
@@ -63,16 +253,11 @@ class BuildWithConfigs(build_py):
             shutil.copytree('configs', target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
 
 
-def get_commands(extensions: list) -> dict:
-    """torch's compiler driver is asked for only where something is compiled."""
-    commands = {'build_py': BuildWithConfigs}
-    if extensions:
-        from torch.utils.cpp_extension import BuildExtension
-
-        commands['build_ext'] = BuildExtension
-    return commands
-
-
 if __name__ == '__main__':
-    extensions = get_extensions()
-    setup(ext_modules=extensions, cmdclass=get_commands(extensions))
+    get_switch()
+    setup(
+        # What it is compiled with is known to get_extension, once the build has found torch.
+        ext_modules=[Extension(NAME, get_sources('.cpp'), language='c++', py_limited_api=True)],
+        cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildScan},
+        options={'bdist_wheel': {'py_limited_api': 'cp310'}},
+    )

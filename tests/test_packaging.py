@@ -1,6 +1,10 @@
-"""What a user gets: the source distribution and the wheel, built without network and without torch."""
+"""What a user gets: the source distribution and the wheel, built without network, with and without torch."""
 
+import contextlib
 import email
+import importlib.metadata
+import importlib.util
+import json
 import os
 import re
 import runpy
@@ -16,38 +20,62 @@ import pytest
 import mmsparx
 
 ROOT = Path(__file__).parents[1]
+RECORD = 'mmsparx/_build.json'
 pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').is_file(), reason='needs the repository')
 
-# A build as pip runs it, where torch cannot be imported.
+# A build as pip runs it. Where the second argument says so, there is no torch on this machine.
 BUILD = """
 import sys
-sys.modules['torch'] = None
+if sys.argv[2] == 'without torch':
+    sys.modules['torch'] = None
 from setuptools import build_meta
-getattr(build_meta, sys.argv[1])(sys.argv[2])
+getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[3])
 """
 
 
-def build(kind, source, target):
-    environment = {key: value for key, value in os.environ.items() if key != 'MMSPARX_WITH_OPS'}
-    done = subprocess.run(
-        [sys.executable, '-c', BUILD, f'build_{kind}', str(target)],
-        cwd=source,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope='module')
+def isolated(tmp_path_factory):
+    """A folder with what pyproject.toml requires of a build, and nothing else: pip's build isolation."""
+    folder = tmp_path_factory.mktemp('isolated')
+    for name in ('setuptools', 'wheel', 'packaging'):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            distribution = importlib.metadata.distribution(name)
+            for top in {path.parts[0] for path in distribution.files or []} - {'..', '__pycache__'}:
+                (folder / top).symlink_to(distribution.locate_file(top))
+    if not (folder / 'setuptools').is_dir():
+        pytest.skip('needs a setuptools that pip has installed')
+    return folder
+
+
+def run_build(isolated, kind, source, target, torch='without torch', **variables):
+    environment = {key: value for key, value in os.environ.items() if key not in ('MMSPARX_WITH_OPS', 'FORCE_CUDA')}
+    environment |= {'PYTHONPATH': str(isolated), **variables}
+    command = [sys.executable, '-S', '-c', BUILD, kind, torch, str(target)]
+    return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+
+
+def build(isolated, kind, source, target, torch='without torch', **variables):
+    done = run_build(isolated, kind, source, target, torch, **variables)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def read_wheel(folder):
+    """(the name of the only wheel in a folder, its files' names and bytes)."""
+    (archive,) = folder.glob('*.whl')
+    with zipfile.ZipFile(archive) as wheel:
+        return archive.name, {name: wheel.read(name) for name in wheel.namelist()}
 
 
 @pytest.fixture(scope='module')
-def built(tmp_path_factory):
+def built(isolated, tmp_path_factory):
     """(names and bytes of the sdist's files, the same of the wheel that is built from it)."""
     folder = tmp_path_factory.mktemp('packaging')
     source = folder / 'source'
     # A copy, since a build writes into its folder; of tests as well, to see that they stay behind.
     ignored = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'data', 'work_dirs')
     shutil.copytree(ROOT, source, ignore=ignored)
-    build('sdist', source, folder)
+    build(isolated, 'sdist', source, folder)
     (archive,) = folder.glob('*.tar.gz')
     with tarfile.open(archive) as tar:
         sdist = {m.name.partition('/')[2]: tar.extractfile(m).read() for m in tar.getmembers() if m.isfile()}
@@ -55,11 +83,10 @@ def built(tmp_path_factory):
     for name, content in sdist.items():
         (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
         (unpacked / name).write_bytes(content)
-    build('wheel', unpacked, folder)
-    (archive,) = folder.glob('*.whl')
-    assert archive.name == f'mmsparx-{mmsparx.__version__}-py3-none-any.whl'
-    with zipfile.ZipFile(archive) as wheel:
-        return sdist, {name: wheel.read(name) for name in wheel.namelist()}
+    build(isolated, 'wheel', unpacked, folder)
+    name, wheel = read_wheel(folder)
+    assert name == f'mmsparx-{mmsparx.__version__}-py3-none-any.whl'
+    return sdist, wheel
 
 
 @pytest.fixture(scope='module')
@@ -70,19 +97,21 @@ def metadata(built):
 
 def shipped(folder):
     """The files of a folder of the repository that belong into a distribution."""
-    paths = (ROOT / folder).rglob('*')
-    return {p.relative_to(ROOT).as_posix() for p in paths if p.is_file() and '__pycache__' not in p.parts}
+    paths = {path.relative_to(ROOT) for path in (ROOT / folder).rglob('*') if path.is_file()}
+    built_here = {path for path in paths if path.name == '_build.json' or path.suffix == '.so'}
+    return {path.as_posix() for path in paths - built_here if '__pycache__' not in path.parts}
 
 
 def test_the_sdist_has_what_a_build_needs(built):
     expected = shipped('mmsparx') | shipped('configs') | shipped('csrc')
     expected |= {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'constraints.txt'}
     assert expected <= set(built[0])
+    assert not [name for name in built[0] if name.endswith(('.so', '_build.json'))]
 
 
 def test_the_wheel_has_the_package_and_the_configs_and_nothing_else(built):
     files = {name for name in built[1] if '.dist-info/' not in name}
-    assert files == shipped('mmsparx') | {f'mmsparx/.mim/{name}' for name in shipped('configs')}
+    assert files == shipped('mmsparx') | {f'mmsparx/.mim/{name}' for name in shipped('configs')} | {RECORD}
     assert 'mmsparx/py.typed' in files
     assert any(name.endswith('/LICENSE') for name in built[1])
 
@@ -123,47 +152,188 @@ def test_the_tested_set_meets_the_requirements(metadata):
             assert requirement.specifier.contains(pins[requirement.name]), text
 
 
-class TestExtensions:
+# As little as shows what is asked of the build: OpenMP, and a path of this machine.
+SCAN = """
+extern "C" const char* where() { return __FILE__; }
+extern "C" int threads() {
+  int count = 0;
+#pragma omp parallel reduction(+ : count)
+  count += 1;
+  return count;
+}
+"""
+needs_compiler = pytest.mark.skipif(
+    not (os.getenv('CXX') or shutil.which('c++') or shutil.which('g++')), reason='needs a C++ compiler'
+)
+needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='needs torch')
+
+
+@pytest.fixture(scope='module')
+def small_source(built, tmp_path_factory):
+    """The sdist with a small source in place of the scan's, since it is setup.py that is tested here."""
+    folder = tmp_path_factory.mktemp('a source')  # a blank in its path, too
+    for name, content in built[0].items():
+        if not name.startswith('csrc/'):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    (folder / 'csrc/selective_scan/cpu').mkdir(parents=True)
+    (folder / 'csrc/selective_scan/cpu/scan.cpp').write_text(SCAN)
+    return folder
+
+
+@pytest.fixture
+def copy(small_source, tmp_path):
+    return shutil.copytree(small_source, tmp_path / 'source', ignore=shutil.ignore_patterns('build', '*.egg-info'))
+
+
+@pytest.fixture(scope='module')
+def compiled(isolated, small_source, tmp_path_factory):
+    """(the wheel's name, its files, what the build printed)."""
+    folder = tmp_path_factory.mktemp('compiled')
+    # There are no CUDA sources, so this must not ask for a CUDA toolkit.
+    done = build(isolated, 'wheel', small_source, folder, 'with torch', MMSPARX_WITH_OPS='1', FORCE_CUDA='1')
+    return *read_wheel(folder), done.stderr
+
+
+class TestTheCompiledScan:
+    def failing_compiler(self, folder):
+        path = folder / 'failing-cxx'
+        path.write_text('#!/bin/sh\necho starting\necho "cc1plus: error: no licence in /opt/vendor/key" >&2\nexit 1\n')
+        path.chmod(0o755)
+        return str(path)
+
+    @needs_compiler
+    @needs_torch
+    def test_a_wheel_with_it(self, compiled):
+        import torch
+
+        name, files, printed = compiled
+        assert '-cp310-abi3-' in name
+        record = json.loads(files[RECORD])
+        assert record['built'] is True
+        assert record['reason'] is record['log'] is record['cuda'] is record['archs'] is None
+        assert record['torch'] == torch.__version__
+        assert record['version'] == mmsparx.__version__
+        assert re.fullmatch(r'(g|clang)\+\+ \d+\.\d+(\.\d+)?|MSVC', record['compiler'])
+        assert record['flags'][:2] == ['-O3', '-g0']
+        assert 'no CUDA kernels' in record['note']
+        assert f'mmsparx: compiled the selective scan with {record["compiler"]}' in printed
+        assert not [name for name in files if name.startswith('csrc')]
+
+    @needs_compiler
+    @needs_torch
+    def test_its_library(self, compiled, small_source):
+        """Usable by every Python, with torch's OpenMP, and without a path of the machine that made it."""
+        (library,) = (content for name, content in compiled[1].items() if name.startswith('mmsparx/_C'))
+        assert b'csrc/selective_scan/cpu/scan.cpp' in library
+        assert b'libtorch_python' not in library
+        if '-fopenmp' in json.loads(compiled[1][RECORD])['flags']:
+            assert b'GOMP_parallel' in library
+            assert b'libgomp' not in library
+        for path in (small_source, ROOT, Path.home(), Path(sys.prefix), Path(sys.base_prefix) / 'lib'):
+            for name, content in compiled[1].items():
+                assert str(path).encode() not in content, (path, name)
+
+    @needs_compiler
+    @needs_torch
+    def test_a_library_of_an_earlier_build_is_left_out(self, isolated, small_source, compiled, tmp_path):
+        assert list(small_source.glob('build/lib*/mmsparx/_C*'))
+        build(isolated, 'wheel', small_source, tmp_path, MMSPARX_WITH_OPS='0')
+        name, files = read_wheel(tmp_path)
+        assert name.endswith('-py3-none-any.whl')
+        assert not [name for name in files if name.startswith('mmsparx/_C')]
+
+    @needs_compiler
+    @needs_torch
+    def test_an_editable_installation_of_a_source_that_does_not_compile(self, isolated, copy, tmp_path):
+        """It succeeds, says what is wrong, and removes the library of an earlier one."""
+        (copy / 'csrc/selective_scan/cpu/scan.cpp').write_text('#error "too old"\n')
+        stale = copy / 'mmsparx/_C.abi3.so'
+        stale.touch()
+        done = build(isolated, 'editable', copy, tmp_path, 'with torch')
+        record = json.loads((copy / RECORD).read_text())
+        assert record['built'] is False
+        assert re.search('failed: csrc/selective_scan/cpu/scan.cpp:1:2: error: .*too old', record['reason'])
+        assert f'no compiled selective scan: {record["reason"]}' in done.stderr
+        assert any('too old' in line for line in record['log'])
+        assert str(tmp_path) not in json.dumps(record)
+        assert not stale.exists()
+
+    def test_not_where_it_is_switched_off(self, isolated, copy, tmp_path):
+        reason = self.reason(isolated, copy, tmp_path, MMSPARX_WITH_OPS='0')
+        assert reason.startswith('MMSPARX_WITH_OPS=0 has switched it off. Unset that, then install mmsparx again')
+
+    def test_not_without_a_compiler(self, isolated, copy, tmp_path, monkeypatch):
+        monkeypatch.delenv('CXX', raising=False)
+        reason = self.reason(isolated, copy, tmp_path, PATH=str(tmp_path))
+        assert reason.startswith('no C++ compiler: expected c++, g++ or clang++ on PATH, found none. Install one')
+
+    def test_not_with_a_compiler_that_fails(self, isolated, copy, tmp_path):
+        reason = self.reason(isolated, copy, tmp_path, CXX=self.failing_compiler(tmp_path))
+        assert reason.startswith(
+            'the C++ compiler failing-cxx does not run: cc1plus: error: no licence in key. Mend it'
+        )
+
+    @needs_compiler
+    def test_not_without_torch(self, isolated, copy, tmp_path):
+        reason = self.reason(isolated, copy, tmp_path)
+        assert reason.startswith('torch cannot be imported: ')
+        assert reason.endswith('--no-build-isolation')
+
+    def test_not_without_sources(self, isolated, copy, tmp_path):
+        shutil.rmtree(copy / 'csrc')
+        assert 'csrc/selective_scan holds no C++ sources' in self.reason(isolated, copy, tmp_path)
+
+    def reason(self, isolated, source, folder, **variables):
+        """Why a wheel has no compiled scan; it is there all the same, and is one for every platform."""
+        build(isolated, 'wheel', source, folder, **variables)
+        name, files = read_wheel(folder)
+        assert name.endswith('-py3-none-any.whl')
+        assert set(files) >= {'mmsparx/__init__.py', 'mmsparx/ops/__init__.py'}
+        assert not [name for name in files if name.startswith('mmsparx/_C')]
+        record = json.loads(files[RECORD])
+        assert record['built'] is False
+        return record['reason']
+
+    def test_an_installation_that_must_compile(self, isolated, copy, tmp_path):
+        variables = dict(MMSPARX_WITH_OPS='1', CXX=self.failing_compiler(tmp_path))
+        done = run_build(isolated, 'wheel', copy, tmp_path, **variables)
+        assert done.returncode == 1
+        assert 'MMSPARX_WITH_OPS=1, but no compiled selective scan: the C++ compiler' in done.stderr
+        assert not list(tmp_path.glob('*.whl'))
+
+    def test_an_unknown_switch(self, isolated, copy, tmp_path):
+        done = run_build(isolated, 'wheel', copy, tmp_path, MMSPARX_WITH_OPS='yes')
+        assert done.returncode == 1
+        assert "MMSPARX_WITH_OPS: expected 0, 1 or unset, got 'yes'" in done.stderr
+
+
+class TestWhatIsTold:
     @pytest.fixture
-    def setup(self, tmp_path, monkeypatch):
-        """setup.py's names, in a folder with an empty csrc/selective_scan."""
-        (tmp_path / 'csrc' / 'selective_scan' / 'cpu').mkdir(parents=True)
+    def setup(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
-        for name in ('MMSPARX_WITH_OPS', 'FORCE_CUDA'):
-            monkeypatch.delenv(name, raising=False)
         return runpy.run_path(str(ROOT / 'setup.py'), run_name='setup')
 
-    @pytest.fixture
-    def source(self, setup, tmp_path):
-        path = tmp_path / 'csrc' / 'selective_scan' / 'cpu' / 'scan.cpp'
-        path.touch()
-        return path.relative_to(tmp_path).as_posix()
+    @pytest.mark.parametrize(
+        ('text', 'expected'),
+        [
+            ('{cwd}/csrc/cpu/scan.cpp:3:10: fatal error', 'csrc/cpu/scan.cpp:3:10: fatal error'),
+            ('/opt/my/bin/c++ -I/home/a/venv/lib/python3.11/site-packages/torch/include', 'c++ -Itorch/include'),
+            ("command '/usr/bin/g++' failed, -o=/tmp/x/y.o", "command 'g++' failed, -o=y.o"),
+            ('see https://example.org/a/b, and/or csrc/a/b', 'see https://example.org/a/b, and/or csrc/a/b'),
+        ],
+    )
+    def test_no_paths_of_this_machine(self, setup, tmp_path, text, expected):
+        assert setup['scrub'](text.format(cwd=tmp_path)) == expected
 
-    def test_none_without_sources(self, setup, monkeypatch):
-        assert setup['get_extensions']() == []
-        monkeypatch.setenv('MMSPARX_WITH_OPS', '1')
-        with pytest.raises(SystemExit, match='holds no C\\+\\+ sources'):
-            setup['get_extensions']()
-
-    def test_sources_are_compiled(self, setup, source):
-        pytest.importorskip('torch')
-        (extension,) = setup['get_extensions']()
-        assert extension.sources == [source]
-        assert 'build_ext' in setup['get_commands']([extension])
-
-    def test_switched_off(self, setup, source, monkeypatch):
-        monkeypatch.setenv('MMSPARX_WITH_OPS', '0')
-        assert setup['get_extensions']() == []
-        assert 'build_ext' not in setup['get_commands']([])
-
-    def test_an_unknown_switch(self, setup, monkeypatch):
-        monkeypatch.setenv('MMSPARX_WITH_OPS', 'yes')
-        with pytest.raises(SystemExit, match="expected 0, 1 or unset, got 'yes'"):
-            setup['get_extensions']()
-
-    def test_without_torch(self, setup, source, monkeypatch):
-        monkeypatch.setitem(sys.modules, 'torch', None)
-        assert setup['get_extensions']() == []
-        monkeypatch.setenv('MMSPARX_WITH_OPS', '1')
-        with pytest.raises(SystemExit, match='Install torch first'):
-            setup['get_extensions']()
+    @pytest.mark.parametrize(
+        ('output', 'expected'),
+        [
+            ('[1/2] c++ -Werror -c a.cpp\na.cpp:1:2: error: no\na.cpp:9: error: more', 'a.cpp:1:2: error: no'),
+            ('ld: cannot find -lc10\ncollect2: error: ld returned 1', 'ld: cannot find -lc10'),
+            ('starting\nout of luck\nninja: build stopped: subcommand failed.', 'it failed: out of luck'),
+            ('', 'it failed'),
+        ],
+    )
+    def test_the_first_error(self, setup, output, expected):
+        assert setup['first_error'](output, 'it failed') == expected

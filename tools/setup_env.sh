@@ -6,6 +6,7 @@
 #   VENV                  where the environment goes (default: .venv)
 #   MMSPARX_WHEEL_CACHE   where the compiled mmcv is kept (default: ~/.cache/mmsparx)
 #   FORCE_CUDA=1          compile mmcv's CUDA operators too; needs the CUDA toolkit that torch has
+#   MMSPARX_WITH_OPS=0    leave this package's own compiled scan out (default: 1, it has to compile)
 #   MAX_JOBS              how many compilers run at once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -128,7 +129,12 @@ install_mmcv() {
 }
 
 make_venv
-wanted=$(echo "$PWD" | cat - constraints.txt pyproject.toml setup.py tools/setup_env.sh | cksum)
+export MMSPARX_WITH_OPS=${MMSPARX_WITH_OPS:-1}
+wanted=$({
+  echo "$PWD"
+  cat constraints.txt pyproject.toml setup.py tools/setup_env.sh
+  find csrc -type f | LC_ALL=C sort | xargs cksum
+} | cksum)
 [ "$(cat "$STAMP" 2>/dev/null)" != "$wanted" ] || exit 0
 
 rm -f "$STAMP"

@@ -40,7 +40,7 @@ class Planted(Backend):
 def plant(monkeypatch):
     def plant(*args, **kwargs):
         planted = Planted(*args, **kwargs)
-        monkeypatch.setattr(backends, 'BACKENDS', [planted, *BACKENDS])
+        monkeypatch.setattr(backends, 'BACKENDS', [planted, BACKENDS[-1]])
         return planted
 
     return plant
@@ -108,7 +108,7 @@ class TestChoice:
         )
 
     def test_refusals_see_the_inputs(self, plant):
-        planted = plant(refusal=lambda u, delta, A, B, C: 'too long' if u.shape[2] > 8 else None)
+        planted = plant(refusal=lambda u: 'too long' if u.shape[2] > 8 else None)
         run(length=8)
         with pytest.warns(UserWarning, match='too long'):
             run(length=9)
@@ -137,12 +137,24 @@ class TestMessages:
             run(length=7)
         assert planted.runs == []
 
-    def test_passing_over_a_missing_one_is_not_told(self, plant):
-        plant(missing='it is not compiled')
+    def test_passing_over_a_missing_one_is_told_once_with_the_reason(self, plant):
+        plant(missing='it was not compiled: no compiler')
+        with pytest.warns(
+            UserWarning, match="slower 'reference' backend, because 'planted' cannot: it was not compiled"
+        ):
+            run()
         with warnings.catch_warnings():
             warnings.simplefilter('error')
             run()
-        assert available_backends()['planted'] == 'it is not compiled'
+        assert available_backends()['planted'] == 'it was not compiled: no compiler'
+
+    def test_who_chose_the_slower_one_is_told_nothing(self, plant, monkeypatch):
+        plant(missing='it was not compiled')
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            run(backend='reference')
+            monkeypatch.setenv(VARIABLE, 'reference')
+            run()
 
     @pytest.mark.parametrize(
         'why',
@@ -163,7 +175,9 @@ class TestMessages:
             run()
 
 
-def test_a_compiled_graph_chooses_when_it_runs(plant):
+def test_a_compiled_graph_chooses_when_it_runs(plant, monkeypatch):
+    monkeypatch.setattr(backends, 'BACKENDS', BACKENDS[-1:])
+
     def scan(u):
         return selective_scan(u, u, -torch.ones(2, 1), u[:, :1], u[:, 1:])
 

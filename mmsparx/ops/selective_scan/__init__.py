@@ -5,7 +5,7 @@ fake, autograd, FLOPs), `backends` orders the implementations, `reference` is th
 """
 
 from mmsparx.ops.selective_scan.backends import available_backends
-from mmsparx.ops.selective_scan.interface import selective_scan
+from mmsparx.ops.selective_scan.interface import cross_selective_scan, selective_scan
 from mmsparx.ops.selective_scan.reference import state_dtype
 
-__all__ = ['available_backends', 'selective_scan', 'state_dtype']
+__all__ = ['available_backends', 'cross_selective_scan', 'selective_scan', 'state_dtype']

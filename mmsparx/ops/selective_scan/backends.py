@@ -9,10 +9,11 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from mmsparx.ops.selective_scan import reference
+from mmsparx.ops.selective_scan import cross, native, reference
 
 AUTO = 'auto'
 VARIABLE = 'MMSPARX_SCAN_BACKEND'
@@ -30,19 +31,39 @@ class Backend:
         name: what `backend=` and the environment variable call it.
         forward: as `reference.forward`.
         backward: as `reference.backward`.
+        cross_forward, cross_backward: as those of `cross`, which are made of the two above where a
+            backend has none of its own.
         missing: () -> why it is not installed on this machine, or None.
-        refusal: (u, delta, A, B, C) -> why it cannot run on these inputs, or None.
+        refusal: u -> why it cannot run on such inputs, or None.
     """
 
     name: str
     forward: Callable
     backward: Callable
     missing: Callable[[], str | None] = _always
-    refusal: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], str | None] = _always
+    refusal: Callable[[Tensor], str | None] = _always
+    cross_forward: Callable | None = None
+    cross_backward: Callable | None = None
+
+    def __post_init__(self):
+        if self.cross_forward is None:
+            object.__setattr__(self, 'cross_forward', partial(cross.forward, self.forward))
+            object.__setattr__(self, 'cross_backward', partial(cross.backward, self.backward))
 
 
 # Best first; the last one runs on anything.
-BACKENDS: list[Backend] = [Backend('reference', reference.forward, reference.backward)]
+BACKENDS: list[Backend] = [
+    Backend(
+        'native',
+        native.forward,
+        native.backward,
+        native.missing,
+        native.refusal,
+        native.cross_forward,
+        native.cross_backward,
+    ),
+    Backend('reference', reference.forward, reference.backward),
+]
 
 _told: set[tuple[str, str]] = set()
 
@@ -66,14 +87,14 @@ def check_name(name: str, asked: str = 'backend=') -> None:
         )
 
 
-def choose(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Backend:
+def choose(name: str, u: Tensor) -> Backend:
     """The backend to run on these inputs.
 
     Args:
         name: a backend's name, which must then run, or 'auto': the environment variable
             MMSPARX_SCAN_BACKEND if it is set, else the first of the list that can run.
-            Passing over an installed backend is told once, by name and reason.
-        inputs: u, delta, A, B, C.
+            Passing over a better one is told once, by name and reason.
+        u: what is scanned; the other inputs are on its device and of its type.
 
     Raises:
         ValueError: no such backend.
@@ -87,15 +108,13 @@ def choose(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> 
     for backend in BACKENDS:
         if name not in (AUTO, backend.name):
             continue
-        missing = backend.missing()
-        reason = missing or backend.refusal(*inputs)
+        reason = backend.missing() or backend.refusal(u)
         if reason is None:
             _tell(backend, passed_over)
             return backend
         if name == backend.name:
             raise RuntimeError(f'selective-scan backend {name!r}, asked for by {asked}, cannot run: {reason}')
-        if missing is None:
-            passed_over.append((backend.name, reason))
+        passed_over.append((backend.name, reason))
     raise RuntimeError(f'no selective-scan backend can run on these inputs: {passed_over}')
 
 

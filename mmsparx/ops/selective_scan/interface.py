@@ -1,4 +1,4 @@
-"""`selective_scan`: what it computes, and the checks on what it is given."""
+"""`selective_scan` and `cross_selective_scan`: what they compute, and the checks on what they are given."""
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,25 @@ def selective_scan(
     """
     check_name(backend)
     B, C = _with_groups('B', B), _with_groups('C', C)
-    _check(u, delta, A, B, C, D, z, delta_bias)
+    if u.dim() != 3 or u.shape[2] < 1:
+        raise ValueError(f'selective_scan: expected u of shape (batch, dim, L) with L >= 1, got {tuple(u.shape)}')
+    batch, dim, length = u.shape
+    states, groups = _check_states(A, dim), B.shape[1]
+    if groups < 1 or dim % groups:
+        raise ValueError(f'selective_scan: expected groups (B.shape[1]) that divide {dim} channels, got {groups}')
+    _check(
+        'u',
+        u,
+        {
+            'delta': (delta, (batch, dim, length), u.dtype),
+            'A': (A, (dim, states), state_dtype(u)),
+            'B': (B, (batch, groups, states, length), u.dtype),
+            'C': (C, (batch, groups, states, length), u.dtype),
+            'D': (D, (dim,), state_dtype(u)),
+            'z': (z, (batch, dim, length), u.dtype),
+            'delta_bias': (delta_bias, (dim,), state_dtype(u)),
+        },
+    )
     dtype = u.dtype
     if z is not None:
         # The gate belongs to the arithmetic: the scan's output must not be rounded before it.
@@ -73,6 +91,71 @@ def selective_scan(
     return out, states[:, :, -1]
 
 
+def cross_selective_scan(
+    x: Tensor,
+    step: Tensor,
+    weight: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    backend: str = AUTO,
+) -> Tensor:
+    """The selective scans of a map along the four directions of SS2D, summed (VMamba, Sec. 4.2).
+
+        cross_merge(selective_scan(cross_scan(x), weight @ step, A, B, C, ...))
+
+    without its intermediate results, each four times as large as x, in memory or kept for the backward,
+    where the backend has kernels for it; by these very steps where it has not.
+
+    Args:
+        x: (batch, D, H, W), of the types of `selective_scan`'s u.
+        step: (batch, 4, R, L), x's type, L = H * W; like all that follows, in the order of its direction
+            (see `cross_scan`), and the directions one after the other.
+        weight: (4 D, R), x's type: delta from the step.
+        A: (4 D, N), real: float32, or float64 if x is.
+        B: (batch, 4, N, L), x's type.
+        C: as B.
+        D: (4 D,), A's type.
+        delta_bias: (4 D,), A's type.
+        delta_softplus, backend: as in `selective_scan`.
+
+    Returns:
+        (batch, D, H, W) in x's type. What is 16 bits wide is rounded at the end by backends that have kernels for
+        it, and after every step by the others.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `selective_scan`.
+    """
+    check_name(backend)
+    if x.dim() != 4 or 0 in x.shape[2:]:
+        raise ValueError(f'selective_scan: expected x of shape (batch, D, H, W) with H, W >= 1, got {tuple(x.shape)}')
+    batch, channels, height, width = x.shape
+    dim, length = 4 * channels, height * width
+    states = _check_states(A, dim)
+    if weight.dim() != 2:
+        raise ValueError(f'selective_scan: expected weight of shape (4 D, R), got {tuple(weight.shape)}')
+    rank = weight.shape[1]
+    _check(
+        'x',
+        x,
+        {
+            'step': (step, (batch, 4, rank, length), x.dtype),
+            'weight': (weight, (dim, rank), x.dtype),
+            'A': (A, (dim, states), state_dtype(x)),
+            'B': (B, (batch, 4, states, length), x.dtype),
+            'C': (C, (batch, 4, states, length), x.dtype),
+            'D': (D, (dim,), state_dtype(x)),
+            'delta_bias': (delta_bias, (dim,), state_dtype(x)),
+        },
+    )
+    return torch.ops.mmsparx.cross_selective_scan_fwd(x, step, weight, A, B, C, D, delta_bias, delta_softplus, backend)[
+        0
+    ]
+
+
 def _with_groups(name: str, x: Tensor) -> Tensor:
     if x.dim() not in (3, 4):
         raise ValueError(
@@ -81,40 +164,33 @@ def _with_groups(name: str, x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.dim() == 3 else x
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
-    if u.dim() != 3 or u.shape[2] < 1:
-        raise ValueError(f'selective_scan: expected u of shape (batch, dim, L) with L >= 1, got {tuple(u.shape)}')
-    if u.dtype not in _DTYPES:
-        raise TypeError(f'selective_scan: expected u in one of {_DTYPES}, got {u.dtype}')
-    batch, dim, length = u.shape
+def _check_states(A: Tensor, dim: int) -> int:
     if A.dim() != 2 or A.shape[0] != dim or A.shape[1] < 1:
         raise ValueError(f'selective_scan: expected A of shape ({dim}, N) for {dim} channels, got {tuple(A.shape)}')
     if A.is_complex():
         raise TypeError(f'selective_scan: expected a real A, got {A.dtype}; complex states are not supported')
-    states, groups = A.shape[1], B.shape[1]
-    if groups < 1 or dim % groups:
-        raise ValueError(f'selective_scan: expected groups (B.shape[1]) that divide {dim} channels, got {groups}')
-    expected = {
-        'delta': (delta, (batch, dim, length), u.dtype),
-        'A': (A, (dim, states), state_dtype(u)),
-        'B': (B, (batch, groups, states, length), u.dtype),
-        'C': (C, (batch, groups, states, length), u.dtype),
-        'D': (D, (dim,), state_dtype(u)),
-        'z': (z, (batch, dim, length), u.dtype),
-        'delta_bias': (delta_bias, (dim,), state_dtype(u)),
-    }
+    return A.shape[1]
+
+
+def _check(scanned: str, u: Tensor, expected: dict) -> None:
+    """`expected`: by name (tensor or None, shape, type); `scanned`: the name of u, what is scanned."""
+    if u.dtype not in _DTYPES:
+        raise TypeError(f'selective_scan: expected {scanned} in one of {_DTYPES}, got {u.dtype}')
     for name, (x, shape, dtype) in expected.items():
         if x is None:
             continue
         if tuple(x.shape) != shape:
+            others = ', '.join(
+                f'{k} of {tuple(v.shape)}' for k, (v, _, _) in expected.items() if k in 'AB' and k != name
+            )
             raise ValueError(
-                f'selective_scan: expected {name} of shape {shape} beside u of shape {tuple(u.shape)}, '
-                f'A of {tuple(A.shape)} and {groups} groups, got {tuple(x.shape)}'
+                f'selective_scan: expected {name} of shape {shape} beside {scanned} of shape {tuple(u.shape)}'
+                f'{others and ", "}{others}, got {tuple(x.shape)}'
             )
         if x.dtype != dtype:
             raise TypeError(
-                f'selective_scan: expected {name} in {dtype} beside u in {u.dtype}, got {x.dtype}; '
+                f'selective_scan: expected {name} in {dtype} beside {scanned} in {u.dtype}, got {x.dtype}; '
                 f'convert it with .to({dtype})'
             )
         if x.device != u.device:
-            raise ValueError(f"selective_scan: expected {name} on u's device {u.device}, got {x.device}")
+            raise ValueError(f"selective_scan: expected {name} on {scanned}'s device {u.device}, got {x.device}")

@@ -12,45 +12,78 @@ from mmsparx.ops.selective_scan.reference import state_count, state_dtype
 
 FORWARD = 'mmsparx::selective_scan_fwd'
 BACKWARD = 'mmsparx::selective_scan_bwd'
+CROSS_FORWARD = 'mmsparx::cross_selective_scan_fwd'
+CROSS_BACKWARD = 'mmsparx::cross_selective_scan_bwd'
 
-_INPUTS = 'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias'
 _TAGS = (torch.Tag.pt2_compliant_tag,)
+_OTHERS = 'Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias'
+_INPUTS = {
+    FORWARD: f'Tensor u, Tensor delta, {_OTHERS}',
+    CROSS_FORWARD: f'Tensor x, Tensor step, Tensor weight, {_OTHERS}',
+}
 
-torch.library.define(
-    FORWARD, f'({_INPUTS}, bool delta_softplus, str backend) -> (Tensor out, Tensor states)', tags=_TAGS
-)
-# A gradient of an absent input is an empty tensor: operators cannot return optional tensors.
-torch.library.define(
-    BACKWARD,
-    f'(Tensor grad, {_INPUTS}, Tensor states, bool delta_softplus, str backend) '
-    '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
-    tags=_TAGS,
-)
+for forward, backward in ((FORWARD, BACKWARD), (CROSS_FORWARD, CROSS_BACKWARD)):
+    inputs = _INPUTS[forward]
+    torch.library.define(
+        forward, f'({inputs}, bool delta_softplus, str backend) -> (Tensor out, Tensor states)', tags=_TAGS
+    )
+    # A gradient of an absent input is an empty tensor: operators cannot return optional tensors.
+    gradients = ', '.join(['Tensor'] * inputs.count('Tensor'))
+    torch.library.define(
+        backward,
+        f'(Tensor grad, {inputs}, Tensor states, bool delta_softplus, str backend) -> ({gradients})',
+        tags=_TAGS,
+    )
 
 
 @torch.library.impl(FORWARD, 'CompositeExplicitAutograd')
-def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, backend):
-    run = choose(backend, (u, delta, A, B, C)).forward
-    return run(u, delta, A, B, C, D, delta_bias, delta_softplus)
+def _forward(*arguments):
+    *inputs, backend = arguments
+    return choose(backend, inputs[0]).forward(*inputs)
 
 
 @torch.library.impl(BACKWARD, 'CompositeExplicitAutograd')
-def _backward(grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus, backend):
-    run = choose(backend, (u, delta, A, B, C)).backward
-    gradients = run(grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus)
-    return tuple(A.new_empty(0) if gradient is None else gradient for gradient in gradients)
+def _backward(*arguments):
+    *inputs, backend = arguments
+    return _present(choose(backend, inputs[1]).backward(*inputs), inputs)
+
+
+@torch.library.impl(CROSS_FORWARD, 'CompositeExplicitAutograd')
+def _cross_forward(*arguments):
+    *inputs, backend = arguments
+    return choose(backend, inputs[0]).cross_forward(*inputs)
+
+
+@torch.library.impl(CROSS_BACKWARD, 'CompositeExplicitAutograd')
+def _cross_backward(*arguments):
+    *inputs, backend = arguments
+    return _present(choose(backend, inputs[1]).cross_backward(*inputs), inputs)
+
+
+def _present(gradients, inputs):
+    states = inputs[-2]
+    return tuple(states.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @torch.library.register_fake(FORWARD)
 def _forward_fake(u, delta, A, B, C, D, delta_bias, delta_softplus, backend):
-    batch, dim, length = u.shape
-    states = u.new_empty((batch, dim, state_count(length), A.shape[1]), dtype=state_dtype(u))
-    return u.new_empty((batch, dim, length)), states
+    return u.new_empty(u.shape), _fake_states(u, A, u.shape[2])
+
+
+@torch.library.register_fake(CROSS_FORWARD)
+def _cross_forward_fake(x, step, weight, A, B, C, D, delta_bias, delta_softplus, backend):
+    return x.new_empty(x.shape), _fake_states(x, A, step.shape[3])
+
+
+def _fake_states(u, A, length):
+    return u.new_empty((u.shape[0], A.shape[0], state_count(length), A.shape[1]), dtype=state_dtype(u))
 
 
 @torch.library.register_fake(BACKWARD)
-def _backward_fake(grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus, backend):
-    return tuple(A.new_empty(0) if x is None else x.new_empty(x.shape) for x in (u, delta, A, B, C, D, delta_bias))
+@torch.library.register_fake(CROSS_BACKWARD)
+def _backward_fake(grad, *arguments):
+    *tensors, states, _, _ = arguments
+    return tuple(states.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors)
 
 
 def _save(ctx, inputs, output):
@@ -62,7 +95,9 @@ def _save(ctx, inputs, output):
 
 def _differentiate(ctx, grad, _):
     saved = ctx.saved_tensors  # read once: gradient checkpointing allows no more
-    gradients = torch.ops.mmsparx.selective_scan_bwd(grad, *saved, ctx.delta_softplus, ctx.backend)
+    is_map = saved[0].dim() == 4
+    backward = torch.ops.mmsparx.cross_selective_scan_bwd if is_map else torch.ops.mmsparx.selective_scan_bwd
+    gradients = backward(grad, *saved, ctx.delta_softplus, ctx.backend)
     present = (None if x is None else gradient for x, gradient in zip(saved, gradients, strict=False))
     return *present, None, None
 
@@ -71,8 +106,9 @@ def _refuse_second_derivative(ctx, *_):
     raise RuntimeError('selective_scan can be differentiated once; its second derivative is not implemented')
 
 
-torch.library.register_autograd(FORWARD, _differentiate, setup_context=_save)
-torch.library.register_autograd(BACKWARD, _refuse_second_derivative)
+for forward, backward in ((FORWARD, BACKWARD), (CROSS_FORWARD, CROSS_BACKWARD)):
+    torch.library.register_autograd(forward, _differentiate, setup_context=_save)
+    torch.library.register_autograd(backward, _refuse_second_derivative)
 
 
 def scan_macs(batch: int, groups: int, dim: int, length: int, states: int) -> int:
@@ -84,17 +120,36 @@ def scan_macs(batch: int, groups: int, dim: int, length: int, states: int) -> in
     return 9 * batch * dim * length * states + batch * (dim // groups) * length
 
 
+# torch's counter counts two per multiply-add; half its total is then the paper's figure.
+
+
 def _forward_flops(u_shape, delta_shape, A_shape, B_shape, *_, out_shape=None, **__) -> int:
-    # torch's counter counts two per multiply-add; half its total is then the paper's figure.
     batch, dim, length = u_shape
     return 2 * scan_macs(batch, B_shape[1], dim, length, A_shape[1])
 
 
+def _cross_forward_flops(x_shape, step_shape, weight_shape, A_shape, *_, out_shape=None, **__) -> int:
+    batch, groups, rank, length = step_shape
+    dim = weight_shape[0]
+    return 2 * (scan_macs(batch, groups, dim, length, A_shape[1]) + batch * dim * rank * length)
+
+
+# As torch does for products: the backward counts twice the forward, recomputation aside.
+
+
 def _backward_flops(grad_shape, *forward_shapes, out_shape=None, **__) -> int:
-    # As torch does for products: the backward counts twice the forward, recomputation aside.
     return 2 * _forward_flops(*forward_shapes)
 
 
+def _cross_backward_flops(grad_shape, *forward_shapes, out_shape=None, **__) -> int:
+    return 2 * _cross_forward_flops(*forward_shapes)
+
+
 # What register_flop_formula does, but for torch 2.4, which files a formula where its counter does not look.
-flop_registry[torch.ops.mmsparx.selective_scan_fwd] = shape_wrapper(_forward_flops)
-flop_registry[torch.ops.mmsparx.selective_scan_bwd] = shape_wrapper(_backward_flops)
+for operator, formula in (
+    (torch.ops.mmsparx.selective_scan_fwd, _forward_flops),
+    (torch.ops.mmsparx.selective_scan_bwd, _backward_flops),
+    (torch.ops.mmsparx.cross_selective_scan_fwd, _cross_forward_flops),
+    (torch.ops.mmsparx.cross_selective_scan_bwd, _cross_backward_flops),
+):
+    flop_registry[operator] = shape_wrapper(formula)

@@ -2,8 +2,7 @@
 
 Both directions walk the sequence in blocks. Within a block everything but the recurrence itself is
 one operation over the whole block; the recurrence is a loop over time-major slices with one
-`addcmul` a step, which is the fastest pure-torch form (15 to 50 times faster than its rivals in
-backward, since no step touches more than one time slice).
+`addcmul` a step, so that no step touches more than one time slice. `benchmarks/` has the other forms.
 
 Saved state, the convention that every backend shares: `states` (batch, dim, 1 + chunks, N), float32
 (float64 for float64 inputs). Entry c is the state that enters chunk c of `CHUNK` positions: entry 0 is

@@ -1,0 +1,138 @@
+#include "checks.h"
+
+namespace mmsparx {
+namespace {
+
+void check(const char* name, const at::Tensor& x, at::IntArrayRef shape, at::ScalarType type, const at::Tensor& u) {
+  TORCH_CHECK(x.sizes() == shape, "selective_scan: expected ", name, " of shape ", shape, " beside u of shape ",
+              u.sizes(), ", got ", x.sizes());
+  TORCH_CHECK(x.scalar_type() == type, "selective_scan: expected ", name, " in ", type, " beside u in ",
+              u.scalar_type(), ", got ", x.scalar_type());
+  TORCH_CHECK(x.device() == u.device(), "selective_scan: expected ", name, " on u's device ", u.device(), ", got ",
+              x.device());
+}
+
+Type type_of(const at::Tensor& u) {
+  switch (u.scalar_type()) {
+    case at::kDouble:
+      return Type::kDouble;
+    case at::kFloat:
+      return Type::kFloat;
+    case at::kBFloat16:
+      return Type::kBFloat16;
+    case at::kHalf:
+      return Type::kHalf;
+    default:
+      TORCH_CHECK(false, "selective_scan: expected u in Double, Float, BFloat16 or Half, got ", u.scalar_type());
+  }
+}
+
+// Kernels walk along positions in steps of 1, and through a map row after row; other strides are as they come.
+void make_last_stride_one(at::Tensor& x) {
+  if (x.size(-1) > 1 && x.stride(-1) != 1) x = x.contiguous();
+}
+
+Rows rows(at::Tensor& x) {
+  make_last_stride_one(x);
+  if (x.dim() == 4 && x.size(2) > 1 && x.stride(2) != x.size(3)) x = x.contiguous();
+  return {x.const_data_ptr(), x.stride(0), x.stride(1)};
+}
+
+Matrices matrices(at::Tensor& x) {
+  make_last_stride_one(x);
+  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+const void* vector_or_null(const char* name, std::optional<at::Tensor>& x, int64_t size, const at::Tensor& u) {
+  if (!x) return nullptr;
+  check(name, *x, {size}, state_type(u), u);
+  x = x->contiguous();
+  return x->const_data_ptr();
+}
+
+int64_t checked_states(const at::Tensor& A, int64_t dim) {
+  TORCH_CHECK(A.dim() == 2 && A.size(0) == dim && A.size(1) >= 1, "selective_scan: expected A of shape (", dim,
+              ", N) for ", dim, " channels, got ", A.sizes());
+  return A.size(1);
+}
+
+}  // namespace
+
+at::ScalarType state_type(const at::Tensor& u) { return u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+Inputs checked_inputs(Tensors& t, bool delta_softplus) {
+  const at::Tensor& u = t.u;
+  TORCH_CHECK(u.dim() == 3 && u.size(2) >= 1, "selective_scan: expected u of shape (batch, dim, L) with L >= 1, got ",
+              u.sizes());
+  Inputs in{};
+  in.type = type_of(u);
+  in.batch = u.size(0);
+  in.dim = u.size(1);
+  in.length = u.size(2);
+  in.states = checked_states(t.A, in.dim);
+  TORCH_CHECK(t.B.dim() == 4, "selective_scan: expected B of shape (batch, G, N, L), got ", t.B.sizes());
+  in.groups = t.B.size(1);
+  TORCH_CHECK(in.groups >= 1 && in.dim % in.groups == 0, "selective_scan: expected groups (B.shape[1]) that divide ",
+              in.dim, " channels, got ", in.groups);
+  check("delta", t.delta, u.sizes(), u.scalar_type(), u);
+  check("A", t.A, {in.dim, in.states}, state_type(u), u);
+  check("B", t.B, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
+  check("C", t.C, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
+  in.D = vector_or_null("D", t.D, in.dim, u);
+  in.delta_bias = vector_or_null("delta_bias", t.delta_bias, in.dim, u);
+  t.A = t.A.contiguous();
+  in.A = t.A.const_data_ptr();
+  in.u = rows(t.u);
+  in.delta = rows(t.delta);
+  in.B = matrices(t.B);
+  in.C = matrices(t.C);
+  in.delta_softplus = delta_softplus;
+  return in;
+}
+
+MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
+  const at::Tensor& x = t.x;
+  TORCH_CHECK(x.dim() == 4 && x.size(2) >= 1 && x.size(3) >= 1,
+              "selective_scan: expected x of shape (batch, channels, H, W) of at least one pixel, got ", x.sizes());
+  MapInputs in{};
+  in.type = type_of(x);
+  in.batch = x.size(0);
+  in.channels = x.size(1);
+  in.height = x.size(2);
+  in.width = x.size(3);
+  const int64_t rows_in_all = 4 * in.channels, length = in.length();
+  in.states = checked_states(t.A, rows_in_all);
+  TORCH_CHECK(t.weight.dim() == 2, "selective_scan: expected weight of shape (", rows_in_all, ", R), got ",
+              t.weight.sizes());
+  in.rank = t.weight.size(1);
+  const auto exact = state_type(x);
+  check("step", t.step, {in.batch, 4, in.rank, length}, exact, x);
+  check("weight", t.weight, {rows_in_all, in.rank}, exact, x);
+  check("A", t.A, {rows_in_all, in.states}, exact, x);
+  check("B", t.B, {in.batch, 4, in.states, length}, exact, x);
+  check("C", t.C, {in.batch, 4, in.states, length}, exact, x);
+  in.D = vector_or_null("D", t.D, rows_in_all, x);
+  in.delta_bias = vector_or_null("delta_bias", t.delta_bias, rows_in_all, x);
+  t.weight = t.weight.contiguous();
+  in.weight = t.weight.const_data_ptr();
+  t.A = t.A.contiguous();
+  in.A = t.A.const_data_ptr();
+  in.x = rows(t.x);
+  in.step = matrices(t.step);
+  in.B = matrices(t.B);
+  in.C = matrices(t.C);
+  in.delta_softplus = delta_softplus;
+  return in;
+}
+
+Rows checked_grad(at::Tensor& grad, const at::Tensor& u) {
+  check("grad", grad, u.sizes(), u.scalar_type(), u);
+  return rows(grad);
+}
+
+void check_states(const at::Tensor& states, int64_t dim, int64_t length, int64_t state_size, const at::Tensor& u) {
+  check("states", states, {u.size(0), dim, state_count(length), state_size}, state_type(u), u);
+  TORCH_CHECK(states.is_contiguous(), "selective_scan: expected contiguous states, as a forward returns them");
+}
+
+}  // namespace mmsparx

@@ -1,0 +1,38 @@
+// What every native backend asks of its tensors. The texts are those of interface.py, which asks first;
+// these protect memory where the operators are called without it.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "selective_scan.h"
+
+namespace mmsparx {
+
+struct Tensors {
+  at::Tensor u, delta, A, B, C;
+  std::optional<at::Tensor> D, delta_bias;
+};
+
+// Of a map's scan: all but x of the state's type.
+struct MapTensors {
+  at::Tensor x, step, weight, A, B, C;
+  std::optional<at::Tensor> D, delta_bias;
+};
+
+// The type of the state, A, D, delta_bias and all arithmetic beside u.
+at::ScalarType state_type(const at::Tensor& u);
+
+// Raise c10::Error (RuntimeError in Python) for what does not fit together; otherwise return the sizes and
+// where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept
+// as long as the result is in use.
+Inputs checked_inputs(Tensors& tensors, bool delta_softplus);
+MapInputs checked_inputs(MapTensors& tensors, bool delta_softplus);
+
+// The gradient of out, which has u's shape, and the states a forward saved for `dim` rows.
+Rows checked_grad(at::Tensor& grad, const at::Tensor& u);
+void check_states(const at::Tensor& states, int64_t dim, int64_t length, int64_t state_size, const at::Tensor& u);
+
+}  // namespace mmsparx

@@ -1,0 +1,228 @@
+// The CPU backend: from tensors to units of work on torch's threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <memory>
+#include <tuple>
+
+#include "../checks.h"
+#include "instruction_sets.h"
+
+namespace mmsparx {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// One thread's working memory, on a cache line.
+class ThreadScratch {
+ public:
+  explicit ThreadScratch(int64_t bytes) : memory_(new char[bytes + kLine]) {}
+
+  void* get() {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    return memory_.get() + (kLine - address % kLine) % kLine;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  std::unique_ptr<char[]> memory_;
+};
+
+// run(begin, end) over all units, at least 2^15 elements at a time: below that, starting a thread takes longer.
+template <typename Run>
+void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, elements_per_unit));
+  at::parallel_for(0, units, grain, run);
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+                                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
+                                   bool delta_softplus) {
+  Tensors tensors{u, delta, A, B, C, D, delta_bias};
+  Forward f{};
+  f.inputs = checked_inputs(tensors, delta_softplus);
+  const Inputs& in = f.inputs;
+  Tensor out = at::empty(u.sizes(), u.options());
+  Tensor states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
+  f.out = out.mutable_data_ptr();
+  f.states = states.mutable_data_ptr();
+
+  const Kernels& isa = kernels();
+  const int64_t scratch_bytes = isa.scratch_bytes(in);
+  const int64_t units = in.batch * in.groups * forward_blocks(in);
+  in_parallel(units, kForwardRows * in.length * in.states, [&](int64_t begin, int64_t end) {
+    isa.forward(f, begin, end, ThreadScratch(scratch_bytes).get());
+  });
+  return {out, states};
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// (batch, ...) -> (...), summed in order, in the type of `like`; an empty tensor where it was not `wanted`.
+Tensor sum_over_batch(const Tensor& partial, const Tensor& like, bool wanted = true) {
+  if (!wanted) return at::empty({0}, like.options());
+  Tensor total = at::empty(partial.sizes().slice(1), like.options());
+  const int64_t batch = partial.size(0), size = total.numel();
+  const double* const from = partial.const_data_ptr<double>();
+  auto add = [&](auto* to) {
+    for (int64_t i = 0; i < size; i++) {
+      double sum = 0;
+      for (int64_t b = 0; b < batch; b++) sum += from[b * size + i];
+      to[i] = sum;
+    }
+  };
+  total.scalar_type() == at::kDouble ? add(total.mutable_data_ptr<double>()) : add(total.mutable_data_ptr<float>());
+  return total;
+}
+
+Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
+                   bool delta_softplus) {
+  Tensors tensors{u, delta, A, B, C, D, delta_bias};
+  Backward b{};
+  b.inputs = checked_inputs(tensors, delta_softplus);
+  const Inputs& in = b.inputs;
+  Tensor grad_rows = grad;
+  b.grad = checked_grad(grad_rows, u);
+  check_states(states, in.dim, in.length, in.states, u);
+  b.states = states.const_data_ptr();
+  b.blocks = backward_blocks(in);
+
+  Tensor du = at::empty(u.sizes(), u.options()), ddelta = at::empty_like(du);
+  Tensor dB = at::empty(B.sizes(), u.options()), dC = at::empty_like(dB);
+  Tensor dB_partial = at::empty({in.batch, in.groups, b.blocks, in.states, in.length}, A.options());
+  Tensor dC_partial = at::empty_like(dB_partial);
+  const auto sums = A.options().dtype(at::kDouble);
+  Tensor dA = at::empty({in.batch, in.dim, in.states}, sums), dD = at::empty({in.batch, in.dim}, sums);
+  Tensor dbias = at::empty_like(dD);
+  b.du = du.mutable_data_ptr();
+  b.ddelta = ddelta.mutable_data_ptr();
+  b.dB = dB.mutable_data_ptr();
+  b.dC = dC.mutable_data_ptr();
+  b.dB_partial = dB_partial.mutable_data_ptr();
+  b.dC_partial = dC_partial.mutable_data_ptr();
+  b.dA_partial = dA.mutable_data_ptr<double>();
+  b.dD_partial = dD.mutable_data_ptr<double>();
+  b.dbias_partial = dbias.mutable_data_ptr<double>();
+
+  const Kernels& isa = kernels();
+  const int64_t scratch_bytes = isa.scratch_bytes(in);
+  const int64_t units = in.batch * in.groups * b.blocks;
+  in_parallel(units, kBackwardRows * in.length * in.states, [&](int64_t begin, int64_t end) {
+    isa.backward(b, begin, end, ThreadScratch(scratch_bytes).get());
+  });
+  in_parallel(in.batch * in.groups, b.blocks * in.states * in.length,
+              [&](int64_t begin, int64_t end) { isa.add_partials(b, begin, end); });
+  return {du, ddelta, sum_over_batch(dA, A), dB, dC, sum_over_batch(dD, A, D.has_value()),
+          sum_over_batch(dbias, A, delta_bias.has_value())};
+}
+
+// A map's small inputs come in x's type and are converted as a whole: every channel reads them.
+MapTensors map_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
+                       const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias) {
+  const auto exact = state_type(x);
+  return {x, step.to(exact), weight.to(exact), A, B.to(exact), C.to(exact), D, delta_bias};
+}
+
+std::tuple<Tensor, Tensor> map_forward(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A,
+                                       const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                                       const OptionalTensor& delta_bias, bool delta_softplus) {
+  MapTensors tensors = map_tensors(x, step, weight, A, B, C, D, delta_bias);
+  MapForward f{};
+  f.inputs = checked_inputs(tensors, delta_softplus);
+  const MapInputs& in = f.inputs;
+  Tensor out = at::empty(x.sizes(), x.options());
+  Tensor states = at::empty({in.batch, 4 * in.channels, state_count(in.length()), in.states}, A.options());
+  f.out = out.mutable_data_ptr();
+  f.states = states.mutable_data_ptr();
+
+  const Kernels& isa = kernels();
+  const int64_t scratch_bytes = isa.map_scratch_bytes(in);
+  in_parallel(in.batch * map_forward_blocks(in), 4 * kAbreast * in.length() * in.states, [&](int64_t begin, int64_t end) {
+    isa.map_forward(f, begin, end, ThreadScratch(scratch_bytes).get());
+  });
+  return {out, states};
+}
+
+using MapGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& step, const Tensor& weight,
+                          const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                          const OptionalTensor& delta_bias, const Tensor& states, bool delta_softplus) {
+  MapTensors tensors = map_tensors(x, step, weight, A, B, C, D, delta_bias);
+  MapBackward b{};
+  b.inputs = checked_inputs(tensors, delta_softplus);
+  const MapInputs& in = b.inputs;
+  const int64_t rows = 4 * in.channels;
+  Tensor grad_rows = grad;
+  b.grad = checked_grad(grad_rows, x);
+  check_states(states, rows, in.length(), in.states, x);
+  b.states = states.const_data_ptr();
+  b.blocks = map_backward_blocks(in);
+
+  const auto exact = A.options(), sums = exact.dtype(at::kDouble);
+  Tensor dx = at::empty(x.sizes(), x.options());
+  Tensor dstep = at::empty(step.sizes(), exact), dB = at::empty(B.sizes(), exact), dC = at::empty_like(dB);
+  Tensor dstep_partial = at::empty({in.batch, 4, b.blocks, in.rank, in.length()}, exact);
+  Tensor dB_partial = at::empty({in.batch, 4, b.blocks, in.states, in.length()}, exact);
+  Tensor dC_partial = at::empty_like(dB_partial);
+  Tensor dweight = at::empty({in.batch, rows, in.rank}, sums), dA = at::empty({in.batch, rows, in.states}, sums);
+  Tensor dD = at::empty({in.batch, rows}, sums), dbias = at::empty_like(dD);
+  b.dx = dx.mutable_data_ptr();
+  b.dstep = dstep.mutable_data_ptr();
+  b.dB = dB.mutable_data_ptr();
+  b.dC = dC.mutable_data_ptr();
+  b.dstep_partial = dstep_partial.mutable_data_ptr();
+  b.dB_partial = dB_partial.mutable_data_ptr();
+  b.dC_partial = dC_partial.mutable_data_ptr();
+  b.dweight_partial = dweight.mutable_data_ptr<double>();
+  b.dA_partial = dA.mutable_data_ptr<double>();
+  b.dD_partial = dD.mutable_data_ptr<double>();
+  b.dbias_partial = dbias.mutable_data_ptr<double>();
+
+  const Kernels& isa = kernels();
+  const int64_t scratch_bytes = isa.map_scratch_bytes(in);
+  in_parallel(in.batch * b.blocks, 4 * kMapRows * in.length() * in.states, [&](int64_t begin, int64_t end) {
+    isa.map_backward(b, begin, end, ThreadScratch(scratch_bytes).get());
+  });
+  in_parallel(in.batch * 4, b.blocks * (in.rank + 2 * in.states) * in.length(),
+              [&](int64_t begin, int64_t end) { isa.map_add_partials(b, begin, end); });
+  const auto type = x.scalar_type();
+  return {dx,
+          dstep.to(type),
+          sum_over_batch(dweight, A).to(type),
+          sum_over_batch(dA, A),
+          dB.to(type),
+          dC.to(type),
+          sum_over_batch(dD, A, D.has_value()),
+          sum_over_batch(dbias, A, delta_bias.has_value())};
+}
+
+void use_instruction_set(const std::string& name) {
+  if (choose_instruction_set(name)) return;
+  std::string known;
+  for (const auto& one : instruction_sets()) known += (known.empty() ? "" : ", ") + one;
+  TORCH_CHECK_VALUE(false, "selective_scan: unknown instruction set '", name, "'; this machine and build have: ", known);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
+  m.impl("selective_scan_fwd_native", forward);
+  m.impl("selective_scan_bwd_native", backward);
+  m.impl("cross_selective_scan_fwd_native", map_forward);
+  m.impl("cross_selective_scan_bwd_native", map_backward);
+}
+
+TORCH_LIBRARY_IMPL(mmsparx, CompositeExplicitAutograd, m) {
+  m.impl("cpu_instruction_sets", instruction_sets);
+  m.impl("cpu_instruction_set", [] { return std::string(kernels().name); });
+  m.impl("use_cpu_instruction_set", use_instruction_set);
+}
+
+}  // namespace mmsparx

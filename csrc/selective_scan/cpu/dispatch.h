@@ -1,0 +1,80 @@
+// From the contract's run-time choices to the kernels that are compiled for them.
+
+#pragma once
+
+#include "maps.h"
+
+namespace mmsparx {
+namespace {
+
+// Calls `run` with a value of the C++ type that a tensor's type stands for, and with whether there is a
+// softplus and but one state, as types.
+template <bool Value>
+struct Is {
+  static constexpr bool value = Value;
+};
+
+template <typename Run>
+void with_type(Type type, Run run) {
+  switch (type) {
+    case Type::kDouble:
+      return run(double{});
+    case Type::kFloat:
+      return run(float{});
+    case Type::kBFloat16:
+      return run(BFloat16{});
+    case Type::kHalf:
+      return run(Half{});
+  }
+}
+
+template <typename In, typename Run>
+void with_kind(const In& inputs, Run run) {
+  with_type(inputs.type, [&](auto x) {
+    if (inputs.delta_softplus) {
+      inputs.states == 1 ? run(x, Is<true>{}, Is<true>{}) : run(x, Is<true>{}, Is<false>{});
+    } else {
+      inputs.states == 1 ? run(x, Is<false>{}, Is<true>{}) : run(x, Is<false>{}, Is<false>{});
+    }
+  });
+}
+
+void forward(const Forward& f, int64_t begin, int64_t end, void* scratch) {
+  with_kind(f.inputs, [&](auto x, auto softplus, auto one) {
+    forward_units<decltype(x), softplus.value, one.value>(f, begin, end, scratch);
+  });
+}
+
+void backward(const Backward& b, int64_t begin, int64_t end, void* scratch) {
+  with_kind(b.inputs, [&](auto x, auto softplus, auto one) {
+    backward_units<decltype(x), softplus.value, one.value>(b, begin, end, scratch);
+  });
+}
+
+void add_partials(const Backward& b, int64_t begin, int64_t end) {
+  with_type(b.inputs.type, [&](auto x) { add_partials<decltype(x)>(b, begin, end); });
+}
+
+void map_forward(const MapForward& f, int64_t begin, int64_t end, void* scratch) {
+  with_kind(f.inputs, [&](auto x, auto softplus, auto one) {
+    map_forward_units<decltype(x), softplus.value, one.value>(f, begin, end, scratch);
+  });
+}
+
+void map_backward(const MapBackward& b, int64_t begin, int64_t end, void* scratch) {
+  with_kind(b.inputs, [&](auto x, auto softplus, auto one) {
+    map_backward_units<decltype(x), softplus.value, one.value>(b, begin, end, scratch);
+  });
+}
+
+void map_add_partials(const MapBackward& b, int64_t begin, int64_t end) {
+  b.inputs.type == Type::kDouble ? map_add_partials<double>(b, begin, end) : map_add_partials<float>(b, begin, end);
+}
+
+constexpr Kernels kernels_named(const char* name) {
+  return {name,         scratch_bytes, forward,          backward, add_partials, map_scratch_bytes, map_forward,
+          map_backward, map_add_partials};
+}
+
+}  // namespace
+}  // namespace mmsparx

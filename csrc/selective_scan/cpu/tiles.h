@@ -1,0 +1,216 @@
+// The scan of one row over a tile of positions. See the equations in
+// mmsparx/ops/selective_scan/interface.py; variables are named after them.
+
+#pragma once
+
+#include "vector.h"
+
+namespace mmsparx {
+namespace {
+
+// Positions per tile: a multiple of kChunk, so that tiles start at saved states, and few enough that a
+// tile's arrays stay in the first-level cache.
+constexpr int kTile = 256;
+// Arrays have room for one vector more at either side, which the backward reads beyond the ends.
+constexpr int kPadding = 16;
+
+// What a tile reads, positions in steps of 1.
+template <typename T>
+struct Tile {
+  int count;  // positions
+  const T* u;
+  const T* delta;
+  const T* B;  // of state n: B + n * B_stride
+  const T* C;
+  int64_t B_stride, C_stride;
+
+  // A vector from position i on, with 0 for what lies behind the end.
+  MMSPARX_INLINE Vector<T> read(const T* array, int i) const {
+    return i + kLanes<T> <= count ? load(array + i) : load_first(array + i, count - i);
+  }
+  MMSPARX_INLINE void write(T* array, int i, Vector<T> v) const {
+    i + kLanes<T> <= count ? store(array + i, v) : store_first(array + i, v, count - i);
+  }
+  // v with 0 for what lies behind the end. A step of 0 keeps the state and adds nothing to it.
+  MMSPARX_INLINE Vector<T> end(int i, Vector<T> v) const {
+    return i + kLanes<T> <= count ? v : first_lanes<T>(v, count - i);
+  }
+};
+
+// One row's own parameters.
+template <typename T>
+struct Channel {
+  const T* A;  // per state
+  bool has_D;
+  T D;
+  T delta_bias;
+};
+
+// h (states) is the state before the tile and, afterwards, behind it. `states` takes the state behind
+// every chunk, `stride` elements a chunk.
+//
+// One state, as in all published networks, is one pass in registers; several keep the step and step * u in
+// `work` (2 * kTile) and add up out.
+template <typename T, bool Softplus, bool OneState>
+MMSPARX_INLINE void forward_tile(const Tile<T>& tile, const Channel<T>& channel, int64_t state_size, T* h,
+                                 T* states, int64_t stride, T* out, T* work) {
+  using V = Vector<T>;
+  constexpr int lanes = kLanes<T>;
+  constexpr auto all = Range<lanes>{};
+  T* const steps = work;
+  T* const drives = work + kTile;
+  auto step_at = [&](int i) {
+    const V raw = tile.read(tile.delta, i) + channel.delta_bias;
+    return tile.end(i, Softplus ? softplus<T>(raw) : raw);
+  };
+  if constexpr (!OneState) {
+    for (int i = 0; i < tile.count; i += lanes) {
+      const V step = step_at(i), u = tile.read(tile.u, i);
+      store(steps + i, step);
+      store(drives + i, step * u);
+      tile.write(out, i, channel.has_D ? u * channel.D : V{});
+    }
+  }
+  for (int64_t n = 0; n < (OneState ? 1 : state_size); n++) {
+    const T A = channel.A[n];
+    const T* const B = tile.B + n * tile.B_stride;
+    const T* const C = tile.C + n * tile.C_stride;
+    V carry = broadcast(h[n]);
+    for (int start = 0, chunk = 0; start < tile.count; start += kChunk, chunk++) {
+      const int end = start + int(kChunk) < tile.count ? start + int(kChunk) : tile.count;
+      for (int i = start; i < end; i += lanes) {
+        V step, drive, y;
+        if constexpr (OneState) {
+          const V u = tile.read(tile.u, i);
+          step = step_at(i);
+          drive = step * u;
+          y = channel.has_D ? u * channel.D : V{};
+        } else {
+          step = load(steps + i);
+          drive = load(drives + i);
+          y = tile.read(out, i);
+        }
+        const V state = scan_up<T>(exp(step * A), drive * tile.read(B, i), carry);
+        carry = broadcast_lane<lanes - 1, T>(state, all);
+        tile.write(out, i, y + state * tile.read(C, i));
+      }
+      states[chunk * stride + n] = carry[0];
+    }
+    h[n] = carry[0];
+  }
+}
+
+// Sums over the positions of a row: of the gradients of A (per state), D and delta_bias.
+struct ChannelSums {
+  double* dA;
+  double* dD;
+  double* ddelta_bias;
+};
+
+// Given h (states), the state before the tile; dh (states) is the gradient that reaches the last
+// position's state from later ones, and afterwards the one that leaves the tile to earlier positions.
+// dB and dC, `stride` elements a state, are added to.
+//
+// One state writes du and ddelta in the pass over it; several add up the gradients of step * u and of the
+// decay's logarithm in `work`, which holds kBackwardArrays arrays of kTile + 2 * kPadding.
+constexpr int kBackwardArrays = 6;
+
+template <typename T, bool Softplus, bool OneState>
+MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Channel<T>& channel, int64_t state_size,
+                                  const T* h, T* dh, T* dB, T* dC, int64_t stride, T* du, T* ddelta,
+                                  const ChannelSums& sums, T* work) {
+  using V = Vector<T>;
+  constexpr int lanes = kLanes<T>;
+  constexpr auto all = Range<lanes>{};
+  constexpr int size = kTile + 2 * kPadding;
+  T* const steps = work + kPadding;
+  T* const slopes = steps + size;  // the softplus' derivative
+  T* const decays = slopes + size;
+  T* const hs = decays + size;
+  T* const ddrives = hs + size;  // gradient of step * u
+  T* const dsteps = ddrives + size;  // gradient of the step, by way of the decay
+  const int padded = int(ceil_div(tile.count, lanes)) * lanes;
+
+  auto prepare = [&](int i) {
+    V step = tile.read(tile.delta, i) + channel.delta_bias;
+    if constexpr (Softplus) {
+      V slope;
+      step = softplus<T>(step, slope);
+      store(slopes + i, slope);
+    }
+    step = tile.end(i, step);
+    store(steps + i, step);
+    return step;
+  };
+  V sum_D = {}, sum_bias = {};
+  auto finish = [&](int i, V step, V u, V g, V ddrive, V dstep) {
+    V d = ddrive * step;
+    if (channel.has_D) {
+      d += g * channel.D;
+      sum_D += g * u;
+    }
+    tile.write(du, i, d);
+    dstep += ddrive * u;
+    if constexpr (Softplus) dstep *= load(slopes + i);
+    tile.write(ddelta, i, dstep);
+    sum_bias += dstep;
+  };
+
+  if constexpr (!OneState) {
+    for (int i = 0; i < padded; i += lanes) {
+      prepare(i);
+      store(ddrives + i, V{});
+      store(dsteps + i, V{});
+    }
+  }
+  for (int64_t n = 0; n < (OneState ? 1 : state_size); n++) {
+    const T A = channel.A[n];
+    const T* const B = tile.B + n * tile.B_stride;
+    const T* const C = tile.C + n * tile.C_stride;
+    // The states again, from the saved one.
+    V carry = broadcast(h[n]);
+    store(hs - lanes, carry);
+    for (int i = 0; i < padded; i += lanes) {
+      const V step = OneState ? prepare(i) : load(steps + i);
+      const V decay = exp(step * A);
+      const V state = scan_up<T>(decay, step * tile.read(tile.u, i) * tile.read(B, i), carry);
+      carry = broadcast_lane<lanes - 1, T>(state, all);
+      store(decays + i, decay);
+      store(hs + i, state);
+    }
+    // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}; dh has come with its decay.
+    store(decays + padded, broadcast<T>(1));
+    carry = broadcast(dh[n]);
+    V sum_A = {};
+    for (int i = padded - lanes; i >= 0; i -= lanes) {
+      const V g = tile.read(grad, i), u = tile.read(tile.u, i), step = load(steps + i), decay = load(decays + i);
+      const V state = scan_down<T>(load(decays + i + 1), tile.read(C, i) * g, carry);
+      carry = broadcast_lane<0, T>(state, all);
+      // decay * h[t-1], and not h - drive, which would cancel. Behind the end it would be 0 * NaN where
+      // the last state is NaN.
+      const V dlog = tile.end(i, state * (load(hs + i - 1) * decay));
+      const V ddrive = state * tile.read(B, i);
+      sum_A += dlog * step;
+      tile.write(dB + n * stride, i, tile.read(dB + n * stride, i) + state * (step * u));
+      tile.write(dC + n * stride, i, tile.read(dC + n * stride, i) + g * load(hs + i));
+      if constexpr (OneState) {
+        finish(i, step, u, g, ddrive, dlog * A);
+      } else {
+        store(ddrives + i, load(ddrives + i) + ddrive);
+        store(dsteps + i, load(dsteps + i) + dlog * A);
+      }
+    }
+    dh[n] = carry[0] * decays[0];
+    sums.dA[n] += sum<T>(sum_A);
+  }
+  if constexpr (!OneState) {
+    for (int i = 0; i < padded; i += lanes) {
+      finish(i, load(steps + i), tile.read(tile.u, i), tile.read(grad, i), load(ddrives + i), load(dsteps + i));
+    }
+  }
+  *sums.dD += sum<T>(sum_D);
+  *sums.ddelta_bias += sum<T>(sum_bias);
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,26 @@
+// The native operators' schemas; each device's folder registers its kernels for them.
+//
+// They are the part of mmsparx::selective_scan_fwd, mmsparx::cross_selective_scan_fwd and their _bwd (see library.py) that runs once the native backend
+// was chosen, and are not called by users: that is why neither has an autograd or a fake.
+
+#include <torch/library.h>
+
+TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
+  m.def(
+      "selective_scan_fwd_native(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
+      "Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");
+  m.def(
+      "selective_scan_bwd_native(Tensor grad, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
+      "Tensor? delta_bias, Tensor states, bool delta_softplus) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "cross_selective_scan_fwd_native(Tensor x, Tensor step, Tensor weight, Tensor A, Tensor B, Tensor C, "
+      "Tensor? D, Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");
+  m.def(
+      "cross_selective_scan_bwd_native(Tensor grad, Tensor x, Tensor step, Tensor weight, Tensor A, Tensor B, "
+      "Tensor C, Tensor? D, Tensor? delta_bias, Tensor states, bool delta_softplus) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("cpu_instruction_sets() -> str[]");
+  m.def("cpu_instruction_set() -> str");
+  m.def("use_cpu_instruction_set(str name) -> ()");
+}

@@ -1,0 +1,141 @@
+"""The compiled kernels of csrc/selective_scan: loading them, or why they cannot be loaded.
+
+The library and `_build.json`, what its build left to be known, lie in the package's folder; both are written
+by setup.py. Everything works without them.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
+_PACKAGE = Path(__file__).parents[2]
+_INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir'
+
+
+def build_info(package: Path = _PACKAGE) -> dict:
+    """What setup.py recorded: `built`, `reason`, `torch`, `compiler`, `flags` and more; {} without a record."""
+    path = package / '_build.json'
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def load(package: Path = _PACKAGE) -> str | None:
+    """Loads the library in a folder and returns None, or why it cannot be loaded, in one line."""
+    info = build_info(package)
+    if not info:
+        return (
+            f'it was not compiled, since this copy of mmsparx was not installed; {_INSTALL} -e . in its folder does it'
+        )
+    if not info['built']:
+        return f'it was not compiled: {info["reason"]}'
+    # torch promises its C++ interface to stay within a minor version alone.
+    if _minor(info['torch']) != _minor(torch.__version__):
+        return (
+            f'it was compiled for torch {info["torch"]}, and this is torch {torch.__version__}; '
+            f'install mmsparx anew beside this torch: {_INSTALL} mmsparx, or -e . in a clone'
+        )
+    libraries = sorted(path for path in package.glob('_C*') if path.suffix in ('.so', '.pyd'))
+    if len(libraries) != 1:
+        found = ', '.join(path.name for path in libraries) or 'none'
+        return f'expected one library _C*.so in {package}, found {found}; install mmsparx anew: {_INSTALL} mmsparx'
+    try:
+        torch.ops.load_library(libraries[0])
+    except OSError as error:
+        return f'its library cannot be loaded ({error}); install mmsparx anew: {_INSTALL} mmsparx'
+    return None
+
+
+def _minor(version: str) -> str:
+    return '.'.join(re.findall(r'\d+', version)[:2])
+
+
+_missing = load()
+if _missing is not None and build_info().get('built'):
+    # Not at the first scan: who installed compiled kernels should know at once that they are lost.
+    warnings.warn(f"mmsparx: the compiled selective scan ('native') is not used: {_missing}", stacklevel=2)
+
+
+def missing() -> str | None:
+    """Why there are no compiled kernels, or None."""
+    return _missing
+
+
+def refusal(u: Tensor) -> str | None:
+    """Why they cannot run on such inputs, or None."""
+    return None if u.device.type == 'cpu' else f'it has kernels for cpu, got tensors on {u.device.type}'
+
+
+def forward(*arguments) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`."""
+    return torch.ops.mmsparx.selective_scan_fwd_native(*arguments)
+
+
+def backward(*arguments) -> tuple[Tensor, ...]:
+    """As `reference.backward`, with an empty tensor for the gradient of an absent input."""
+    return torch.ops.mmsparx.selective_scan_bwd_native(*arguments)
+
+
+def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
+    """As `cross.forward`, without the scan."""
+    return torch.ops.mmsparx.cross_selective_scan_fwd_native(*arguments)
+
+
+def cross_backward(*arguments) -> tuple[Tensor, ...]:
+    """As `cross.backward`, without the scan."""
+    return torch.ops.mmsparx.cross_selective_scan_bwd_native(*arguments)
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The CPU instruction sets that this build has kernels for and this processor runs, best first."""
+    return () if _missing is not None else tuple(torch.ops.mmsparx.cpu_instruction_sets())
+
+
+def instruction_set() -> str:
+    """The one in use: the best, unless the environment variable MMSPARX_CPU_INSTRUCTION_SET names another.
+
+    Raises:
+        RuntimeError: there are no compiled kernels, and why.
+    """
+    _require()
+    return torch.ops.mmsparx.cpu_instruction_set()
+
+
+@contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Within it, CPU scans of this process (all its threads) run with this instruction set.
+
+    Raises:
+        ValueError: not one of `instruction_sets()`.
+        RuntimeError: there are no compiled kernels, and why.
+    """
+    before = instruction_set()
+    _choose(name, 'use_instruction_set')
+    try:
+        yield
+    finally:
+        torch.ops.mmsparx.use_cpu_instruction_set(before)
+
+
+def _choose(name: str, asked: str) -> None:
+    known = instruction_sets()
+    if name not in known:
+        raise ValueError(
+            f'unknown instruction set {name!r}, asked for by {asked}; this machine and build have: {", ".join(known)}'
+        )
+    torch.ops.mmsparx.use_cpu_instruction_set(name)
+
+
+def _require() -> None:
+    if _missing is not None:
+        raise RuntimeError(f"there are no compiled kernels ('native'): {_missing}")
+
+
+if _missing is None and os.environ.get(VARIABLE):
+    _choose(os.environ[VARIABLE], f'the environment variable {VARIABLE}')

@@ -1,0 +1,395 @@
+"""The compiled kernels: every instruction set at every border, threads, memory, and what is said without them."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import relative_error
+
+from mmsparx.ops import available_backends, selective_scan
+from mmsparx.ops.selective_scan import native, reference
+
+needs_native = pytest.mark.skipif(
+    native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}'
+)
+
+# Around vectors of 4, 8 and 16 lanes, chunks of 64 and tiles of 256 positions; the stages of a picture of
+# 224 x 224; and long ones.
+LENGTHS = [
+    1,
+    2,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    49,
+    63,
+    64,
+    65,
+    196,
+    255,
+    256,
+    257,
+    784,
+    1023,
+    1024,
+    1025,
+    2047,
+    2048,
+    2049,
+    3136,
+]
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
+OWN_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # about two halves of a unit in the last place
+forward = torch.ops.mmsparx.selective_scan_fwd
+backward = torch.ops.mmsparx.selective_scan_bwd
+
+
+@pytest.fixture(params=native.instruction_sets() or ['none'])
+def instruction_set(request):
+    if request.param == 'none':
+        pytest.skip(f'the compiled kernels are not here: {native.missing()}')
+    with native.use_instruction_set(request.param):
+        yield request.param
+
+
+def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, seed=0):
+    """u, delta, A, B, C, D and delta_bias, as the operator takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def normal(*shape, dtype=dtype):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return (
+        normal(batch, dim, length),
+        normal(batch, dim, length),
+        -torch.exp(0.5 * normal(dim, states, dtype=exact)),
+        normal(batch, groups, states, length),
+        normal(batch, groups, states, length),
+        normal(dim, dtype=exact),
+        normal(dim, dtype=exact),
+    )
+
+
+def run(tensors, backend, softplus=True, grad=None):
+    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
+    out, states = forward(*tensors, softplus, backend)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return [out, states, *backward(grad.to(out.dtype), *tensors, states, softplus, backend)]
+
+
+def assert_close_to_truth(tensors, softplus=True):
+    """Per tensor at most thrice the error of eager float32, or the rounding of 16-bit outputs."""
+    grad = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
+    truth = run([x.double() for x in tensors], 'reference', softplus, grad)
+    eager = run(tensors, 'reference', softplus, grad)
+    found = run(tensors, 'native', softplus, grad)
+    for name, ours, theirs, exact in zip(('out', 'states', *NAMES), found, eager, truth, strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        allowed = OWN_TOLERANCE.get(ours.dtype) or 3 * relative_error(theirs, exact) + 1e-6
+        assert relative_error(ours, exact) <= allowed, name
+
+
+class TestTruth:
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize('length', LENGTHS)
+    def test_lengths(self, length, dtype, instruction_set):
+        assert_close_to_truth(inputs(length, dtype=dtype))
+
+    @pytest.mark.parametrize('states', [1, 2, 16, 64])
+    @pytest.mark.parametrize('length', [17, 257])
+    def test_states(self, length, states, instruction_set):
+        u, delta, A, B, C, D, bias = inputs(length, states=states)
+        assert_close_to_truth((u, delta, A, B, C, D, bias))
+        # Without the softplus the step itself must be positive for the recurrence to be bounded.
+        assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), softplus=False)
+
+    @pytest.mark.parametrize(('dim', 'groups'), [(656, 4), (792, 4), (1272, 4), (1, 1), (3, 3), (33, 1)])
+    def test_channels(self, dim, groups, instruction_set):
+        assert_close_to_truth(inputs(65, dim=dim, groups=groups, batch=2))
+
+    @pytest.mark.parametrize('length', [1, 7, 65, 257])
+    def test_double(self, length, instruction_set):
+        tensors = inputs(length, states=2, batch=2, dtype=torch.float64)
+        for ours, exact in zip(run(tensors, 'native'), run(tensors, 'reference'), strict=True):
+            assert relative_error(ours, exact) < 1e-13
+
+    @pytest.mark.parametrize(('forth', 'back'), [('native', 'reference'), ('reference', 'native')])
+    def test_any_backward_reads_any_forward(self, forth, back, instruction_set):
+        tensors = inputs(600, states=2, dtype=torch.float64)
+        out, states = forward(*tensors, True, forth)
+        for ours, exact in zip(
+            backward(out, *tensors, states, True, back), backward(out, *tensors, states, True, forth), strict=True
+        ):
+            assert relative_error(ours, exact) < 1e-13
+
+    def test_decay_above_one_overflows_to_infinity(self, instruction_set):
+        u, delta, A, B, C, D, bias = inputs(40)
+        out, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, 'native')
+        expected, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, 'reference')
+        assert torch.equal(out.isfinite(), expected.isfinite())
+        assert not out.isfinite().all()
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_every_16_bit_number_is_read_and_written_exactly(self, dtype, instruction_set):
+        # out = D u with D = 1, and nothing else.
+        bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(16, -1)
+        u = bits.view(dtype).unsqueeze(0)
+        u = u.where(u.isfinite(), torch.ones_like(u))  # times B = 0 they would be NaN
+        zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(16, 1), zero, zero, torch.ones(16), None, False, 'native')
+        assert torch.equal(out, u)
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_rounding_to_16_bits_is_torchs(self, dtype, instruction_set):
+        generator = torch.Generator().manual_seed(0)
+        u = torch.randn(1, 8, 4096, generator=generator).mul(2.0 ** torch.arange(-28, 20, 6).view(8, 1)).to(dtype)
+        zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
+        D = torch.rand(8, generator=generator)
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(8, 1), zero, zero, D, None, False, 'native')
+        assert torch.equal(out, (u.float() * D.view(8, 1)).to(dtype))
+
+
+class TestMemory:
+    def test_misaligned_storage(self, instruction_set):
+        tensors = inputs(130, states=2, batch=2)
+
+        def moved(x):
+            storage = torch.full((x.numel() + 3,), torch.nan, dtype=x.dtype)
+            return storage[3:].view(x.shape).copy_(x)
+
+        for ours, expected in zip(run([moved(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+            assert torch.equal(ours, expected)
+
+    def test_rows_of_larger_tensors_are_read_in_place(self, instruction_set):
+        tensors = inputs(130, states=2, batch=2)
+
+        def inner(x):
+            larger = torch.full([n + 2 for n in x.shape], torch.nan, dtype=x.dtype)
+            view = larger[tuple(slice(1, -1) for _ in x.shape)]
+            return view.copy_(x)
+
+        for ours, expected in zip(run([inner(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+            assert torch.equal(ours, expected)
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('length', [1, 49, 300])
+    def test_nothing_is_read_or_written_beyond_the_ends(self, length, dtype, instruction_set):
+        # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
+        tensors = inputs(length, states=2, dtype=dtype)
+
+        def guarded(x):
+            storage = torch.full((x.numel() + 128,), torch.nan, dtype=x.dtype)
+            return storage[64:-64].view(x.shape).copy_(x)
+
+        for ours, expected in zip(run([guarded(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+            assert torch.equal(ours, expected)
+            assert ours.isfinite().all()
+
+
+class TestThreads:
+    @pytest.mark.parametrize(('dim', 'length', 'batch'), [(192, 300, 2), (40, 4000, 1)])
+    def test_results_are_the_same_bits(self, dim, length, batch, instruction_set):
+        tensors = inputs(length, dim=dim, groups=4, batch=batch, states=2)
+        expected = run(tensors, 'native')
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            for _ in range(2):
+                assert all(torch.equal(a, b) for a, b in zip(run(tensors, 'native'), expected, strict=True))
+
+    @needs_native
+    def test_one_openmp_runtime(self):
+        """The kernels run on torch's threads: a second runtime would have a second pool of them."""
+        code = (
+            'import torch, mmsparx.ops; x = torch.ones(4, 64, 4096); B = torch.ones(4, 1, 4096); '
+            'mmsparx.ops.selective_scan(x, x, -torch.ones(64, 1), B, B); '
+            'print(open("/proc/self/maps").read())'
+        )
+        if not Path('/proc/self/maps').exists():
+            pytest.skip('needs /proc/self/maps')
+        maps = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+        runtimes = {line.split()[-1] for line in maps.splitlines() if 'libgomp' in line or 'libiomp' in line}
+        assert len(runtimes) == 1, runtimes
+
+    @needs_native
+    @pytest.mark.parametrize('start', ['fork', 'spawn'])
+    def test_two_processes_at_once(self, start):
+        tensors = inputs(300, dim=64, groups=4)
+        expected = run(tensors, 'native')
+        context = multiprocessing.get_context(start)
+        with context.Pool(2) as pool:
+            for found in pool.map(_run_in_child, [300] * 2):
+                assert all(torch.equal(torch.tensor(a), b) for a, b in zip(found, expected, strict=True))
+
+
+def _run_in_child(length):
+    # Lists: tensors would travel by shared memory, which is not this test's matter.
+    return [x.tolist() for x in run(inputs(length, dim=64, groups=4), 'native')]
+
+
+@needs_native
+class TestInstructionSets:
+    def test_the_best_is_in_use(self):
+        assert native.instruction_set() == native.instruction_sets()[0]
+        assert native.instruction_sets()[-1] == 'baseline'
+
+    def test_use_is_undone(self):
+        def fail():
+            with native.use_instruction_set('baseline'):
+                assert native.instruction_set() == 'baseline'
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert native.instruction_set() == native.instruction_sets()[0]
+
+    def test_unknown(self):
+        known = ', '.join(native.instruction_sets())
+        with pytest.raises(
+            ValueError, match=f"'sse9', asked for by use_instruction_set; this machine.* have: {known}$"
+        ):
+            native.use_instruction_set('sse9').__enter__()
+        with pytest.raises(ValueError, match=f"unknown instruction set 'sse9'; this machine and build have: {known}"):
+            torch.ops.mmsparx.use_cpu_instruction_set('sse9')
+
+    @pytest.mark.parametrize('value', ['baseline', 'sse9'])
+    def test_by_environment(self, value):
+        code = 'from mmsparx.ops.selective_scan import native; print(native.instruction_set())'
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            env={**os.environ, native.VARIABLE: value},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if value == 'baseline':
+            assert done.stdout == 'baseline\n'
+        else:
+            assert (
+                f"unknown instruction set 'sse9', asked for by the environment variable {native.VARIABLE}"
+                in done.stderr
+            )
+
+
+@needs_native
+class TestChecks:
+    """The operator without its interface: an error rather than a read of foreign memory."""
+
+    @pytest.mark.parametrize(
+        ('index', 'change', 'message'),
+        [
+            (0, lambda u: u[:, :, :0], 'expected u of shape'),
+            (0, lambda u: u.int(), 'expected u in Double, Float'),
+            (1, lambda x: x[:, :, :4], r'expected delta of shape \[1, 8, 5\]'),
+            (1, lambda x: x.double(), 'expected delta in Float'),
+            (2, lambda x: x[:4], r'expected A of shape \(8, N\)'),
+            (2, lambda x: x.double(), 'expected A in Float'),
+            (3, lambda x: x[:, 0], r'expected B of shape \(batch, G, N, L\)'),
+            (3, lambda x: x[:, [0, 1, 1]], 'that divide 8 channels, got 3'),
+            (4, lambda x: x[..., :4], r'expected C of shape \[1, 2, 1, 5\]'),
+            (5, lambda x: x[:4], r'expected D of shape \[8\]'),
+            (6, lambda x: x.double(), 'expected delta_bias in Float'),
+        ],
+    )
+    def test_forward(self, index, change, message):
+        tensors = list(inputs(5))
+        tensors[index] = change(tensors[index])
+        with pytest.raises(RuntimeError, match=f'^selective_scan: .*{message}'):
+            torch.ops.mmsparx.selective_scan_fwd_native(*tensors, True)
+
+    def test_backward(self):
+        tensors = inputs(5)
+        out, states = forward(*tensors, True, 'native')
+        with pytest.raises(RuntimeError, match=r'expected grad of shape \[1, 8, 5\]'):
+            torch.ops.mmsparx.selective_scan_bwd_native(out[..., 1:], *tensors, states, True)
+        with pytest.raises(RuntimeError, match=r'expected states of shape \[1, 8, 2, 1\]'):
+            torch.ops.mmsparx.selective_scan_bwd_native(out, *tensors, states[:, :, 1:], True)
+
+
+def test_it_is_the_first_choice_on_a_cpu():
+    assert next(iter(available_backends())) == 'native'
+    if native.missing() is None:
+        tensors = inputs(5)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            auto = selective_scan(*tensors[:6], delta_bias=tensors[6])
+        assert torch.equal(auto, selective_scan(*tensors[:6], delta_bias=tensors[6], backend='native'))
+
+
+def test_other_devices_are_refused_with_the_reason():
+    assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu, got tensors on meta'
+
+
+class TestLoading:
+    """Every way in which a library can be absent or of no use: a reason in one line, and no crash."""
+
+    @staticmethod
+    def record(folder, **info):
+        known = {'built': True, 'reason': None, 'torch': torch.__version__, 'compiler': 'g++ 12', 'flags': []}
+        (folder / '_build.json').write_text(json.dumps(known | info))
+
+    def test_without_a_record(self, tmp_path):
+        assert 'this copy of mmsparx was not installed' in native.load(tmp_path)
+
+    def test_not_built(self, tmp_path):
+        self.record(tmp_path, built=False, reason='no C++ compiler was found')
+        assert native.load(tmp_path) == 'it was not compiled: no C++ compiler was found'
+
+    @pytest.mark.parametrize('version', ['2.3.1', '1.13.0+cu117', '20.1.0'])
+    def test_another_torch(self, version, tmp_path):
+        self.record(tmp_path, torch=version)
+        (tmp_path / '_C.so').write_bytes(b'never to be opened')
+        reason = native.load(tmp_path)
+        assert f'compiled for torch {version}, and this is torch {torch.__version__}' in reason
+        assert 'pip install --no-build-isolation' in reason
+
+    def test_library_lost(self, tmp_path):
+        self.record(tmp_path)
+        assert 'expected one library _C*.so' in native.load(tmp_path)
+        assert 'found none' in native.load(tmp_path)
+
+    def test_broken_library(self, tmp_path):
+        self.record(tmp_path)
+        (tmp_path / '_C.so').write_bytes(b'not a library')
+        assert 'its library cannot be loaded' in native.load(tmp_path)
+
+    def test_a_record_of_this_build(self):
+        info = native.build_info()
+        if info:
+            assert {'built', 'reason', 'torch', 'compiler', 'flags'} <= info.keys()
+
+    def test_a_library_that_is_lost_is_told_at_import(self, tmp_path):
+        """A copy of the package whose record is of another torch: a warning, and the pure-torch scan works."""
+        package = Path(native.__file__).parents[2]
+        copy = tmp_path / 'mmsparx'
+        for source in [package / '__init__.py', package / 'version.py', *(package / 'ops').rglob('*.py')]:
+            target = copy / source.relative_to(package)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+        self.record(copy, torch='1.0.0')
+        code = (
+            f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch; from mmsparx.ops import selective_scan; '
+            'x = torch.ones(1, 1, 2); print(selective_scan(x, x, -torch.ones(1, 1), x, x).shape)'
+        )
+        done = subprocess.run([sys.executable, '-I', '-c', code], capture_output=True, text=True, check=True)
+        assert 'torch.Size([1, 1, 2])' in done.stdout
+        told = "the compiled selective scan ('native') is not used: it was compiled for torch 1.0.0"
+        assert done.stderr.count(told) == 1
+        assert "runs on the slower 'reference' backend" in done.stderr
+
+
+def test_tile_and_chunk_sizes_agree_with_the_reference():
+    header = Path(__file__).parents[2] / 'csrc' / 'selective_scan' / 'selective_scan.h'
+    if not header.is_file():
+        pytest.skip('needs the repository')
+    assert f'constexpr int64_t kChunk = {reference.CHUNK};' in header.read_text()
