@@ -19,12 +19,13 @@ def test_convolutions_and_linear_layers():
 
 
 def test_the_scan_counts_as_the_paper_counts_it():
-    """4 directions of 9 L D n, and L D for the skip."""
-    dim, length, states = 2 * 16, 5 * 7, 3
+    """4 directions of 9 L D n and R L D for the step's projection, and L D for the skip."""
+    dim, length, states, rank = 2 * 16, 5 * 7, 3, 1
     with torch.device('meta'):
         mixer = SS2D(16, state_size=states)
         counted = complexity(mixer, torch.empty(2, 16, 5, 7))
-    assert counted.macs_by_op['mmsparx.selective_scan_fwd'] == 2 * (4 * 9 * length * dim * states + length * dim)
+    scan = 4 * 9 * length * dim * states + 4 * rank * length * dim + length * dim
+    assert counted.macs_by_op['mmsparx.cross_selective_scan_fwd'] == 2 * scan
 
 
 def test_another_forward():

@@ -137,7 +137,7 @@ def test_parameters_and_multiply_adds_of_the_paper(arch):
     counted = two_stage_complexity(build(load(f'mask_rcnn_sparx_{arch}_1x.py')), 800, 1280)
     assert counted.macs / 1e9 == pytest.approx(PAPER[arch][3], rel=0.01)
     assert counted.params / 1e6 == pytest.approx(PAPER[arch][4], abs=0.5)
-    assert counted.macs_by_op['mmsparx.selective_scan_fwd'] > 0
+    assert counted.macs_by_op['mmsparx.cross_selective_scan_fwd'] > 0
 
 
 def test_the_counter_gives_the_papers_figure_for_swin():

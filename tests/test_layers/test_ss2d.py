@@ -110,11 +110,11 @@ class TestPrecision:
         x = x.float() if autocast else x.bfloat16()
         with Watch() as watch, torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
             out = layer(x)
-        u, delta, A, B, C, D, bias, y, states = watch.types['mmsparx.selective_scan_fwd.default']
-        assert {u, delta, B, C, y} == {torch.bfloat16}
+        scanned, step, weight, A, B, C, D, bias, y, states = watch.types['mmsparx.cross_selective_scan_fwd.default']
+        assert {scanned, step, weight, B, C, y} == {torch.bfloat16}
         assert {A, D, bias, states} == {torch.float32}
         assert set(watch.types['aten.exp.default']) == {torch.float32}  # of A_log
-        assert relative_error(out, expected) < 2e-2  # some five roundings of 2^-9, u and delta among them
+        assert relative_error(out, expected) < 2e-2  # some five roundings of 2^-9, the scan's inputs among them
 
         out.float().square().sum().backward()
         assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in layer.parameters())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.norm import map_norm
-from mmsparx.ops import cross_merge, cross_scan, selective_scan, state_dtype
+from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype
 from mmsparx.registry import TOKEN_MIXERS
 
 DIRECTIONS = 4
@@ -95,24 +95,21 @@ class SS2D(nn.Module):
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type."""
-        height, width = x.shape[2:]
         parts = F.conv2d(x, self.x_proj_weight.unsqueeze(-1))  # (B, 4 * (R + 2n), H, W)
         parts = cross_scan(parts.unflatten(1, (DIRECTIONS, -1)))  # (B, 4, R + 2n, L)
         step, B, C = parts.split([self.step_rank, self.state_size, self.state_size], dim=2)
-        delta = torch.matmul(self.dt_proj_weight, step)  # (B, 4, D, L)
-        u = cross_scan(x)  # (B, 4, D, L)
         # Under autocast the projections are in 16 bits whatever x is; the scan wants one type. Its
         # own parameters stay in float32 (float64 in a float64 model).
-        exact = state_dtype(u)
-        y = selective_scan(
-            u.flatten(1, 2),
-            delta.flatten(1, 2).to(u.dtype),
+        exact = state_dtype(x)
+        return cross_selective_scan(
+            x,
+            step.to(x.dtype),
+            self.dt_proj_weight.flatten(0, 1).to(x.dtype),
             -torch.exp(self.A_log.to(exact)),
-            B.to(u.dtype),
-            C.to(u.dtype),
+            B.to(x.dtype),
+            C.to(x.dtype),
             D=self.D.to(exact),
             delta_bias=self.dt_proj_bias.flatten().to(exact),
             delta_softplus=True,
             backend=self.backend,
         )
-        return cross_merge(y.unflatten(1, (DIRECTIONS, -1)), height, width)
