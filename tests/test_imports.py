@@ -24,7 +24,7 @@ LAYERS = {
     'engine': ({'analysis', 'models', 'layers', 'ops', 'registry', 'safe_loading', 'version'}, None),
 }
 # What lies beside the package in the repository; it is not there once the package is installed.
-NOT_INSTALLED = {'configs', 'demo', 'tests', 'tools'}
+NOT_INSTALLED = {'benchmarks', 'configs', 'demo', 'tests', 'tools'}
 
 
 def imported_names(node):

@@ -1,0 +1,1 @@
+"""Measurements of speed; see README.md. Run from the repository's root, as `python -m benchmarks.selective_scan`."""

@@ -1,0 +1,219 @@
+"""The speed of SparX-Mamba against timm's Swin and ConvNeXt: ImageNet classifiers of 1000 classes.
+
+A training step is forward, cross-entropy, backward and AdamW; stochastic depth is off in all
+networks, whose weights are random.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from benchmarks import command_line
+from benchmarks.report import Comparison, Report, markdown
+from benchmarks.timing import Protocol, clock_of, interleave, peak_memory
+from mmsparx.models import SparXClassifier, SparXMamba
+from mmsparx.ops.selective_scan.backends import check_name
+
+SIZES = ('tiny', 'small', 'base')
+FAMILIES = ('SparX-Mamba', 'Swin', 'ConvNeXt')
+BASELINE = 'Swin'
+MODES = ('inference', 'training')
+# By --precision: the type of autocast, and whether float32 products may be taken in TF32.
+PRECISIONS = {
+    'fp32': (None, False),
+    'tf32': (None, True),
+    'bf16': (torch.bfloat16, False),
+    'fp16': (torch.float16, False),
+}
+COMPILED = ' compiled'
+
+
+def build(family: str, size: str, image: tuple[int, int] = (224, 224), scan_backend: str = 'auto') -> nn.Module:
+    """A classifier with random weights: (B, 3, *image) -> (B, 1000).
+
+    Args:
+        family: of `FAMILIES`.
+        size: of `SIZES`.
+        image: height and width, in pixels, which Swin is built for.
+        scan_backend: of the selective scan, in SparX-Mamba.
+    """
+    if family == 'SparX-Mamba':
+        mixer = dict(type='SS2D', backend=scan_backend)
+        return SparXClassifier(SparXMamba(size, out_indices=(3,), output_norm=False, token_mixer=mixer))
+    if family == 'Swin':
+        return timm.create_model(f'swin_{size}_patch4_window7_224', img_size=image, drop_path_rate=0.0)
+    return timm.create_model(f'convnext_{size}', drop_path_rate=0.0)
+
+
+def inference_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+    """A call that classifies the pictures."""
+    model.eval()
+
+    def infer() -> Tensor:
+        with torch.inference_mode(), _autocast(pictures, autocast):
+            return model(pictures)
+
+    return infer
+
+
+def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+    """A call that takes a training step on the pictures, with labels drawn once, and returns the loss."""
+    model.train()
+    labels = torch.randint(1000, (len(pictures),), generator=torch.Generator().manual_seed(0)).to(pictures.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    scaler = torch.amp.GradScaler(pictures.device.type, enabled=autocast == torch.float16)
+
+    def step() -> Tensor:
+        with _autocast(pictures, autocast):
+            loss = nn.functional.cross_entropy(model(pictures), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()  # last: the gradients are part of this step's memory, not of the next contender's
+        return loss.detach()
+
+    return step
+
+
+def _autocast(pictures: Tensor, dtype: torch.dtype | None):
+    return torch.autocast(pictures.device.type, dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def products_in_tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 convolutions and products on a GPU may be taken in TF32; torch allows convolutions."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
+
+
+def compare(
+    models: dict[str, nn.Module],
+    pictures: Tensor,
+    mode: str,
+    protocol: Protocol,
+    precision: str = 'fp32',
+    case: dict[str, str | int] | None = None,
+) -> Comparison:
+    """Time classifiers of any make on the same pictures.
+
+    Args:
+        models: by name, on the pictures' device.
+        pictures: (B, 3, H, W).
+        mode: of `MODES`.
+        protocol: how long.
+        precision: of `PRECISIONS`.
+        case: what to call it.
+    """
+    autocast, tf32 = PRECISIONS[precision]
+    call_of = inference_of if mode == 'inference' else training_of
+    with products_in_tf32(tf32):
+        calls = {name: call_of(model, pictures, autocast) for name, model in models.items()}
+        timings = interleave(calls, protocol, clock_of(pictures.device))
+        for name, timing in timings.items():
+            timing.facts['parameters'] = sum(parameter.numel() for parameter in models[name].parameters())
+            if timing.skipped is None and (peak := peak_memory(calls[name], pictures.device)) is not None:
+                timing.facts['peak_bytes'] = peak
+    return Comparison(case or {}, timings)
+
+
+def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
+    """Every case that the options name, as it is measured."""
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    for size in args.sizes:
+        for image in args.images:
+            for mode in args.modes:
+                for batch in args.batches if mode == 'inference' else args.train_batches:
+                    case = {'size': size, 'image': 'x'.join(map(str, image)), 'mode': mode, 'batch': batch}
+                    # New models for every case: one that was compiled for a batch would be compiled for
+                    # any batch at the next, which is slower.
+                    if args.compile:
+                        torch.compiler.reset()
+                    models = {}
+                    for family in args.families:
+                        torch.manual_seed(0)
+                        model = build(family, size, image, args.scan_backend).to(args.device, memory_format=layout)
+                        name = f'{family}-{size[0].upper()}'
+                        models[name] = model
+                        if args.compile:
+                            models[name + COMPILED] = torch.compile(model, dynamic=False, mode=args.compile)
+                    pictures = torch.randn(batch, 3, *image).to(args.device, memory_format=layout)
+                    yield compare(models, pictures, mode, protocol, args.precision, case)
+                    del models, model
+                    gc.collect()
+
+
+def tables(report: Report) -> str:
+    """All contenders, beside Swin of their size, eager and compiled."""
+    return '\n\n'.join(
+        f'## {mode.capitalize()}\n\n{markdown(rows)}'
+        for mode in MODES
+        if (rows := [row for c in report.comparisons if c.case['mode'] == mode for row in _rows(c)])
+    )
+
+
+def _rows(comparison: Comparison) -> Iterator[dict]:
+    case, measured = comparison.case, comparison.measured
+    baselines = [f'{BASELINE}-{case["size"][0].upper()}{suffix}' for suffix in ('', COMPILED)]
+    for name, timing in comparison.timings.items():
+        row = {'image': case['image'], 'batch': case['batch'], 'network': name}
+        row['parameters (M)'] = timing.facts['parameters'] / 1e6
+        if timing.skipped is not None:
+            yield {**row, 'remark': f'skipped: {timing.skipped}'}
+            continue
+        row |= {'images/s': case['batch'] / timing.median, 'ms': timing.median * 1e3}
+        row |= {'minimum': timing.minimum * 1e3, 'IQR': timing.iqr * 1e3, 'samples': len(timing.seconds)}
+        for baseline, suffix in zip(baselines, ('', COMPILED), strict=True):
+            if baseline in measured:
+                row[f'speed / {BASELINE}{suffix}'] = measured[baseline].median / timing.median
+        if 'peak_bytes' in timing.facts:
+            row['peak (GiB)'] = timing.facts['peak_bytes'] / 2**30
+        yield row
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = command_line.parser_of(__doc__)
+    positive, size = command_line.positive, command_line.image_size
+    add = parser.add_argument
+    add('--sizes', nargs='+', choices=SIZES, default=SIZES, help='(default: all)')
+    add('--families', nargs='+', choices=FAMILIES, default=FAMILIES, help='(default: all)')
+    add('--images', nargs='+', type=size, default=[(224, 224)], metavar='HxW', help='(default: 224)')
+    add('--modes', nargs='+', choices=MODES, default=MODES, help='(default: both)')
+    add('--batches', nargs='+', type=positive, default=[1, 8], metavar='N', help='of inference (default: 1 8)')
+    add('--train-batches', nargs='+', type=positive, default=[2], metavar='N', help='of training (default: 2)')
+    add('--precision', choices=PRECISIONS, default='fp32', help='tf32 needs a GPU; 16 bits by autocast (default: fp32)')
+    add('--channels-last', action='store_true', help='lay pictures and weights out channels last')
+    add('--scan-backend', default='auto', help="of SparX-Mamba's selective scan (default: auto)")
+    add(
+        '--compile',
+        nargs='?',
+        const='default',
+        choices=('default', 'reduce-overhead', 'max-autotune'),
+        help='time each network compiled as well, in this mode of torch.compile',
+    )
+    args = parser.parse_args(argv)
+    if args.precision == 'tf32' and args.device.type != 'cuda':
+        parser.error('--precision tf32: only a GPU has it; add --device cuda, or take fp32')
+    try:
+        check_name(args.scan_backend, '--scan-backend')
+    except ValueError as error:
+        parser.error(str(error))
+    protocol = command_line.prepare(parser, args)
+    return command_line.run('network', args, argv, comparisons(args, protocol), tables, args.precision)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,189 @@
+"""Interleaved timing: contenders take turns, so that what the machine does meanwhile meets all of them.
+
+    timings = interleave({'ours': run_ours, 'theirs': run_theirs}, Protocol())
+    timings['theirs'].median / timings['ours'].median
+
+A sample is one call, or as many as make it long enough to be timed. Every contender is warmed up; then
+come rounds, each with another one first. A call that is not timed comes before every sample: caches and
+the allocator are then as the contender itself leaves them, not as its neighbour does, which would make
+the fastest ones up to twice as slow. A contender that is slow for its share of time sits out
+most rounds, evenly, and still has `MIN_SAMPLES` samples. All of them are kept.
+"""
+
+import contextlib
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+MIN_SAMPLES = 3
+# Seconds; before samples that take longer comes no call, which would cost more than it changes.
+SETTLE_BELOW = 1.0
+# What a contender raises that cannot run: torch's lack of memory or of an operator is a RuntimeError.
+CANNOT_RUN = (RuntimeError, ImportError)
+
+
+@dataclass
+class Timing:
+    """What was measured of one contender.
+
+    Attributes:
+        seconds: per call; one value per sample, in the order they were taken.
+        calls: per sample.
+        skipped: why there are no samples; None if there are.
+        facts: what else is known of it, such as an error or a size, by name.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    calls: int = 1
+    skipped: str | None = None
+    facts: dict[str, float | int | str] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def minimum(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third."""
+        first, _, third = statistics.quantiles(self.seconds, n=4, method='inclusive')
+        return first, third
+
+    @property
+    def iqr(self) -> float:
+        first, third = self.quartiles
+        return third - first
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long to measure.
+
+    Attributes:
+        seconds: that a contender's samples take, about; a slow one's `MIN_SAMPLES` take longer.
+        samples: of a contender, at most.
+        shortest: a sample, in seconds: what the clock and its synchronisation cost must vanish in it.
+    """
+
+    seconds: float = 3.0
+    samples: int = 30
+    shortest: float = 2e-3
+
+    def __post_init__(self):
+        if self.seconds <= 0 or self.shortest < 0 or self.samples < MIN_SAMPLES:
+            raise ValueError(
+                f'expected seconds > 0, shortest >= 0 and at least {MIN_SAMPLES} samples, got seconds={self.seconds}, '
+                f'shortest={self.shortest}, samples={self.samples}'
+            )
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds that reads after everything that `device` was asked to do."""
+    if device.type != 'cuda':
+        return time.perf_counter
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def schedule(counts: Sequence[int]) -> Iterator[int]:
+    """The order of samples: index i comes counts[i] times, evenly spread over as many rounds as the largest.
+
+    The order within a round rotates, so that nobody always follows the same one.
+    """
+    rounds = max(counts, default=0)
+    for r in range(rounds):
+        turn = [i for i, count in enumerate(counts) if (r + 1) * count // rounds > r * count // rounds]
+        first = r % len(turn)
+        yield from turn[first:] + turn[:first]
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]],
+    protocol: Protocol,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time calls against each other.
+
+    Args:
+        contenders: what to call, by name. One whose first calls raise one of `CANNOT_RUN` is skipped, with
+            the reason.
+        protocol: how long.
+        clock: in seconds; `clock_of` the device that they use.
+    """
+
+    def time_calls(run: Callable[[], object], calls: int) -> float:
+        start = clock()
+        for _ in range(calls):
+            run()
+        return clock() - start
+
+    timings = {}
+    counts, settle = [], []
+    for name, run in contenders.items():
+        timings[name] = timing = Timing()
+        try:
+            time_calls(run, 1)  # may compile, and touches memory for the first time
+            taken = time_calls(run, 1)
+            while taken < protocol.shortest:
+                timing.calls *= 2
+                taken = time_calls(run, timing.calls)
+        except CANNOT_RUN as error:
+            first_line = str(error).strip().partition('\n')[0]
+            timing.skipped = f'{type(error).__name__}: {first_line}'
+            counts.append(0)
+            settle.append(False)
+            continue
+        affordable = protocol.samples if taken == 0 else int(min(protocol.seconds / taken, protocol.samples))
+        counts.append(max(affordable, MIN_SAMPLES))
+        settle.append(taken < SETTLE_BELOW)
+    names = list(contenders)
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for i in schedule(counts):
+            timing = timings[names[i]]
+            run = contenders[names[i]]
+            if settle[i]:
+                run()
+            taken = time_calls(run, timing.calls)
+            timing.seconds.append(round(taken / timing.calls, 10))
+    finally:
+        if collecting:
+            gc.enable()
+    return timings
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that a call takes on a GPU beyond what was taken before it; None elsewhere."""
+    if device.type != 'cuda':
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be taken; infinite where that cannot be known."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # Linux has it
+        fields = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines())
+        return int(fields['MemAvailable'].split()[0]) * 1024
+    return math.inf

@@ -1,0 +1,133 @@
+"""The protocol, on a clock that the test winds."""
+
+import gc
+from collections import Counter
+
+import pytest
+import torch
+
+from benchmarks.timing import MIN_SAMPLES, Protocol, Timing, clock_of, free_memory, interleave, peak_memory, schedule
+
+
+class Machine:
+    """A clock, and calls that take as long as they are said to."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.calls = []
+
+    def clock(self):
+        return self.now
+
+    def contender(self, name, seconds):
+        times = iter(seconds) if isinstance(seconds, list) else None
+
+        def run():
+            self.calls.append(name)
+            self.now += next(times) if times else seconds
+
+        return run
+
+
+def test_contenders_take_turns_and_the_first_rotates():
+    machine = Machine()
+    contenders = {name: machine.contender(name, 1.0) for name in 'abc'}
+    interleave(contenders, Protocol(seconds=4.0, samples=4), machine.clock)
+    assert ''.join(machine.calls) == 'aabbcc' + 'abc' + 'bca' + 'cab' + 'abc'
+
+
+def test_a_slow_contender_has_few_samples_evenly_spread():
+    machine = Machine()
+    contenders = {'fast': machine.contender('f', 1.0), 'slow': machine.contender('s', 100.0)}
+    timings = interleave(contenders, Protocol(seconds=30.0, samples=30), machine.clock)
+    assert len(timings['fast'].seconds) == 30
+    assert len(timings['slow'].seconds) == MIN_SAMPLES == 3
+    samples = ''.join(machine.calls[4:])
+    assert [len(run) for run in samples.split('s')] == [9, 10, 10, 1]
+
+
+def test_budget_bounds_the_samples():
+    machine = Machine()
+    timings = interleave({'a': machine.contender('a', 1.0)}, Protocol(seconds=7.5, samples=30), machine.clock)
+    assert len(timings['a'].seconds) == 7
+
+
+def test_short_calls_are_put_together_until_they_can_be_timed():
+    machine = Machine()
+    timings = interleave({'a': machine.contender('a', 0.3e-3)}, Protocol(1.0, 5, shortest=2e-3), machine.clock)
+    assert timings['a'].calls == 8
+    assert timings['a'].seconds == [pytest.approx(0.3e-3)] * 5
+
+
+def test_no_sample_pays_for_what_the_neighbour_left_behind():
+    machine = Machine()
+
+    def contender(name):
+        def run():
+            machine.now += 0.5 if machine.calls[-1:] == [name] else 5.0
+            machine.calls.append(name)
+
+        return run
+
+    timings = interleave({name: contender(name) for name in 'ab'}, Protocol(seconds=2.0), machine.clock)
+    assert timings == {name: Timing([0.5] * 4) for name in 'ab'}
+
+
+def test_warm_up_is_not_counted():
+    machine = Machine()
+    times = [1000.0, 1.0, *[1.0, 2.0, 3.0, 4.0, 10.0]]
+    timing = interleave({'a': machine.contender('a', times)}, Protocol(5.0, 30), machine.clock)['a']
+    assert timing.seconds == [1.0, 2.0, 3.0, 4.0, 10.0]
+    assert (timing.median, timing.minimum, timing.quartiles, timing.iqr) == (3.0, 1.0, (2.0, 4.0), 2.0)
+
+
+@pytest.mark.parametrize('counts', [[3], [30, 3, 7], [3, 30], [0, 5], [5, 5, 5], []])
+def test_schedule_gives_everybody_their_count(counts):
+    order = list(schedule(counts))
+    assert [Counter(order)[i] for i in range(len(counts))] == counts
+
+
+def test_what_cannot_run_is_skipped_with_its_reason():
+    machine = Machine()
+
+    def fail():
+        raise NotImplementedError('no such kernel\nand a long trace')
+
+    timings = interleave({'a': machine.contender('a', 1.0), 'b': fail}, Protocol(3.0, 3), machine.clock)
+    assert timings['b'] == Timing(skipped='NotImplementedError: no such kernel')
+    assert len(timings['a'].seconds) == 3
+
+
+def test_a_mistake_is_not_taken_for_a_contender_that_cannot_run():
+    def fail():
+        raise TypeError('a bug')
+
+    with pytest.raises(TypeError, match='a bug'):
+        interleave({'a': fail}, Protocol())
+
+
+def test_garbage_collection_is_off_meanwhile_and_on_after_a_failure():
+    states = []
+
+    def run():
+        states.append(gc.isenabled())
+        if len(states) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interleave({'a': run}, Protocol(5.0, 30, shortest=0))
+    assert states == [True, True, False, False, False]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize('options', [{'seconds': 0}, {'samples': 2}, {'shortest': -1}])
+def test_impossible_protocols(options):
+    with pytest.raises(ValueError, match='expected seconds > 0'):
+        Protocol(**options)
+
+
+def test_on_a_cpu():
+    cpu = torch.device('cpu')
+    assert clock_of(cpu)() <= clock_of(cpu)()
+    assert peak_memory(lambda: None, cpu) is None
+    assert free_memory(cpu) > 0
