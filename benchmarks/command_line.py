@@ -63,7 +63,7 @@ def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Protoc
         torch.set_num_threads(args.threads)
     try:
         # A GPU's queue must be filled and drained within a sample.
-        return Protocol(args.seconds, args.samples, shortest=2e-3 if args.device.type == 'cpu' else 2e-2)
+        return Protocol(args.seconds, args.samples)
     except ValueError as error:
         parser.error(str(error))
 

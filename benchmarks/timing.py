@@ -71,12 +71,13 @@ class Protocol:
     Attributes:
         seconds: that a contender's samples take, about; a slow one's `MIN_SAMPLES` take longer.
         samples: of a contender, at most.
-        shortest: a sample, in seconds: what the clock and its synchronisation cost must vanish in it.
+        shortest: a sample, in seconds: what the clock, its synchronisation and the caches that the neighbour left
+            behind cost must vanish in it.
     """
 
     seconds: float = 3.0
     samples: int = 30
-    shortest: float = 2e-3
+    shortest: float = 2e-2
 
     def __post_init__(self):
         if self.seconds <= 0 or self.shortest < 0 or self.samples < MIN_SAMPLES:

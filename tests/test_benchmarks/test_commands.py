@@ -29,7 +29,7 @@ SCAN = ['--networks', 'tiny', '--images', '32', '--batches', '1', '--stages', '3
 @pytest.fixture
 def _quick(monkeypatch):
     """Samples of one call, however short."""
-    monkeypatch.setattr(command_line, 'Protocol', lambda seconds, samples, shortest: Protocol(seconds, samples, 0))
+    monkeypatch.setattr(command_line, 'Protocol', lambda seconds, samples: Protocol(seconds, samples, 0))
 
 
 def read(path):
