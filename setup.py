@@ -23,6 +23,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from setuptools.command.build_py import build_py
 NAME = 'mmsparx._C'
 SOURCES = Path('csrc/selective_scan')
 RECORD = '_build.json'
-AGAIN = 'then install mmsparx again with pip install --force-reinstall --no-deps --no-cache-dir'
+AGAIN = 'then install again, with pip install --force-reinstall --no-deps --no-cache-dir --no-binary mmsparx'
 
 
 class CannotCompileError(Exception):
@@ -69,7 +70,7 @@ def first_error(output: str, otherwise: str = '') -> str:
 def get_compiler() -> tuple[str, str]:
     """(the command that compiles, the compiler's name and version)."""
     if os.name == 'nt':
-        return 'cl', 'MSVC'
+        raise CannotCompileError("the kernels need GNU's vector extensions, which MSVC does not have")
     given = os.getenv('CXX')
     found = [name for name in ([given] if given else ['c++', 'g++', 'clang++']) if shutil.which(shlex.split(name)[0])]
     if not found:
@@ -105,7 +106,7 @@ def import_torch():
         return importlib.import_module('torch')
     except Exception as error:  # a torch that is broken raises whatever it likes
         raise CannotCompileError(
-            f'torch cannot be imported: {error}. Install torch, {AGAIN} --no-build-isolation'
+            f'torch could not be imported while mmsparx was built: {error}. Install torch, {AGAIN} --no-build-isolation'
         ) from error
 
 
@@ -113,11 +114,9 @@ def get_extension(torch, record: dict) -> Extension:
     """The extension as torch compiles it, for CPUs, and for GPUs where one is seen or FORCE_CUDA=1."""
     from torch.utils.cpp_extension import CUDA_HOME, CppExtension, CUDAExtension
 
-    kind, sources, flags, hidden = CppExtension, get_sources('.cpp'), [], []
-    if os.name != 'nt':
-        flags = ['-O3', '-g0']
-        # torch's checks contain __FILE__.
-        hidden = [f'-ffile-prefix-map={path}/=' for path in (Path.cwd(), Path(torch.__path__[0]).parent)]
+    kind, sources, flags = CppExtension, get_sources('.cpp'), ['-O3', '-g0']
+    # torch's checks contain __FILE__.
+    hidden = [f'-ffile-prefix-map={path}/=' for path in (Path.cwd(), Path(torch.__path__[0]).parent)]
     # Compiled for OpenMP and not linked to it: torch has loaded one, and a second one would bring a second pool of
     # threads. torch's is GNU's, which clang does not compile for.
     if sys.platform == 'linux' and record['compiler'].startswith('g++'):
@@ -135,8 +134,7 @@ def get_extension(torch, record: dict) -> Extension:
         seen = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
         archs = os.getenv('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ').split()
         record.update(cuda=torch.version.cuda, archs=archs or sorted({'{}.{}'.format(*one) for one in seen}) or None)
-    includes = [str(SOURCES.resolve())]
-    extension = kind(NAME, sources, include_dirs=includes, extra_compile_args=arguments, py_limited_api=True)
+    extension = kind(NAME, sources, extra_compile_args=arguments, py_limited_api=True)
     # It registers operators and has nothing of Python in it: one library for every Python.
     extension.libraries = [library for library in extension.libraries if library != 'torch_python']
     return extension
@@ -197,7 +195,7 @@ class BuildScan(build_ext):
         command, record['compiler'] = get_compiler()
         torch = import_torch()
         record['torch'] = str(torch.__version__)
-        os.environ['CXX'] = command  # the same for ninja and for setuptools
+        os.environ['CXX'] = os.environ['CC'] = command  # the same for ninja and for any setuptools
         if sys.platform == 'linux':  # Python's own may hold an rpath of this machine
             os.environ.setdefault('LDSHARED', f'{command} -shared')
             os.environ.setdefault('LDCXXSHARED', f'{command} -shared')
@@ -259,5 +257,6 @@ if __name__ == '__main__':
         # What it is compiled with is known to get_extension, once the build has found torch.
         ext_modules=[Extension(NAME, get_sources('.cpp'), language='c++', py_limited_api=True)],
         cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildScan},
-        options={'bdist_wheel': {'py_limited_api': 'cp310'}},
+        # Which a Python without the global lock does not have.
+        options={} if sysconfig.get_config_var('Py_GIL_DISABLED') else {'bdist_wheel': {'py_limited_api': 'cp310'}},
     )

@@ -261,7 +261,7 @@ class TestTheCompiledScan:
 
     def test_not_where_it_is_switched_off(self, isolated, copy, tmp_path):
         reason = self.reason(isolated, copy, tmp_path, MMSPARX_WITH_OPS='0')
-        assert reason.startswith('MMSPARX_WITH_OPS=0 has switched it off. Unset that, then install mmsparx again')
+        assert reason.startswith('MMSPARX_WITH_OPS=0 has switched it off. Unset that, then install again')
 
     def test_not_without_a_compiler(self, isolated, copy, tmp_path, monkeypatch):
         monkeypatch.delenv('CXX', raising=False)
@@ -277,7 +277,7 @@ class TestTheCompiledScan:
     @needs_compiler
     def test_not_without_torch(self, isolated, copy, tmp_path):
         reason = self.reason(isolated, copy, tmp_path)
-        assert reason.startswith('torch cannot be imported: ')
+        assert reason.startswith('torch could not be imported while mmsparx was built: ')
         assert reason.endswith('--no-build-isolation')
 
     def test_not_without_sources(self, isolated, copy, tmp_path):

@@ -131,7 +131,7 @@ install_mmcv() {
 make_venv
 export MMSPARX_WITH_OPS=${MMSPARX_WITH_OPS:-1}
 wanted=$({
-  echo "$PWD"
+  echo "$PWD" "$MMSPARX_WITH_OPS"
   cat constraints.txt pyproject.toml setup.py tools/setup_env.sh
   find csrc -type f | LC_ALL=C sort | xargs cksum
 } | cksum)

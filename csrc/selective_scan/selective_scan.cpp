@@ -1,7 +1,8 @@
 // The native operators' schemas; each device's folder registers its kernels for them.
 //
-// They are the part of mmsparx::selective_scan_fwd, mmsparx::cross_selective_scan_fwd and their _bwd (see library.py) that runs once the native backend
-// was chosen, and are not called by users: that is why neither has an autograd or a fake.
+// They are what mmsparx::selective_scan_fwd, mmsparx::cross_selective_scan_fwd and their backwards (see
+// library.py) run once the native backend was chosen. Users do not call them, and they have neither an
+// autograd nor a fake.
 
 #include <torch/library.h>
 

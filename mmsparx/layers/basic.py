@@ -53,8 +53,8 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        # In place: the hidden map is the largest tensor of a layer.
-        return self.fc2(self.act(self.dwconv(x).add_(x)))
+        x = self.act(x + self.dwconv(x))
+        return self.fc2(x)
 
 
 class ChannelScale(nn.Conv2d):
@@ -74,7 +74,7 @@ class ChannelScale(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != 'cpu':
             return super().forward(x)
-        # In x's type, as a convolution gives under autocast.
+        # In x's type, which autocast leaves as it is; within the networks that is the 16 bits of the layer before.
         weight, bias = (p.view(-1, 1, 1).to(x.dtype) for p in (self.weight, self.bias))
         return torch.addcmul(bias, x, weight)
 

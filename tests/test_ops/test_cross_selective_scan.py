@@ -154,8 +154,10 @@ class TestMemory:
         )
         assert all(relative_error(a, b) < 1e-6 for a, b in zip(ours, expected, strict=True))
 
-    def test_reads_no_uninitialised_memory_and_repeats_bitwise(self, backend):
-        tensors = inputs(9, 31, channels=18, states=2, dtype=torch.float32, requires_grad=True)
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('states', [1, 2])
+    def test_reads_no_uninitialised_memory_and_repeats_bitwise(self, states, dtype, backend):
+        tensors = inputs(9, 31, channels=18, states=states, dtype=dtype, requires_grad=True)
 
         def run():
             out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
@@ -196,14 +198,49 @@ class TestMemory:
         assert max(kept) == tensors['x'].numel()
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])
-def test_nan_and_infinity_propagate(value, backend):
-    tensors = inputs(6, 11, dtype=torch.float32)
+def test_nan_and_infinity_propagate(value, dtype, backend):
+    tensors = inputs(6, 11, dtype=dtype)
     tensors['x'][0, 1, 2, 3] = value
     out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
     assert not out[0, 1].isfinite().any()  # every pixel comes after it in some direction
     assert out[1].isfinite().all()
     assert out[0, [0, 2]].isfinite().all()
+
+
+def test_nan_in_the_gradient_does_not_leak(backend):
+    tensors = inputs(6, 11, dtype=torch.float32, requires_grad=True)
+    grad = torch.ones(2, 3, 6, 11)
+    grad[0, 1, 2, 3] = torch.nan
+    out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
+    (dx,) = torch.autograd.grad(out, tensors['x'], grad)
+    assert dx[0, 1].isnan().all()
+    assert dx[1].isfinite().all()
+    assert dx[0, [0, 2]].isfinite().all()
+
+
+def test_autocast_leaves_a_float32_scan_alone(backend):
+    tensors = inputs(6, 11, dtype=torch.float32, requires_grad=True)
+
+    def run():
+        out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
+        return [out, *torch.autograd.grad(out.sum(), list(tensors.values()))]
+
+    expected = run()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = run()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}')
+@pytest.mark.parametrize('states', [1, 2])
+@pytest.mark.parametrize(('forth', 'back'), [('native', 'reference'), ('reference', 'native')])
+def test_any_backward_reads_any_forward(forth, back, states):
+    tensors = list(inputs(9, 40, states=states).values())
+    out, saved = FORWARD(*tensors, True, forth)
+    ours, expected = (BACKWARD(out, *tensors, saved, True, backend) for backend in (back, forth))
+    assert all(relative_error(a, b) < 1e-13 for a, b in zip(ours, expected, strict=True))
 
 
 def test_empty_batch(backend):

@@ -124,9 +124,10 @@ class TestTruth:
         for ours, exact in zip(run(tensors, 'native'), run(tensors, 'reference'), strict=True):
             assert relative_error(ours, exact) < 1e-13
 
+    @pytest.mark.parametrize('states', [1, 2])
     @pytest.mark.parametrize(('forth', 'back'), [('native', 'reference'), ('reference', 'native')])
-    def test_any_backward_reads_any_forward(self, forth, back, instruction_set):
-        tensors = inputs(600, states=2, dtype=torch.float64)
+    def test_any_backward_reads_any_forward(self, forth, back, states, instruction_set):
+        tensors = inputs(600, states=states, dtype=torch.float64)
         out, states = forward(*tensors, True, forth)
         for ours, exact in zip(
             backward(out, *tensors, states, True, back), backward(out, *tensors, states, True, forth), strict=True
@@ -139,6 +140,15 @@ class TestTruth:
         expected, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, 'reference')
         assert torch.equal(out.isfinite(), expected.isfinite())
         assert not out.isfinite().all()
+
+    @pytest.mark.parametrize('length', [1, 17, 64])
+    def test_a_state_that_forgets_at_once(self, length, instruction_set):
+        # A = -inf: the decay is 0, and behind the end, where the step is 0, it must not be exp(0 * inf).
+        u, delta, A, B, C, D, bias = inputs(length)
+        tensors = (u, delta, torch.full_like(A, -torch.inf), B, C, D, bias)
+        for ours, expected in zip(run(tensors, 'native'), run(tensors, 'reference'), strict=True):
+            assert torch.equal(ours.isnan(), expected.isnan())
+            assert relative_error(ours.nan_to_num(), expected.nan_to_num()) < 1e-6
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_every_16_bit_number_is_read_and_written_exactly(self, dtype, instruction_set):
@@ -158,6 +168,19 @@ class TestTruth:
         D = torch.rand(8, generator=generator)
         out, _ = forward(u, torch.zeros_like(u), torch.zeros(8, 1), zero, zero, D, None, False, 'native')
         assert torch.equal(out, (u.float() * D.view(8, 1)).to(dtype))
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_rounding_at_the_largest_numbers_is_torchs(self, dtype, instruction_set):
+        # A channel of one position for each pair, since a state that is NaN stays so.
+        numbers = torch.tensor([1.0, -1.0, torch.inf, -torch.inf, torch.nan])
+        factors = torch.tensor([65503.0, 65519.0, 65520.0, 1e5, 3.39e38, 3.4e38])
+        u = numbers.repeat(6).to(dtype).view(1, 30, 1)
+        D = factors.repeat_interleave(5)
+        zero = torch.zeros(1, 1, 1, 1, dtype=dtype)
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(30, 1), zero, zero, D, None, False, 'native')
+        expected = (u.float() * D.view(30, 1) + 0 * u.float()).to(dtype)  # a state of 0 * u as well
+        assert torch.equal(out.isnan(), expected.isnan())
+        assert torch.equal(out.nan_to_num(7), expected.nan_to_num(7))
 
 
 class TestMemory:
@@ -184,7 +207,7 @@ class TestMemory:
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize('length', [1, 49, 300])
-    def test_nothing_is_read_or_written_beyond_the_ends(self, length, dtype, instruction_set):
+    def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype, instruction_set):
         # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
         tensors = inputs(length, states=2, dtype=dtype)
 
@@ -192,9 +215,14 @@ class TestMemory:
             storage = torch.full((x.numel() + 128,), torch.nan, dtype=x.dtype)
             return storage[64:-64].view(x.shape).copy_(x)
 
-        for ours, expected in zip(run([guarded(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+        inner = [guarded(x) for x in tensors]
+        for ours, expected in zip(run(inner, 'native'), run(tensors, 'native'), strict=True):
             assert torch.equal(ours, expected)
             assert ours.isfinite().all()
+        for x in inner:
+            storage = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
+            assert storage[:64].isnan().all()
+            assert storage[-64:].isnan().all()
 
 
 class TestThreads:
@@ -239,6 +267,7 @@ def _run_in_child(length):
 
 @needs_native
 class TestInstructionSets:
+    @pytest.mark.skipif(native.VARIABLE in os.environ, reason=f'{native.VARIABLE} names another one')
     def test_the_best_is_in_use(self):
         assert native.instruction_set() == native.instruction_sets()[0]
         assert native.instruction_sets()[-1] == 'baseline'
@@ -272,9 +301,11 @@ class TestInstructionSets:
             text=True,
             check=False,
         )
+        assert done.returncode == 0
         if value == 'baseline':
-            assert done.stdout == 'baseline\n'
+            assert (done.stdout, done.stderr) == ('baseline\n', '')
         else:
+            assert done.stdout.strip() == native.instruction_sets()[0]
             assert (
                 f"unknown instruction set 'sse9', asked for by the environment variable {native.VARIABLE}"
                 in done.stderr
@@ -327,7 +358,7 @@ def test_it_is_the_first_choice_on_a_cpu():
 
 
 def test_other_devices_are_refused_with_the_reason():
-    assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu, got tensors on meta'
+    assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu alone, got tensors on meta'
 
 
 class TestLoading:
@@ -337,6 +368,20 @@ class TestLoading:
     def record(folder, **info):
         known = {'built': True, 'reason': None, 'torch': torch.__version__, 'compiler': 'g++ 12', 'flags': []}
         (folder / '_build.json').write_text(json.dumps(known | info))
+
+    @pytest.fixture(autouse=True)
+    def _nothing_loaded_yet(self, monkeypatch):
+        monkeypatch.setattr(native, '_loaded', lambda: False)
+
+    def test_another_copy_has_loaded_its_own(self, tmp_path, monkeypatch):
+        self.record(tmp_path)
+        monkeypatch.setattr(native, '_loaded', lambda: True)
+        assert 'another copy of mmsparx in this process' in native.load(tmp_path)
+
+    @pytest.mark.parametrize('content', ['', '{"built": tr', '[]', '{}'])
+    def test_a_damaged_record(self, content, tmp_path):
+        (tmp_path / '_build.json').write_text(content)
+        assert '_build.json is damaged; install mmsparx anew' in native.load(tmp_path)
 
     def test_without_a_record(self, tmp_path):
         assert 'this copy of mmsparx was not installed' in native.load(tmp_path)
@@ -388,7 +433,7 @@ class TestLoading:
         assert "runs on the slower 'reference' backend" in done.stderr
 
 
-def test_tile_and_chunk_sizes_agree_with_the_reference():
+def test_the_chunk_is_the_references():
     header = Path(__file__).parents[2] / 'csrc' / 'selective_scan' / 'selective_scan.h'
     if not header.is_file():
         pytest.skip('needs the repository')

@@ -184,8 +184,10 @@ class TestMemoryLayout:
         scan_or_skip(backend, **arguments).sum().backward()
         assert all(torch.equal(x, before[name]) for name, x in tensors_of(arguments).items())
 
-    def test_reads_no_uninitialised_memory(self, backend):
-        arguments = leaves(inputs(130, states=2, dtype=torch.float32))
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('states', [1, 2])
+    def test_reads_no_uninitialised_memory(self, states, dtype, backend):
+        arguments = leaves(inputs(130, states=states, dtype=dtype))
 
         def run():
             out, state = scan_or_skip(backend, **arguments, return_last_state=True)
@@ -281,7 +283,7 @@ class TestExtremes:
         gradients = torch.autograd.grad(out.sum(), tensors_of(arguments).values())
         assert all(x.isfinite().all() for x in (out, state, *gradients))
 
-    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
     @pytest.mark.parametrize('name', ['u', 'delta', 'B', 'C', 'z'])
     def test_nan_and_infinity_propagate_and_do_not_leak(self, name, value, dtype, backend):

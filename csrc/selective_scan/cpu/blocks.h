@@ -14,19 +14,21 @@ using State = typename StateOf<In>::type;
 // Takes arrays off the caller's memory, one after the other.
 class Scratch {
  public:
-  explicit Scratch(void* memory) : next_(static_cast<char*>(memory)) {}
+  // Null to count alone.
+  explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
 
   template <typename T>
   T* take(int64_t count) {
-    T* const taken = reinterpret_cast<T*>(next_);
-    next_ += ceil_div(count * int64_t(sizeof(T)), 64) * 64;
+    T* const taken = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += ceil_div(count * int64_t(sizeof(T)), 64) * 64;
     return taken;
   }
 
-  int64_t used() const { return reinterpret_cast<intptr_t>(next_); }
+  int64_t used() const { return used_; }
 
  private:
-  char* next_;
+  char* memory_;
+  int64_t used_ = 0;
 };
 
 template <typename T>
@@ -87,8 +89,8 @@ MMSPARX_INLINE const In* row_of(const Rows& rows, int64_t batch, int64_t row) {
   return static_cast<const In*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;
 }
 
-template <typename T>
-MMSPARX_INLINE Channel<T> channel_of(const Inputs& in, int64_t row) {
+template <typename T, typename AnyInputs>
+MMSPARX_INLINE Channel<T> channel_of(const AnyInputs& in, int64_t row) {
   const T* const D = static_cast<const T*>(in.D);
   const T* const bias = static_cast<const T*>(in.delta_bias);
   return {static_cast<const T*>(in.A) + row * in.states, D != nullptr, D ? D[row] : 0, bias ? bias[row] : 0};

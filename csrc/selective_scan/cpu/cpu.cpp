@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <memory>
 #include <tuple>
 
 #include "../checks.h"
@@ -21,16 +20,17 @@ using OptionalTensor = std::optional<Tensor>;
 // One thread's working memory, on a cache line.
 class ThreadScratch {
  public:
-  explicit ThreadScratch(int64_t bytes) : memory_(new char[bytes + kLine]) {}
+  // As floats, so that torch's filling of uninitialised memory, for tests, fills it with NaN.
+  explicit ThreadScratch(int64_t bytes) : memory_(at::empty({(bytes + kLine) / 4}, at::kFloat)) {}
 
   void* get() {
-    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
-    return memory_.get() + (kLine - address % kLine) % kLine;
+    char* const start = static_cast<char*>(memory_.mutable_data_ptr());
+    return start + (kLine - reinterpret_cast<uintptr_t>(start) % kLine) % kLine;
   }
 
  private:
   static constexpr int64_t kLine = 64;
-  std::unique_ptr<char[]> memory_;
+  Tensor memory_;
 };
 
 // run(begin, end) over all units, at least 2^15 elements at a time: below that, starting a thread takes longer.
@@ -125,6 +125,10 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
 // A map's small inputs come in x's type and are converted as a whole: every channel reads them.
 MapTensors map_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
                        const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias) {
+  for (const Tensor& small : {step, weight, B, C}) {
+    TORCH_CHECK(small.scalar_type() == x.scalar_type(), "selective_scan: expected step, weight, B and C in ",
+                x.scalar_type(), " beside x, got ", small.scalar_type());
+  }
   const auto exact = state_type(x);
   return {x, step.to(exact), weight.to(exact), A, B.to(exact), C.to(exact), D, delta_bias};
 }

@@ -1,5 +1,5 @@
 // The scan of a map along four directions, from the contract to tiles: a few channels after the other, so that
-// the orders of their pixels, their steps and the directions' sum stay in the cache and never reach memory.
+// the orders of their pixels, their steps and the directions' sum stay in a thread's own small memory.
 
 #pragma once
 
@@ -162,13 +162,6 @@ MMSPARX_INLINE void project_backward(const Tile<T>& tile, const T* weights, int6
     }
     for (int c = 0; c < Channels; c++) dweights[c * rank + r] += sum<T>(total[c]);
   }
-}
-
-template <typename T>
-MMSPARX_INLINE Channel<T> channel_of(const MapInputs& in, int64_t row) {
-  const T* const D = static_cast<const T*>(in.D);
-  const T* const bias = static_cast<const T*>(in.delta_bias);
-  return {static_cast<const T*>(in.A) + row * in.states, D != nullptr, D ? D[row] : 0, bias ? bias[row] : 0};
 }
 
 template <typename T>

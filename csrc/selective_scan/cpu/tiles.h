@@ -31,9 +31,9 @@ struct Tile {
   MMSPARX_INLINE void write(T* array, int i, Vector<T> v) const {
     i + kLanes<T> <= count ? store(array + i, v) : store_first(array + i, v, count - i);
   }
-  // v with 0 for what lies behind the end. A step of 0 keeps the state and adds nothing to it.
-  MMSPARX_INLINE Vector<T> end(int i, Vector<T> v) const {
-    return i + kLanes<T> <= count ? v : first_lanes<T>(v, count - i);
+  // v with `last` for what lies behind the end. A step of 0 and a decay of 1 keep the state.
+  MMSPARX_INLINE Vector<T> end(int i, Vector<T> v, T last = 0) const {
+    return i + kLanes<T> <= count ? v : first_lanes<T>(v, count - i, last);
   }
 };
 
@@ -90,7 +90,7 @@ MMSPARX_INLINE void forward_tile(const Tile<T>& tile, const Channel<T>& channel,
           drive = load(drives + i);
           y = tile.read(out, i);
         }
-        const V state = scan_up<T>(exp(step * A), drive * tile.read(B, i), carry);
+        const V state = scan_up<T>(tile.end(i, exp(step * A), 1), drive * tile.read(B, i), carry);
         carry = broadcast_lane<lanes - 1, T>(state, all);
         tile.write(out, i, y + state * tile.read(C, i));
       }
@@ -172,7 +172,7 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
     store(hs - lanes, carry);
     for (int i = 0; i < padded; i += lanes) {
       const V step = OneState ? prepare(i) : load(steps + i);
-      const V decay = exp(step * A);
+      const V decay = tile.end(i, exp(step * A), 1);
       const V state = scan_up<T>(decay, step * tile.read(tile.u, i) * tile.read(B, i), carry);
       carry = broadcast_lane<lanes - 1, T>(state, all);
       store(decays + i, decay);

@@ -65,11 +65,11 @@ MMSPARX_INLINE Mask<T> lane_numbers(Indices<I...>) {
   return Mask<T>{I...};
 }
 
-// The first `count` lanes of v, and 0 after them.
+// The first `count` lanes of v, and `last` after them.
 template <typename T>
-MMSPARX_INLINE Vector<T> first_lanes(Vector<T> v, int64_t count) {
+MMSPARX_INLINE Vector<T> first_lanes(Vector<T> v, int64_t count, T last) {
   using Int = typename Integer<T>::type;
-  return lane_numbers<T>(Range<kLanes<T>>{}) < Int(count) ? v : Vector<T>{};
+  return lane_numbers<T>(Range<kLanes<T>>{}) < Int(count) ? v : broadcast(last);
 }
 
 // What comparing and choosing would compile to three instructions for. Where x is NaN the result is x. (The

@@ -48,7 +48,7 @@ class SparXLayer(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
-        x = self.position(x).add_(x)
+        x = x + self.position(x)
         x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x), *sources))
         return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
 

@@ -1,7 +1,8 @@
 """The selective scan of Mamba as a PyTorch custom operator.
 
-`interface` says what it computes and checks arguments, `library` registers the operator (schema,
-fake, autograd, FLOPs), `backends` orders the implementations, `reference` is the pure-torch one.
+`interface` says what it computes and checks arguments, `library` registers the operators (schema,
+fake, autograd, FLOPs), `backends` orders the implementations: `native` is the compiled one, `reference`
+the pure-torch one, and `cross` makes the scan of a map of a plain one.
 """
 
 from mmsparx.ops.selective_scan.backends import available_backends

@@ -9,11 +9,10 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
-from mmsparx.ops.selective_scan import cross, native, reference
+from mmsparx.ops.selective_scan import native, reference
 
 AUTO = 'auto'
 VARIABLE = 'MMSPARX_SCAN_BACKEND'
@@ -31,10 +30,10 @@ class Backend:
         name: what `backend=` and the environment variable call it.
         forward: as `reference.forward`.
         backward: as `reference.backward`.
-        cross_forward, cross_backward: as those of `cross`, which are made of the two above where a
-            backend has none of its own.
         missing: () -> why it is not installed on this machine, or None.
         refusal: u -> why it cannot run on such inputs, or None.
+        cross_forward, cross_backward: as those of `cross`, without the scan; None where the two above are
+            to be used by them.
     """
 
     name: str
@@ -44,11 +43,6 @@ class Backend:
     refusal: Callable[[Tensor], str | None] = _always
     cross_forward: Callable | None = None
     cross_backward: Callable | None = None
-
-    def __post_init__(self):
-        if self.cross_forward is None:
-            object.__setattr__(self, 'cross_forward', partial(cross.forward, self.forward))
-            object.__setattr__(self, 'cross_backward', partial(cross.backward, self.backward))
 
 
 # Best first; the last one runs on anything.

@@ -5,6 +5,7 @@ a sequence (step, A, B, C, D, delta_bias, states) is in the order of its directi
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ def forward(scan: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) ->
 
     Returns (out as x, states).
     """
-    out, states = scan(*_sequences(x, step, weight), *others)
+    with _no_autocast(x):
+        out, states = scan(*_sequences(x, step, weight), *others)
     return cross_merge(out.unflatten(1, (4, -1)), *x.shape[2:]), states
 
 
@@ -26,13 +28,21 @@ def backward(differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, wei
 
     Returns the gradients of x, step, weight and of what follows.
     """
-    u, delta = _sequences(x, step, weight)
-    du, ddelta, *gradients = differentiate(cross_scan(grad).flatten(1, 2), u, delta, *others)
-    dx = cross_merge(du.unflatten(1, (4, -1)), *x.shape[2:])
-    ddelta = ddelta.unflatten(1, (4, -1))
-    dstep = torch.matmul(weight.unflatten(0, (4, -1)).transpose(1, 2), ddelta)
-    dweight = torch.matmul(ddelta, step.transpose(2, 3)).sum(0).flatten(0, 1)
+    with _no_autocast(x):
+        u, delta = _sequences(x, step, weight)
+        du, ddelta, *gradients = differentiate(cross_scan(grad).flatten(1, 2), u, delta, *others)
+        dx = cross_merge(du.unflatten(1, (4, -1)), *x.shape[2:])
+        ddelta = ddelta.unflatten(1, (4, -1))
+        dstep = torch.matmul(weight.unflatten(0, (4, -1)).transpose(1, 2), ddelta)
+        dweight = torch.matmul(ddelta, step.transpose(2, 3)).sum(0).flatten(0, 1)
     return dx, dstep, dweight, *gradients
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager:
+    """Autocast reaches into operators: without this, a float32 scan would get a 16-bit delta."""
+    if not torch.amp.is_autocast_available(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _sequences(x: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,8 +33,9 @@ def selective_scan(
         out_t  = C_t . h_t + D u_t                   (times silu(z_t) if z is given)
 
     The state and all arithmetic are float32, or float64 for float64 inputs; a 16-bit input is
-    converted when it is read and the output when it is written. NaN and infinity propagate. Arguments
-    and their order are those of mamba's `selective_scan_fn`. Differentiable once, in every tensor.
+    converted when it is read and the output when it is written. NaN and infinity propagate: what is not
+    finite stays so, though a compiled backend, which multiplies decays first, may make NaN of infinity.
+    Arguments and their order are those of mamba's `selective_scan_fn`. Differentiable once, in every tensor.
 
     Args:
         u: (batch, dim, L); float64, float32, bfloat16 or float16.

@@ -4,9 +4,12 @@ The schemas are the contract: a compiled extension adds kernels behind `backends
 operator, so graphs that were exported with one set of backends run with any other.
 """
 
+from functools import partial
+
 import torch
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
+from mmsparx.ops.selective_scan import cross
 from mmsparx.ops.selective_scan.backends import choose
 from mmsparx.ops.selective_scan.reference import state_count, state_dtype
 
@@ -51,13 +54,17 @@ def _backward(*arguments):
 @torch.library.impl(CROSS_FORWARD, 'CompositeExplicitAutograd')
 def _cross_forward(*arguments):
     *inputs, backend = arguments
-    return choose(backend, inputs[0]).cross_forward(*inputs)
+    chosen = choose(backend, inputs[0])
+    run = chosen.cross_forward or partial(cross.forward, chosen.forward)
+    return run(*inputs)
 
 
 @torch.library.impl(CROSS_BACKWARD, 'CompositeExplicitAutograd')
 def _cross_backward(*arguments):
     *inputs, backend = arguments
-    return _present(choose(backend, inputs[1]).cross_backward(*inputs), inputs)
+    chosen = choose(backend, inputs[1])
+    run = chosen.cross_backward or partial(cross.backward, chosen.backward)
+    return _present(run(*inputs), inputs)
 
 
 def _present(gradients, inputs):
@@ -93,10 +100,8 @@ def _save(ctx, inputs, output):
     ctx.mark_non_differentiable(states)
 
 
-def _differentiate(ctx, grad, _):
+def _differentiate(backward, ctx, grad, _):
     saved = ctx.saved_tensors  # read once: gradient checkpointing allows no more
-    is_map = saved[0].dim() == 4
-    backward = torch.ops.mmsparx.cross_selective_scan_bwd if is_map else torch.ops.mmsparx.selective_scan_bwd
     gradients = backward(grad, *saved, ctx.delta_softplus, ctx.backend)
     present = (None if x is None else gradient for x, gradient in zip(saved, gradients, strict=False))
     return *present, None, None
@@ -106,8 +111,11 @@ def _refuse_second_derivative(ctx, *_):
     raise RuntimeError('selective_scan can be differentiated once; its second derivative is not implemented')
 
 
-for forward, backward in ((FORWARD, BACKWARD), (CROSS_FORWARD, CROSS_BACKWARD)):
-    torch.library.register_autograd(forward, _differentiate, setup_context=_save)
+for forward, backward, operator in (
+    (FORWARD, BACKWARD, torch.ops.mmsparx.selective_scan_bwd),
+    (CROSS_FORWARD, CROSS_BACKWARD, torch.ops.mmsparx.cross_selective_scan_bwd),
+):
+    torch.library.register_autograd(forward, partial(_differentiate, operator), setup_context=_save)
     torch.library.register_autograd(backward, _refuse_second_derivative)
 
 

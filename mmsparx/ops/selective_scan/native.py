@@ -17,18 +17,30 @@ from torch import Tensor
 
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[2]
-_INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir'
+_INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir --no-binary mmsparx'
 
 
 def build_info(package: Path = _PACKAGE) -> dict:
     """What setup.py recorded: `built`, `reason`, `torch`, `compiler`, `flags` and more; {} without a record."""
     path = package / '_build.json'
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        info = json.loads(path.read_text())
+        return info | {'built': bool(info['built']), 'torch': str(info['torch'])}
+    except (ValueError, KeyError, TypeError):  # cut off by a full disk, or another's
+        return {
+            'built': False,
+            'torch': None,
+            'reason': f'{path.name} is damaged; install mmsparx anew: {_INSTALL} mmsparx',
+        }
 
 
 def load(package: Path = _PACKAGE) -> str | None:
     """Loads the library in a folder and returns None, or why it cannot be loaded, in one line."""
     info = build_info(package)
+    if _loaded():
+        return 'another copy of mmsparx in this process has loaded its own; import one of them alone'
     if not info:
         return (
             f'it was not compiled, since this copy of mmsparx was not installed; {_INSTALL} -e . in its folder does it'
@@ -52,6 +64,10 @@ def load(package: Path = _PACKAGE) -> str | None:
     return None
 
 
+def _loaded() -> bool:
+    return hasattr(torch.ops.mmsparx, 'selective_scan_fwd_native')
+
+
 def _minor(version: str) -> str:
     return '.'.join(re.findall(r'\d+', version)[:2])
 
@@ -69,7 +85,7 @@ def missing() -> str | None:
 
 def refusal(u: Tensor) -> str | None:
     """Why they cannot run on such inputs, or None."""
-    return None if u.device.type == 'cpu' else f'it has kernels for cpu, got tensors on {u.device.type}'
+    return None if u.device.type == 'cpu' else f'it has kernels for cpu alone, got tensors on {u.device.type}'
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor]:
@@ -138,4 +154,7 @@ def _require() -> None:
 
 
 if _missing is None and os.environ.get(VARIABLE):
-    _choose(os.environ[VARIABLE], f'the environment variable {VARIABLE}')
+    try:
+        _choose(os.environ[VARIABLE], f'the environment variable {VARIABLE}')
+    except ValueError as error:  # machines of one cluster share their environment, not their processors
+        warnings.warn(f'mmsparx: {error}; using {instruction_set()!r}', stacklevel=2)
