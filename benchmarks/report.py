@@ -140,7 +140,7 @@ def environment(device: torch.device) -> dict:
 
 
 def hardware_name(facts: dict) -> str:
-    """Of an `environment`, the processor measured, fit for a folder's name: 'nvidia-h200'."""
+    """Of an `environment`, the processor measured, fit for a folder's name: 'nvidia-a100'."""
     hardware = facts['hardware']
     name = (
         hardware['gpu']['model']

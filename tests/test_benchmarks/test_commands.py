@@ -249,8 +249,8 @@ def test_the_environment_names_no_machine_user_or_folder():
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [
-        ('/usr/bin/c++ -O3 -I/opt/a/b x/y', 'c++ -O3 -Ib x/y'),
-        (['at "/home/me/x.py"', 3], ['at "x.py"', 3]),
+        ('/a/bin/c++ -O3 -I/a/b x/y', 'c++ -O3 -Ib x/y'),
+        (['at "/a/b/x.py"', 3], ['at "x.py"', 3]),
         ({'a': 'c++ 12.2 -mavx2'}, {'a': 'c++ 12.2 -mavx2'}),
     ],
 )
@@ -259,7 +259,7 @@ def test_folders_are_cut_off(text, expected):
 
 
 def test_the_output_folder_is_no_part_of_the_command():
-    command = command_line._command('network', ['--compile', '--out', '/home/me', '--name', 'a b', '--out=/x'])
+    command = command_line._command('network', ['--compile', '--out', '/a/b', '--name', 'a b', '--out=/x'])
     assert command == "python -m benchmarks.network --compile --name 'a b'"
 
 
@@ -267,7 +267,7 @@ def test_the_output_folder_is_no_part_of_the_command():
     ('hardware', 'name'),
     [
         ({'cpu': {'model': 'Intel(R) Xeon(R) Gold 6338 CPU @ 2.00GHz', 'cores': 4}}, 'intel-xeon-gold-6338-4-cores'),
-        ({'cpu': {'model': 'x', 'cores': 4}, 'gpu': {'model': 'NVIDIA H200'}}, 'nvidia-h200'),
+        ({'cpu': {'model': 'x', 'cores': 4}, 'gpu': {'model': 'NVIDIA A100'}}, 'nvidia-a100'),
     ],
 )  # fmt: skip
 def test_hardware_names(hardware, name):

@@ -378,7 +378,7 @@ class TestLoading:
         monkeypatch.setattr(native, '_loaded', lambda: True)
         assert 'another copy of mmsparx in this process' in native.load(tmp_path)
 
-    @pytest.mark.parametrize('content', ['', '{"built": tr', '[]', '{}'])
+    @pytest.mark.parametrize('content', ['', '{"built": tr', '[]', '{}', '{"built": false, "torch": null}'])
     def test_a_damaged_record(self, content, tmp_path):
         (tmp_path / '_build.json').write_text(content)
         assert '_build.json is damaged; install mmsparx anew' in native.load(tmp_path)

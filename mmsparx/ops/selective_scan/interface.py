@@ -152,9 +152,10 @@ def cross_selective_scan(
             'delta_bias': (delta_bias, (dim,), state_dtype(x)),
         },
     )
-    return torch.ops.mmsparx.cross_selective_scan_fwd(x, step, weight, A, B, C, D, delta_bias, delta_softplus, backend)[
-        0
-    ]
+    out, _ = torch.ops.mmsparx.cross_selective_scan_fwd(
+        x, step, weight, A, B, C, D, delta_bias, delta_softplus, backend
+    )
+    return out
 
 
 def _with_groups(name: str, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def build_info(package: Path = _PACKAGE) -> dict:
         return {}
     try:
         info = json.loads(path.read_text())
-        return info | {'built': bool(info['built']), 'torch': str(info['torch'])}
+        return info | {'built': bool(info['built']), 'torch': str(info['torch']), 'reason': info['reason']}
     except (ValueError, KeyError, TypeError):  # cut off by a full disk, or another's
         return {
             'built': False,
