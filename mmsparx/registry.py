@@ -1,6 +1,6 @@
 """The package's registries.
 
-`MODELS` and `HOOKS` are children of mmengine's roots, so `type='mmsparx.Name'` is found from
+`MODELS`, `HOOKS` and `TRANSFORMS` are children of mmengine's roots, so `type='mmsparx.Name'` is found from
 every scope: mmengine imports this module when it meets the scope, and the locations below when
 it looks the name up. Backbones are registered in mmengine's root too (`register_backbone`), so
 that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is imported.
@@ -8,17 +8,26 @@ that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is
 `TOKEN_MIXERS` and `AGGREGATORS` hold what a network is composed of. They are read with
 `lookup`, not with `Registry.build`, which would search the scope of whichever library builds
 the network.
+
+Importing this module makes mmengine's loading of checkpoints safe (see `safe_loading`): it is what
+mmengine meets first, by whichever name it looks for.
 """
 
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
-__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'lookup', 'register_backbone']
+from mmsparx.safe_loading import secure_mmengine
+
+__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'TRANSFORMS', 'lookup', 'register_backbone']
+
+secure_mmengine()
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='mmsparx', locations=['mmsparx.models'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmsparx', locations=['mmsparx.engine'])
+TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope='mmsparx', locations=['mmsparx.datasets'])
 TOKEN_MIXERS = Registry('token mixer', scope='mmsparx', locations=['mmsparx.layers.mixers'])
 AGGREGATORS = Registry('aggregator', scope='mmsparx', locations=['mmsparx.layers.aggregators'])
 

@@ -16,11 +16,14 @@ LAYERS = {
     '__init__': ({'version'}, set()),
     'version': (set(), set()),
     'ops': (set(), {'torch'}),
-    'registry': (set(), {'mmengine'}),
     'safe_loading': (set(), {'torch', 'numpy', 'mmengine'}),
+    'registry': ({'safe_loading'}, {'mmengine'}),
     'layers': ({'ops', 'registry'}, {'torch'}),
     'models': ({'layers', 'ops', 'registry', 'safe_loading'}, {'torch', 'mmengine'}),
     'analysis': ({'ops'}, None),
+    'datasets': ({'registry'}, None),
+    'doctor': ({'ops', 'version'}, {'torch'}),
+    '__main__': ({'doctor'}, set()),
     'engine': ({'analysis', 'models', 'layers', 'ops', 'registry', 'safe_loading', 'version'}, None),
 }
 # What lies beside the package in the repository; it is not there once the package is installed.

@@ -1,0 +1,22 @@
+"""The commands of `python -m mmsparx`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+# What is imported here must start where torch is broken or missing: a command imports what it needs
+# when it runs.
+from mmsparx import doctor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='python -m mmsparx')
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    doctor.add_command(commands)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

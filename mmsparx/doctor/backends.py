@@ -1,0 +1,114 @@
+"""What torch and the selective scan can do here, and whether the scan's numbers are right. Imports torch."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mmsparx.ops import cross_selective_scan, selective_scan
+from mmsparx.ops.selective_scan import native
+from mmsparx.ops.selective_scan.backends import AUTO, BACKENDS, choose
+
+# Largest ||a - b|| / ||b|| of a float32 result against float64; rounding alone makes it some 1e-7.
+TOLERANCE = 1e-5
+
+
+def describe() -> dict:
+    """torch's version, CUDA and GPUs, and a row per backend, device and CPU instruction set."""
+    usable = torch.cuda.is_available()  # the driver may count GPUs that torch cannot use
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count() if usable else 0)]
+    return {
+        'version': torch.__version__,
+        'cuda': torch.version.cuda,
+        'gpus': [
+            {
+                'name': gpu.name,
+                'capability': f'{gpu.major}.{gpu.minor}',
+                'memory_gib': round(gpu.total_memory / 2**30, 1),
+            }
+            for gpu in gpus
+        ],
+        'backends': list(_rows(['cpu', 'cuda'] if usable else ['cpu'])),
+    }
+
+
+def _rows(devices: list[str]) -> Iterator[dict]:
+    # Empty: a GPU that torch has no kernels for should fail in `check`.
+    samples = {device: torch.empty(1, 1, 1, device=device) for device in devices}
+    chosen = {device: _chosen(u) for device, u in samples.items()}
+    for backend in BACKENDS:
+        for device, u in samples.items():
+            row = {'name': backend.name, 'device': device, 'instruction_set': None, 'in_use': False}
+            if missing := backend.missing():
+                lost = backend.name == 'native' and bool(native.build_info().get('built'))
+                yield row | {'device': None, 'missing': missing, 'lost': lost}
+                break
+            row |= {'in_use': backend.name == chosen[device], 'missing': backend.refusal(u)}
+            if (backend.name, device) != ('native', 'cpu'):
+                yield row
+                continue
+            for name in native.instruction_sets():
+                used = row['in_use'] and name == native.instruction_set()
+                yield row | {'instruction_set': name, 'in_use': used}
+
+
+def _chosen(u: Tensor) -> str | None:
+    try:
+        return choose(AUTO, u).name
+    except (ValueError, RuntimeError):  # an environment variable asks for what there is not: see `clashes`
+        return None
+
+
+def check(backend: str, device: str, instruction_set: str = '') -> str:
+    """Compare float32 outputs and all gradients of seeded scans with `reference` in float64.
+
+    Returns:
+        The largest relative error, and of what.
+
+    Raises:
+        ArithmeticError: it is above the tolerance.
+    """
+    errors = {}
+    with native.use_instruction_set(instruction_set) if instruction_set else nullcontext():
+        for scan, tensors, truth in _problems():
+            found = _run(scan, {name: x.to(device) for name, x in tensors.items()}, backend)
+            for name, exact in truth.items():
+                error = (found[name].double().cpu() - exact).norm() / exact.norm()
+                errors[f'{name} of {scan.__name__}, N = {tensors["A"].shape[1]}'] = error.item()
+    worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+    told = f'relative error {errors[worst]:.1e}, tolerance {TOLERANCE:.0e} ({worst})'
+    if not errors[worst] <= TOLERANCE:
+        raise ArithmeticError(told)
+    return told
+
+
+@cache
+def _problems() -> list[tuple[Callable, dict[str, Tensor], dict[str, Tensor]]]:
+    """Scans, their inputs and the truth: a length of 333, which ends no block of any backend; D, a bias, groups."""
+    problems = []
+    generator = torch.Generator().manual_seed(0)
+    for states in (1, 16):
+        for scan, scanned, dim, groups in (
+            (selective_scan, dict(u=(2, 6, 333), delta=(2, 6, 333)), 6, 2),
+            (cross_selective_scan, dict(x=(2, 6, 9, 37), step=(2, 4, 2, 333), weight=(24, 2)), 24, 4),
+        ):
+            along = (2, groups, states, 333)
+            shapes = scanned | dict(A=(dim, states), B=along, C=along, D=(dim,), delta_bias=(dim,))
+            tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+            tensors['A'] = -tensors['A'].exp()
+            truth = _run(scan, {name: x.double() for name, x in tensors.items()}, 'reference')
+            problems.append((scan, tensors, truth))
+    return problems
+
+
+def _run(scan: Callable, tensors: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+    """The output, and the gradients for a gradient of cos(0), cos(1), ..."""
+    tensors = {name: x.detach().requires_grad_() for name, x in tensors.items()}
+    out = scan(**tensors, delta_softplus=True, backend=backend)
+    weights = torch.arange(out.numel(), dtype=torch.float64).cos().view(out.shape).to(out)
+    gradients = torch.autograd.grad(out, list(tensors.values()), weights)
+    named = {f'gradient of {name}': gradient for name, gradient in zip(tensors, gradients, strict=True)}
+    return {'output': out.detach(), **named}

@@ -1,0 +1,66 @@
+"""Imports and calls in another process, which they may end: an undefined symbol, a crash, an endless wait."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+
+TIME_LIMIT = 300  # seconds for all that one process does; importing torch from a cold disk takes a minute
+_CHILD = 'from mmsparx.doctor.isolated import main; main()'
+
+
+def run(calls: Iterable[str]) -> dict[str, tuple[object, str | None]]:
+    """Make calls one after the other; where one ends the process, a fresh one goes on with the next.
+
+    Args:
+        calls: 'package.module', which is imported, or 'package.module:function argument ...', which is
+            called with these strings and returns what JSON can hold.
+
+    Returns:
+        Per call, (what it returned, None), or (None, why it did not return).
+    """
+    outcomes, pending = {}, list(calls)
+    while pending:
+        results, cause = _run(pending)
+        outcomes |= {call: (result, None) for call, result in zip(pending, results, strict=False)}
+        pending = pending[len(results) :]
+        if pending:
+            outcomes[pending.pop(0)] = (None, cause)
+    return outcomes
+
+
+def _run(calls: list[str]) -> tuple[list, str]:
+    """(results of the calls that returned, why the next one did not)."""
+    command = [sys.executable, '-c', _CHILD, *calls]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT)
+        output, cause = done.stdout, _cause(done)
+    except subprocess.TimeoutExpired as expired:
+        output, cause = expired.stdout or b'', f'no answer within {TIME_LIMIT} s'
+    return [json.loads(line) for line in output.splitlines()], cause
+
+
+def _cause(done: subprocess.CompletedProcess) -> str:
+    if done.returncode < 0:
+        return f'the process was ended by {signal.Signals(-done.returncode).name}'
+    lines = done.stderr.decode(errors='replace').split('\n')
+    return next((line.strip() for line in reversed(lines) if line.strip()), f'exit status {done.returncode}')
+
+
+def main() -> None:
+    """The other process: a line of JSON for every call that returned."""
+    results = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # some packages print when they are imported
+    for call in sys.argv[1:]:
+        name, *arguments = call.split()
+        name, _, function = name.partition(':')
+        try:
+            module = import_module(name)
+            result = getattr(module, function)(*arguments) if function else None
+        except Exception as error:  # whatever a broken package raises; told in one line, the last one
+            sys.exit(' '.join(f'{type(error).__name__}: {error}'.split()))
+        results.write(json.dumps(result) + '\n')
+        results.flush()
