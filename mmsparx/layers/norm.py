@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BATCH_NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
-# What BatchNorm2d and SyncBatchNorm have in common.
-BatchNorm = (nn.BatchNorm2d, nn.SyncBatchNorm)
+# What they have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def batch_norm(dim: int, cfg: Mapping) -> nn.Module:

@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 from helpers import SMALL_ARCH, Watch, randomise, relative_error
+from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmsparx.layers.basic import ChannelScale, DropPath
@@ -158,7 +159,7 @@ class TestInitialValues:
                 assert module.weight.abs().max() < 0.02 * 6, name  # torch's own would be uniform, and wider
                 assert module.weight.std() > 0, name
                 assert module.bias is None or module.bias.eq(0).all(), name
-            elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, *BatchNorm)):
+            elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, BatchNorm)):
                 assert module.weight.eq(1).all(), name
                 assert module.bias.eq(0).all(), name
 
@@ -296,6 +297,17 @@ class TestNorms:
         assert len(norms) == 2 + 3 + 4 * 4 + 3 * 2
         assert all(type(norm) is nn.SyncBatchNorm and norm.momentum == 0.03 for norm in norms)
         assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+
+    @pytest.mark.parametrize('options', [{'norm_eval': True}, {'with_cp': True}], ids=str)
+    def test_where_mmengine_has_reverted_sync_to_plain(self, options):
+        """In one process the Runner does so, and by a class of its own."""
+        model = revert_sync_batchnorm(build(norm_cfg={'type': 'SyncBN'}, **options)).train()
+        train_step(model, torch.randn(4, 3, 64, 64))
+        tracked = {int(x) for name, x in model.state_dict().items() if name.endswith('num_batches_tracked')}
+        assert tracked == ({0} if 'norm_eval' in options else {1})
+        if 'with_cp' in options:
+            with pytest.raises(ValueError, match='in a batch of 1'):
+                model(torch.randn(1, 3, 32, 32))
 
     def test_sync_and_plain_agree_in_one_process(self):
         plain, sync = build(), build(norm_cfg={'type': 'SyncBN'})
