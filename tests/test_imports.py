@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).parents[1] / 'mmsparx'
 # Per layer: the layers of mmsparx that it may import, and the distributions outside the standard
 # library (None: any; what is not installed everywhere is imported where it is used).
 LAYERS = {
-    '__init__': ({'version'}, set()),
+    '__init__': ({'models', 'version'}, set()),  # models when it is asked for
     'version': (set(), set()),
     'ops': (set(), {'torch'}),
     'safe_loading': (set(), {'torch', 'numpy', 'mmengine'}),
     'registry': ({'safe_loading'}, {'mmengine'}),
     'layers': ({'ops', 'registry'}, {'torch'}),
-    'models': ({'layers', 'ops', 'registry', 'safe_loading'}, {'torch', 'mmengine'}),
+    'models': ({'layers', 'ops', 'registry', 'safe_loading'}, {'torch', 'mmengine', 'safetensors'}),
     'analysis': ({'ops'}, None),
     'datasets': ({'registry'}, None),
     'doctor': ({'ops', 'version'}, {'torch'}),

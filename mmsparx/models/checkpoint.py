@@ -2,68 +2,27 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from pickle import UnpicklingError
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from fnmatch import fnmatchcase
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmsparx.models.names import is_published, to_ours
-from mmsparx.safe_loading import allow_mmengine_globals, weights_only
+from mmsparx.models.load_causes import Mismatch
+from mmsparx.models.load_report import LoadReport, shorten
+from mmsparx.models.names import backbone_prefixes, is_published, to_ours
+from mmsparx.models.weight_files import read_state_dict
 
-allow_mmengine_globals()
+__all__ = ['LoadReport', 'load_pretrained', 'match_weights', 'read_state_dict', 'rename_published']
 
 # What a published checkpoint of another task lacks: the output norms of dense prediction, and the
 # detectors' learnable attention scale. Both start fresh.
 _MAY_MISS = re.compile(r'out_norms\.|.*\.in_proj\.scale$')
 # What a classification checkpoint has and a backbone does not.
-_MAY_BE_LEFT = re.compile(r'head\.|classifier\.')
-
-
-@dataclass
-class LoadReport:
-    """What became of a checkpoint's entries, by names of the model.
-
-    Attributes:
-        source: where the weights came from.
-        loaded: names that were loaded.
-        fresh: names that the checkpoint lacks and may lack; they keep their initial values.
-        ignored: names of the checkpoint that the model lacks and may lack.
-        missing: names that the checkpoint should have had.
-        unexpected: names of the checkpoint that fit nothing.
-        mismatched: name -> (shape in the model, shape in the checkpoint).
-    """
-
-    source: str
-    loaded: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return not (self.missing or self.unexpected or self.mismatched)
-
-    def __str__(self) -> str:
-        lines = [f'weights from {self.source}: {len(self.loaded)} tensors loaded']
-        explained = (
-            (self.fresh, 'not in the file, keep their initial values'),
-            (self.ignored, 'in the file, not in the model, left out'),
-            (self.missing, 'MISSING in the file'),
-            (self.unexpected, 'UNEXPECTED in the file'),
-            ([f'{k} (model {m}, file {f})' for k, (m, f) in self.mismatched.items()], 'of ANOTHER SHAPE'),
-        )
-        lines += [f'  {len(names)} {what}: {_some(names)}' for names, what in explained if names]
-        return '\n'.join(lines)
-
-
-def _some(names: Iterable[str], count: int = 4) -> str:
-    names = list(names)
-    return ', '.join(names[:count]) + (f', ... ({len(names) - count} more)' if len(names) > count else '')
+_HEAD = re.compile(r'head\.|classifier\.')
+# What a backbone that returns earlier stages alone does not build: the stages after, and the downsampling to them.
+_STAGE = re.compile(r'(?:stages|out_norms)\.(\d+)\.(downsample\.)?')
+_IN_A_BACKBONE = re.compile(r'(stem|stages|out_norms)\.')
 
 
 def rename_published(state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
@@ -76,125 +35,161 @@ def rename_published(state_dict: MutableMapping[str, Tensor], prefix: str = '') 
         return
     for name in names:
         ours = to_ours(name)
-        if ours is not None:
+        if ours is not None and prefix + ours not in state_dict:  # nothing is written over
             state_dict[prefix + ours] = state_dict.pop(prefix + name)
 
 
-def read_state_dict(source: str) -> dict[str, Tensor]:
-    """The weights in a file or at an address that mmengine can read, loaded weights-only.
+def load_pretrained(
+    model: nn.Module,
+    source: str | os.PathLike,
+    prefix: str | None = None,
+    *,
+    may_differ: str | Sequence[str] = (),
+    weights: str = 'auto',
+) -> LoadReport:
+    """Load weights from a published or own checkpoint, strictly.
 
-    Takes a flat state dict and what a Runner writes (under `state_dict`), and drops a `module.`
-    prefix.
+    Into a backbone goes the backbone of a classifier, a detector or a segmenter, in published names or
+    ours. Missing and allowed: output norms and the detectors' attention scale. Left over and allowed:
+    a classification head, and stages that the model does not build.
 
-    Raises:
-        RuntimeError: the file cannot be had, is damaged, holds more than weights, or holds none;
-            chained to the error underneath.
-    """
-    help_ = 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None on the backbone.'
-    try:
-        with weights_only():
-            checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    except UnpicklingError as error:
-        # The cause, without the advice to load unsafely that torch wraps it in.
-        cause = re.split(r'WeightsUnpickler error:|a trusted source\.', str(error))[-1].split('\n\nCheck the doc')[0]
-        raise RuntimeError(
-            f'{source} was not loaded: it is no checkpoint, or holds more than weights and could run code. '
-            f'{cause.strip()}'
-        ) from error
-    except Exception as error:  # reading a damaged file can end in any way, an OSError included
-        if isinstance(error, OSError) and not os.path.isfile(source):  # urllib's errors are OSErrors
-            raise RuntimeError(f'the weights {source} cannot be had: {error}. {help_}') from error
-        raise RuntimeError(f'{source} is damaged, or no checkpoint: {error}') from error
-    state_dict = checkpoint
-    for key in ('state_dict', 'model'):
-        if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
-            state_dict = state_dict[key]
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(name, str) and isinstance(x, Tensor) for name, x in state_dict.items()
-    ):
-        raise RuntimeError(
-            f'{source}: expected a state dict, flat or under the key "state_dict", got {type(checkpoint).__name__}'
-            + (f' with the keys {_some(map(str, checkpoint))}' if isinstance(checkpoint, Mapping) else '')
-        )
-    return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
-
-
-def load_pretrained(model: nn.Module, source: str, prefix: str | None = None) -> LoadReport:
-    """Load a backbone's weights from a published or own checkpoint, strictly.
-
-    The checkpoint may be of a classifier, a detector or a segmenter, in published names or ours.
-    Missing and allowed: output norms and the detectors' attention scale. Left over and allowed: a
-    classification head, and stages that the model does not build.
+    Into a model that holds a SparX backbone (`SparXClassifier`, or one of mmdet, mmseg or mmpretrain)
+    goes a checkpoint of such a model, and everything must match, its heads included.
 
     Args:
-        model: a SparX backbone.
-        source: a file or an address that mmengine can read.
-        prefix: of the backbone's names in the checkpoint; by default 'backbone.' where there are
-            such names. '' takes the names as they are.
+        model: a SparX backbone, or a model that holds one.
+        source: a file or an address; see `read_weights` for what can be read.
+        prefix: of the model's names in the checkpoint, without which they are loaded. By default, for
+            a backbone, where the checkpoint has its SparX backbone, and '' for a whole model. ''
+            takes the names as they are.
+        may_differ: patterns with `*` (see `fnmatch`) of names, under the model's names, that need not
+            match, as in 'head.fc.*': they are loaded where they do and keep their initial values
+            where they do not. For fine-tuning on other classes.
+        weights: 'ema' for the averaged copy of a training checkpoint, 'raw' for the other, 'auto' for
+            the averaged one where there is one.
 
     Returns:
         The report, which is also logged.
 
     Raises:
-        RuntimeError: the file cannot be read (see `read_state_dict`), or does not match; the message
+        RuntimeError: the file cannot be read (see `read_weights`), or does not match; the message
             names the first offenders and the likely cause. The model is left as it was.
+        ValueError: the model holds no SparX backbone, the checkpoint has several and no prefix says
+            which, a pattern fits no name, or there is no such copy of the weights.
     """
-    state_dict = read_state_dict(source)
+    own = model.state_dict()
+    if not backbone_prefixes(own):
+        raise ValueError(f'expected a SparX backbone, or a model that holds one, got {type(model).__name__}')
+    state_dict = read_state_dict(source, weights)
+    found, report = match_weights(model, own, state_dict, str(source), prefix=prefix, may_differ=may_differ)
+    model.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    return report
+
+
+def match_weights(
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    *,
+    prefix: str | None = None,
+    may_differ: str | Sequence[str] = (),
+    whole: bool = False,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Give a checkpoint's weights the model's names, and compare them; loads nothing.
+
+    Args:
+        model: any model. In it, published names of SparX backbones are understood.
+        own: its state dict.
+        state_dict: the checkpoint's weights, by its names.
+        source: where they are from, for the report.
+        prefix, may_differ: as for `load_pretrained`.
+        whole: whether everything must match that need not from one task to another.
+
+    Returns:
+        The checkpoint's weights under `prefix`, by the model's names, and the report, which is logged.
+
+    Raises:
+        RuntimeError, ValueError: as for `load_pretrained`.
+    """
+    homes = backbone_prefixes(own)
+    home = homes[0] if len(homes) == 1 else None
     if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
+        prefix = _place_of_backbone(state_dict, source) if home == '' else ''
     elif prefix:
         prefix = prefix.removesuffix('.') + '.'
-    state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    rename_published(state_dict)
-    report = _compare(model, state_dict, str(source))
-    if not report.ok:
-        raise RuntimeError(f'{report}\n{_likely_cause(model, state_dict, report)} Nothing was loaded.')
-    model.load_state_dict({name: state_dict[name] for name in report.loaded}, strict=False)
+    found = {name.removeprefix(prefix): x for name, x in state_dict.items() if name.startswith(prefix)}
+    for place in {'', *homes}:
+        rename_published(found, place)
+    # A flat file's backbone goes to where the model has its own.
+    flat = bool(home) and backbone_prefixes(found) == ['']
+    if flat:
+        found = {home + name if _IN_A_BACKBONE.match(name) else name: x for name, x in found.items()}
+
+    differs = _patterns(may_differ, (*own, *found))
+    between_tasks = (flat or home == '') and not whole
+    report = _compare(own, found, source, differs, home if between_tasks else None)
     print_log(str(report), logger='current')
-    return report
+    if not report.ok:
+        cause = Mismatch(report, model, home, found, state_dict.keys(), flat).likely_cause()
+        raise RuntimeError(f'{report.summary()}\n{cause} Nothing was loaded.')
+    return found, report
 
 
-def _compare(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> LoadReport:
-    report = LoadReport(source)
-    own = model.state_dict()
-    for name, tensor in own.items():
-        if name not in state_dict:
-            (report.fresh if _MAY_MISS.match(name) else report.missing).append(name)
-        elif state_dict[name].shape != tensor.shape:
-            report.mismatched[name] = (tuple(tensor.shape), tuple(state_dict[name].shape))
+def _place_of_backbone(names: Iterable[str], source: str) -> str:
+    """The prefix under which a checkpoint has a backbone."""
+    places = backbone_prefixes(names)
+    if 'backbone.' in places or (not places and any(name.startswith('backbone.') for name in names)):
+        return 'backbone.'
+    if len(places) > 1:
+        raise ValueError(f'{source} holds several SparX backbones: say which by prefix=, one of {", ".join(places)}')
+    return places[0] if places else ''
+
+
+def _patterns(may_differ: str | Sequence[str], names: Collection[str]) -> Callable[[str], bool]:
+    """Whether a name fits one of the patterns, each of which must fit one of `names`."""
+    patterns = [may_differ] if isinstance(may_differ, str) else list(may_differ)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f'may_differ: {pattern!r} fits none of the names, as in: {shorten(names)}')
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _compare(
+    own: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    source: str,
+    differs: Callable[[str], bool],
+    home: str | None,
+) -> LoadReport:
+    """Compare name by name; `home` is the prefix of a backbone for which the rules between tasks hold."""
+    report = LoadReport(source, {name: x.numel() for name, x in own.items()})
+    for name, x in own.items():
+        if name in found and found[name].shape == x.shape:
+            report.matched.append(name)
+        elif differs(name):
+            report.fresh.append(name)
+        elif name in found:
+            report.wrong_shape[name] = (tuple(x.shape), tuple(found[name].shape))
+        elif home is not None and _MAY_MISS.match(name.removeprefix(home)):
+            report.fresh.append(name)
         else:
-            report.loaded.append(name)
-    for name in state_dict:
+            report.missing.append(name)
+    may_be_left = differs if home is None else _left_between_tasks(own, home, differs)
+    for name in found:
         if name not in own:
-            (report.ignored if _MAY_BE_LEFT.match(name) or _is_unbuilt(model, name) else report.unexpected).append(name)
+            (report.left_out if may_be_left(name) else report.unexpected).append(name)
     return report
 
 
-def _is_unbuilt(model: nn.Module, name: str) -> bool:
-    """Whether a name belongs to what follows the last stage that the model builds."""
-    built = len(getattr(model, 'stages', ()))
-    match = re.match(r'(?:stages|out_norms)\.(\d+)\.(downsample\.)?', name)
-    return bool(match and built and (int(match[1]) >= built or (match[2] and int(match[1]) == built - 1)))
+def _left_between_tasks(own: Iterable[str], home: str, differs: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Whether a name of a checkpoint is of a head that the model lacks, or of stages that it does not build."""
+    has_head = any(_HEAD.match(name) for name in own)
+    built = max(int(match[1]) for name in own if (match := _STAGE.match(name.removeprefix(home))))
 
+    def may_be_left(name: str) -> bool:
+        stage = _STAGE.match(name.removeprefix(home))
+        unbuilt = stage is not None and (int(stage[1]) > built or (stage[2] is not None and int(stage[1]) == built))
+        return differs(name) or unbuilt or (not has_head and _HEAD.match(name) is not None)
 
-def _likely_cause(model: nn.Module, state_dict: Mapping[str, Tensor], report: LoadReport) -> str:
-    if not report.loaded and not report.mismatched:
-        return f"None of its names is a SparX backbone's; they begin with: {_some(state_dict)}."
-    stem, file_stem = (
-        {name: tuple(x.shape) for name, x in names.items() if name.startswith('stem.')}
-        for names in (model.state_dict(), state_dict)
-    )
-    layers, file_layers = (
-        len({match[0] for match in (re.match(r'stages\.\d+\.layers\.\d+\.', name) for name in names) if match})
-        for names in (model.state_dict(), state_dict)
-    )
-    if stem != file_stem or layers != file_layers or report.mismatched:
-        archs = getattr(model, 'ARCHITECTURES', {}).items() if layers != file_layers else ()
-        perhaps = [f' (perhaps {name!r})' for name, arch in archs if arch.depth == file_layers]
-        return (
-            f'The checkpoint is of another arch{"".join(perhaps)}: it has {file_layers} layers and {len(file_stem)} '
-            f'tensors in the stem, this model {layers} and {len(stem)}.'
-        )
-    if any(name.endswith('.scale') for name in report.unexpected):
-        return 'It has a learnable attention scale, which aggregator=dict(..., learnable_scale=True) gives the model.'
-    return 'The checkpoint is of another network, or incomplete.'
+    return may_be_left

@@ -9,6 +9,7 @@ The two are in one-to-one correspondence for a network and its classification he
 """
 
 import re
+from collections.abc import Iterable
 
 _MIXER = {
     'conv2d': 'conv',
@@ -98,6 +99,61 @@ def to_published(name: str) -> str | None:
     return None
 
 
-def is_published(names) -> bool:
+def is_published(names: Iterable[str]) -> bool:
     """Whether these are a published checkpoint's names, rather than ours or another network's."""
     return any(name.startswith('patch_embed.') or re.match(r'layers\.\d+\.blocks\.', name) for name in names)
+
+
+# What no other network has: under our names a layer's mixer, under the published ones its position encoding.
+_IN_A_LAYER = re.compile(r'(|.*?\.)(?:stages\.\d+\.layers\.\d+\.mixer|layers\.\d+\.blocks\.\d+\.pos_embed)\.')
+_CLASSIFIER_HEAD = {f'{part}.{leaf}' for part in _HEAD.values() for leaf in ('weight', 'bias')}
+
+
+def backbone_prefixes(names: Iterable[str]) -> list[str]:
+    """Where SparX backbones stand in a model or a file: ['backbone.'] in most, [''] for a backbone itself."""
+    return sorted({match[1] for name in names if (match := _IN_A_LAYER.match(name))})
+
+
+def convert_names(names: Iterable[str], to: str) -> dict[str, str]:
+    """Each name of a file -> its name in the other style, in order; names of that style stay.
+
+    A classifier's file is flat under the published names, and a `SparXClassifier`'s (`backbone.`,
+    `head.`) under ours. In the files of other models, what is outside of the backbone stays.
+
+    Args:
+        names: all names of the file.
+        to: 'ours' or 'published'.
+
+    Raises:
+        ValueError: no SparX backbone is among them, or some of its names have no counterpart, which
+            are listed.
+    """
+    styles = {'ours': (to_ours, to_published), 'published': (to_published, to_ours)}
+    if to not in styles:
+        raise ValueError(f"to: expected 'ours' or 'published', got {to!r}")
+    rename, back = styles[to]
+    names = list(names)
+    prefixes = backbone_prefixes(names)
+    if not prefixes:
+        raise ValueError(f'no SparX backbone is in the file; its names begin with: {", ".join(names[:4])}')
+    if is_published(name.removeprefix(prefixes[0]) for name in names) == (to == 'published'):
+        return {name: name for name in names}
+    outside = {name for name in names if not name.startswith(tuple(prefixes))}
+    flatten = to == 'published' and prefixes == ['backbone.'] and outside == _CLASSIFIER_HEAD
+    renamed, lost = {}, []
+    for name in names:
+        prefix = '' if flatten else next((p for p in prefixes if name.startswith(p)), None)
+        if prefix is None:
+            renamed[name] = name
+            continue
+        inside = name.removeprefix('backbone.' if flatten else prefix)
+        new = rename(inside)
+        if new is None or back(new) != inside:
+            lost.append(name)
+        else:
+            renamed[name] = prefix + new
+    if lost:
+        raise ValueError(f'{len(lost)} names have no counterpart among {to} names: {", ".join(lost)}')
+    if to == 'ours' and prefixes == [''] and _CLASSIFIER_HEAD & set(renamed.values()):
+        return {name: new if new in _CLASSIFIER_HEAD else f'backbone.{new}' for name, new in renamed.items()}
+    return renamed

@@ -5,7 +5,7 @@ import torch
 from helpers import oracle_shapes
 
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.models.names import is_published, to_ours, to_published
+from mmsparx.models.names import backbone_prefixes, convert_names, is_published, to_ours, to_published
 
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
@@ -68,3 +68,78 @@ def test_is_published():
     assert is_published(['layers.0.blocks.1.norm.weight'])
     assert not is_published(['stem.0.weight', 'stages.0.layers.0.norm1.weight', 'layers.0.weight'])
     assert not is_published([])
+
+
+@pytest.mark.parametrize(
+    ('names', 'prefixes'),
+    [
+        (['stem.0.weight', 'stages.0.layers.0.mixer.D'], ['']),
+        (['neck.conv.weight', 'backbone.layers.2.blocks.0.pos_embed.bias'], ['backbone.']),
+        (['b.x.stages.0.layers.0.mixer.D', 'a.stages.1.layers.0.mixer.D'], ['a.', 'b.x.']),
+        (['layers.0.blocks.0.op.Ds', 'stages.0.layers.0.norm1.bias', 'substages.0.layers.0.mixer.D'], []),
+        ([], []),
+    ],
+)
+def test_backbone_prefixes(names, prefixes):
+    assert backbone_prefixes(names) == prefixes
+
+
+class TestConvertNames:
+    HEADS = ['neck.conv.weight', 'roi_head.bbox_head.fc_cls.weight']
+
+    def backbone(self, prefix=''):
+        names = [x for x in oracle_shapes('t') if not x.startswith('classifier.')]
+        return [prefix + x for x in [*names, *oracle_shapes('t_detection_extra')]]
+
+    def assert_there_and_back(self, published, ours):
+        assert list(convert_names(published, 'ours').items()) == list(zip(published, ours, strict=True))
+        assert list(convert_names(ours, 'published').items()) == list(zip(ours, published, strict=True))
+        for names, to in ((published, 'published'), (ours, 'ours')):
+            assert convert_names(names, to) == {name: name for name in names}
+
+    @pytest.mark.parametrize('name', ARCHS)
+    def test_a_classifier(self, name):
+        published = list(oracle_shapes(name))
+        ours = [to_ours(x) for x in published]
+        self.assert_there_and_back(published, [x if x.startswith('head.') else f'backbone.{x}' for x in ours])
+
+    @pytest.mark.parametrize('prefix', ['', 'backbone.', 'student.backbone.'])
+    def test_a_backbone(self, prefix):
+        self.assert_there_and_back(self.backbone(prefix), [prefix + to_ours(x) for x in self.backbone()])
+
+    def test_heads_of_others_stay(self):
+        ours = [f'backbone.{to_ours(x)}' for x in self.backbone()]
+        self.assert_there_and_back(self.backbone('backbone.') + self.HEADS, ours + self.HEADS)
+
+    def test_a_classifiers_head_beside_a_published_backbone(self):
+        names = [*self.backbone('backbone.'), 'head.norm.weight', 'head.norm.bias', 'head.fc.weight', 'head.fc.bias']
+        ours = [f'backbone.{to_ours(x)}' for x in self.backbone()]
+        assert list(convert_names(names, 'ours').values()) == ours + names[-4:]
+
+    def test_a_flat_file_of_ours(self):
+        published = list(oracle_shapes('t'))
+        ours = [to_ours(name) for name in published]
+        assert list(convert_names(ours, 'published').values()) == published
+
+    @pytest.mark.parametrize('prefix', ['', 'backbone.'])
+    @pytest.mark.parametrize('to', ['ours', 'published'])
+    def test_names_without_a_counterpart(self, prefix, to):
+        names = self.backbone(prefix)
+        if to == 'published':
+            names = list(convert_names(names, 'ours').values())
+        lost = [
+            f'{prefix}whatever',
+            f'{prefix}stages.0.layers.0.mixer.in_proj.0.weight',
+            f'{prefix}classifier.1.weight',
+        ]
+        with pytest.raises(ValueError, match='3 names have no counterpart among') as error:
+            convert_names([*names, *lost], to)
+        assert ', '.join(lost) in str(error.value)
+
+    def test_no_backbone(self):
+        with pytest.raises(ValueError, match=r'no SparX backbone is in the file; its names begin with: layer1\.0\.x'):
+            convert_names(['layer1.0.x', 'fc.weight'], 'ours')
+
+    def test_unknown_style(self):
+        with pytest.raises(ValueError, match="to: expected 'ours' or 'published', got 'timm'"):
+            convert_names(self.backbone(), 'timm')

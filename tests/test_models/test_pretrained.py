@@ -1,66 +1,27 @@
-"""Published and own weights through every door, and what is refused at each."""
+"""Published and own weights into a backbone, through every door."""
 
-import copy
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL_ARCH, oracle_shapes, oracle_weights, randomise
+from helpers import oracle_shapes, oracle_weights, randomise
 from mmengine.logging import HistoryBuffer
 from mmengine.model import PretrainedInit
 from mmengine.runner import load_checkpoint
 from torch import nn
+from weight_helpers import (
+    LEARNABLE,
+    assert_loaded,
+    assert_unchanged,
+    build,
+    build_classifier,
+    published_classifier,
+    published_detector,
+    state_of,
+)
 
-from mmsparx.models import SparXClassifier, SparXMamba, load_pretrained
-from mmsparx.models.checkpoint import read_state_dict
-from mmsparx.models.names import to_ours, to_published
-
-LEARNABLE = {'type': 'DMCA', 'learnable_scale': True}
-
-
-def build(arch=SMALL_ARCH, **options):
-    return SparXMamba(arch, **options)
-
-
-def published_classifier(seed=0):
-    """A flat state dict of published names, as of a classifier of the small architecture."""
-    model = randomise(SparXClassifier(build(out_indices=(3,), output_norm=False), num_classes=5), seed)
-    state = {to_published(name.removeprefix('backbone.')): x for name, x in model.state_dict().items()}
-    assert None not in state
-    return state
-
-
-def published_detector(prefix='backbone.'):
-    """The state dict of a detector with published names, heads and all."""
-    model = randomise(build(aggregator=LEARNABLE))
-    state = {f'{prefix}{to_published(name)}': x for name, x in model.state_dict().items()}
-    return state | {prefix.replace('backbone.', 'neck.') + 'conv.weight': torch.zeros(2)}
-
-
-@pytest.fixture
-def save(tmp_path):
-    """Saves anything and returns the path as mmengine wants it."""
-
-    def save(content, name='weights.pth'):
-        torch.save(content, tmp_path / name)
-        return str(tmp_path / name)
-
-    return save
-
-
-def assert_loaded(model, published, prefix=''):
-    """Every tensor of the model that the file has is the file's."""
-    for name, x in model.state_dict().items():
-        key = f'{prefix}{to_published(name)}'
-        if key in published:
-            assert torch.equal(x, published[key].to(x.dtype)), name
-
-
-def state_of(model):
-    return copy.deepcopy(model.state_dict())
-
-
-def assert_unchanged(model, before):
-    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+from mmsparx.models import SparXMamba, load_pretrained
+from mmsparx.models.names import to_published
 
 
 class TestPublishedFiles:
@@ -91,13 +52,13 @@ class TestPublishedFiles:
         fresh = {name for name in names if name.startswith('out_norms.') or name.endswith('.scale')}
         assert set(report.fresh) == fresh
         assert len(fresh) == 8 + 4
-        assert set(report.loaded) == names - fresh
-        assert set(report.ignored) == {'head.norm.weight', 'head.norm.bias', 'head.fc.weight', 'head.fc.bias'}
+        assert set(report.matched) == names - fresh
+        assert set(report.left_out) == {'head.norm.weight', 'head.norm.bias', 'head.fc.weight', 'head.fc.bias'}
         assert report.missing == report.unexpected == []
-        assert report.mismatched == {}
+        assert report.wrong_shape == {}
         text = str(report)
-        assert f'weights.pth: {len(report.loaded)} tensors loaded' in text
-        assert '12 not in the file, keep their initial values: ' in text
+        assert f'weights.pth: {len(report.matched)} of {len(names)} tensors match, 99' in text
+        assert '12 keep their initial values: ' in text
         assert '4 in the file, not in the model, left out: head.norm.weight' in text
 
     @pytest.mark.parametrize('module', ['', 'module.'])
@@ -113,7 +74,7 @@ class TestPublishedFiles:
         model = build(aggregator=LEARNABLE)
         report = load_pretrained(model, save(checkpoint))
         assert report.ok
-        assert report.fresh == report.ignored == []
+        assert report.fresh == report.left_out == []
         assert_loaded(model, published, f'{module}backbone.')
 
     def test_flat_with_module_prefix(self, save):
@@ -134,9 +95,10 @@ class TestPublishedFiles:
         report = load_pretrained(model, save({'state_dict': published}))
         assert_loaded(model, published, 'backbone.')
         assert all(
-            name.startswith(('stages.1.downsample.', 'stages.2.', 'stages.3.', 'out_norms.')) for name in report.ignored
+            name.startswith(('stages.1.downsample.', 'stages.2.', 'stages.3.', 'out_norms.'))
+            for name in report.left_out
         )
-        assert {name for name in report.ignored if name.startswith('out_norms.')} == {
+        assert {name for name in report.left_out if name.startswith('out_norms.')} == {
             f'out_norms.{i}.{leaf}' for i in (2, 3) for leaf in ('weight', 'bias')
         }
 
@@ -148,7 +110,7 @@ class TestPublishedFiles:
         ):
             model = build(aggregator=LEARNABLE)
             report = load_pretrained(model, save(content))
-            assert report.fresh == report.ignored == []
+            assert report.fresh == report.left_out == []
             assert_unchanged(model, trained.state_dict())
 
     @pytest.mark.parametrize('prefix', ['student.backbone', 'student.backbone.'])
@@ -160,13 +122,26 @@ class TestPublishedFiles:
 
     def test_empty_prefix_takes_names_as_they_are(self, save):
         published = published_classifier()
-        extra = {'backbone.of_a_teacher': torch.zeros(1)}
-        with pytest.raises(RuntimeError, match='MISSING'):
-            load_pretrained(build(), save(published | extra))
-        model = build()
-        with pytest.raises(RuntimeError, match=r'1 UNEXPECTED in the file: backbone\.of_a_teacher'):
-            load_pretrained(model, save(published | extra), prefix='')
-        assert load_pretrained(model, save(published), prefix='').ok
+        extra = {'teacher.of_a_teacher': torch.zeros(1)}
+        with pytest.raises(RuntimeError, match=r'1 UNEXPECTED in the file: teacher\.of_a_teacher'):
+            load_pretrained(build(), save(published | extra), prefix='')
+        assert load_pretrained(build(), save(published), prefix='').ok
+        with pytest.raises(RuntimeError, match=r"begin with 'backbone\.'; try prefix='backbone\.'"):
+            load_pretrained(build(aggregator=LEARNABLE), save(published_detector()), prefix='')
+
+    def test_the_place_is_found(self, save):
+        student, teacher = (published_detector(f'{who}.backbone.') for who in ('student', 'teacher'))
+        model = build(aggregator=LEARNABLE)
+        assert load_pretrained(model, save(student)).ok
+        assert_loaded(model, student, 'student.backbone.')
+        with pytest.raises(
+            ValueError, match=r'several SparX .* prefix=, one of student\.backbone\., teacher\.backbone'
+        ):
+            load_pretrained(model, save(student | teacher))
+        assert load_pretrained(model, save(published_detector() | teacher)).ok  # 'backbone.' comes first
+
+    def test_a_path(self, save):
+        assert load_pretrained(build(), Path(save(published_classifier()))).ok
 
     def test_types_are_the_models(self, save):
         published = {name: x.half() if x.is_floating_point() else x for name, x in published_classifier().items()}
@@ -261,7 +236,7 @@ class TestPlainLoading:
 
     def test_the_classifier_takes_a_flat_file(self):
         published = published_classifier()
-        model = SparXClassifier(build(out_indices=(3,), output_norm=False), num_classes=5)
+        model = build_classifier()
         model.load_state_dict(published)
         assert_loaded(model.backbone, published)
         assert torch.equal(model.head.fc.weight, published['classifier.3.weight'])
@@ -272,145 +247,3 @@ class TestPlainLoading:
         model = build()
         model.load_state_dict(trained.state_dict())
         assert_unchanged(model, trained.state_dict())
-
-
-class TestRefused:
-    """What does not match is an error that names it, and nothing is loaded."""
-
-    def assert_refused(self, model, path, *messages, **options):
-        before = state_of(model)
-        with pytest.raises(RuntimeError) as error:
-            load_pretrained(model, path, **options)
-        text = str(error.value)
-        assert path in text
-        for message in messages:
-            assert message in text, text
-        assert_unchanged(model, before)
-
-    @pytest.mark.parametrize(
-        'name', ['patch_embed.0.weight', 'layers.2.blocks.0.op.A_logs', 'layers.0.downsample.1.bias']
-    )
-    def test_missing(self, name, save):
-        published = published_classifier()
-        del published[name]
-        self.assert_refused(build(), save(published), f'1 MISSING in the file: {to_ours(name)}', 'Nothing was loaded.')
-
-    def test_the_scale_may_be_missing_and_not_be_left_over(self, save):
-        self.assert_refused(
-            build(),
-            save({'state_dict': published_detector()}),
-            '4 UNEXPECTED in the file: stages.1.layers.1.mixer.in_proj.scale',
-            'aggregator=dict(..., learnable_scale=True) gives the model',
-        )
-
-    def test_output_norms_may_be_missing_and_not_be_left_over(self, save):
-        published = {name: x for name, x in published_detector().items() if not name.endswith('.scale')}
-        self.assert_refused(build(output_norm=False), save(published), '8 UNEXPECTED in the file: out_norms.0.weight')
-
-    @pytest.mark.parametrize('name', ['layers.0.blocks.0.op.extra', 'layers.0.blocks.0.norm.extra', 'whatever'])
-    def test_unexpected(self, name, save):
-        published = published_classifier() | {name: torch.zeros(1)}
-        self.assert_refused(build(), save(published), '1 UNEXPECTED in the file: ', 'of another network, or incomplete')
-
-    def test_another_shape(self, save):
-        published = published_classifier()
-        published['patch_embed.0.weight'] = torch.zeros(4, 1, 3, 3)
-        self.assert_refused(
-            build(), save(published), '1 of ANOTHER SHAPE: stem.0.weight (model (4, 3, 3, 3), file (4, 1, 3, 3))'
-        )
-
-    @pytest.mark.parametrize(('letter', 'name', 'layers'), [('s', 'small', 23), ('b', 'base', 28)])
-    def test_another_arch(self, letter, name, layers, save):
-        # Stride 0 keeps the file small.
-        published = {name: torch.zeros(()).expand(shape) for name, shape in oracle_shapes(letter).items()}
-        with torch.device('meta'):
-            model = SparXMamba('tiny')
-        with pytest.raises(RuntimeError) as error:
-            load_pretrained(model, save(published))
-        assert f"The checkpoint is of another arch (perhaps '{name}'): it has {layers} layers and" in str(error.value)
-        assert 'this model 13 and 12.' in str(error.value)
-
-    def test_another_width(self, save):
-        model = build(SMALL_ARCH | {'channels': (8, 16, 24, 36)})
-        self.assert_refused(model, save(published_classifier()), 'of ANOTHER SHAPE', 'of another arch: it has 7 layers')
-
-    @pytest.mark.parametrize(
-        'names',
-        [('rpn_head.conv.weight', 'roi_head.fc.bias'), ('backbone.layer1.0.conv1.weight', 'neck.conv.bias')],
-        ids=['no backbone', 'another backbone'],
-    )
-    def test_another_detector(self, names, save):
-        content = {'state_dict': {name: torch.zeros(2) for name in names}, 'meta': {}}
-        first = names[0].removeprefix('backbone.')
-        self.assert_refused(
-            build(), save(content), f"None of its names is a SparX backbone's; they begin with: {first}", 'MISSING'
-        )
-
-    def test_wrong_prefix(self, save):
-        self.assert_refused(
-            build(), save(published_detector()), "None of its names is a SparX backbone's", prefix='neck'
-        )
-
-
-class TestUnreadable:
-    @pytest.fixture
-    def refused(self):
-        """Asserts that a source is refused by loader and network alike; returns the message."""
-
-        def refused(source):
-            with pytest.raises(RuntimeError) as error:
-                read_state_dict(source)
-            model = build(init_cfg=dict(type='Pretrained', checkpoint=source))
-            before = state_of(model)
-            with pytest.raises(RuntimeError):
-                model.init_weights()
-            assert_unchanged(model, before)
-            assert not model.is_init
-            assert error.value.__cause__ is not None
-            assert source in str(error.value)
-            return str(error.value)
-
-        return refused
-
-    def test_missing_file(self, refused, tmp_path):
-        message = refused(str(tmp_path / 'nonesuch.pth'))
-        assert 'cannot be had' in message
-        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
-
-    def test_unreachable_address(self, refused, tmp_path, monkeypatch):
-        monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-        monkeypatch.setenv('no_proxy', '*')
-        message = refused('http://127.0.0.1:1/x.pth')
-        assert 'cannot be had' in message
-        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
-
-    @pytest.mark.parametrize('keep', [0.0, 0.1, 0.5, 0.99])
-    def test_truncated_file(self, keep, refused, save, tmp_path):
-        path = tmp_path / 'weights.pth'
-        save(published_classifier())
-        content = path.read_bytes()
-        path.write_bytes(content[: int(keep * len(content))])
-        assert 'is damaged, or no checkpoint' in refused(str(path))
-
-    @pytest.mark.parametrize(
-        'content', [b'<!DOCTYPE html><title>404</title>', b'version https://git-lfs', b'\x80\x02', bytes(300)], ids=repr
-    )
-    def test_something_else(self, content, refused, tmp_path):
-        (tmp_path / 'weights.pth').write_bytes(content)
-        assert 'no checkpoint' in refused(str(tmp_path / 'weights.pth'))
-
-    @pytest.mark.parametrize(
-        ('content', 'got'),
-        [
-            ([1, 2], 'got list'),
-            (torch.zeros(2), 'got Tensor'),
-            ({'epoch': 3, 'loss': 0.1}, 'got dict with the keys epoch, loss'),
-            ({'state_dict': {'stem.0.weight': [1.0]}}, 'got dict with the keys state_dict'),
-            ({0: torch.zeros(1)}, 'got dict with the keys 0'),
-        ],
-        ids=['list', 'tensor', 'no weights', 'numbers', 'numbered'],
-    )
-    def test_no_state_dict(self, content, got, save):
-        path = save(content)
-        with pytest.raises(RuntimeError, match=f'expected a state dict, flat or under the key "state_dict", {got}'):
-            read_state_dict(path)

@@ -1,0 +1,173 @@
+"""What does not match is an error that names it and guesses why, and nothing is loaded."""
+
+import pytest
+import torch
+from helpers import SMALL_ARCH, oracle_shapes, randomise
+from torch import nn
+from weight_helpers import (
+    LEARNABLE,
+    assert_unchanged,
+    build,
+    build_classifier,
+    published_classifier,
+    published_detector,
+    state_of,
+)
+
+from mmsparx.models import SparXMamba, load_pretrained
+from mmsparx.models.names import to_ours
+
+
+@pytest.fixture
+def refused(save):
+    """Asserts that contents are refused for a model, with these messages."""
+
+    def refused(model, content, *messages, **options):
+        path, before = save(content), state_of(model)
+        with pytest.raises(RuntimeError) as error:
+            load_pretrained(model, path, **options)
+        for message in (path, *messages, 'Nothing was loaded.'):
+            assert message in str(error.value), str(error.value)
+        assert_unchanged(model, before)
+
+    return refused
+
+
+class TestBackbone:
+    @pytest.mark.parametrize(
+        'name', ['patch_embed.0.weight', 'layers.2.blocks.0.op.A_logs', 'layers.0.downsample.1.bias']
+    )
+    def test_missing(self, name, refused):
+        published = published_classifier()
+        del published[name]
+        refused(build(), published, f'1 MISSING in the file: {to_ours(name)}', "incomplete: 1 of the model's tensors")
+
+    def test_the_scale_may_be_missing_and_not_be_left_over(self, refused):
+        refused(
+            build(),
+            {'state_dict': published_detector()},
+            '4 UNEXPECTED in the file: stages.1.layers.1.mixer.in_proj.scale',
+            'aggregator=dict(..., learnable_scale=True) gives the model',
+        )
+
+    def test_output_norms_may_be_missing_and_not_be_left_over(self, refused):
+        published = {name: x for name, x in published_detector().items() if not name.endswith('.scale')}
+        refused(build(output_norm=False), published, '8 UNEXPECTED in the file: out_norms.0.weight')
+
+    @pytest.mark.parametrize('name', ['layers.0.blocks.0.op.extra', 'layers.0.blocks.0.norm.extra', 'whatever'])
+    def test_unexpected(self, name, refused):
+        published = published_classifier() | {name: torch.zeros(1)}
+        refused(build(), published, '1 UNEXPECTED in the file: ', 'of another network, or incomplete')
+
+    def test_another_shape(self, refused):
+        published = published_classifier()
+        published['patch_embed.0.weight'] = torch.zeros(4, 1, 3, 3)
+        message = '1 of ANOTHER SHAPE: stem.0.weight (model (4, 3, 3, 3), file (4, 1, 3, 3))'
+        refused(build(), published, message, 'of another arch')
+
+    @pytest.mark.parametrize(('letter', 'name', 'layers'), [('s', 'small', 23), ('b', 'base', 28)])
+    def test_another_arch(self, letter, name, layers, save):
+        # Stride 0 keeps the file small.
+        published = {name: torch.zeros(()).expand(shape) for name, shape in oracle_shapes(letter).items()}
+        with torch.device('meta'):
+            model = SparXMamba('tiny')
+        with pytest.raises(RuntimeError) as error:
+            load_pretrained(model, save(published))
+        assert f"The checkpoint is of another arch (perhaps '{name}'): it has {layers} layers and" in str(error.value)
+        assert 'this model 13 and 12.' in str(error.value)
+
+    def test_another_width(self, refused):
+        model = build(SMALL_ARCH | {'channels': (8, 16, 24, 36)})
+        refused(model, published_classifier(), 'of ANOTHER SHAPE', 'of another arch: it has 7 layers')
+
+    def test_another_depth_of_the_stem(self, refused):
+        shallow = build(SMALL_ARCH | {'stem_depth': 2})
+        deep = randomise(build(SMALL_ARCH | {'stem_depth': 3})).state_dict()
+        refused(shallow, deep, 'of another arch: it has 7 layers and 18 tensors in the stem, this model 7 and 12.')
+
+    def test_another_place(self, refused):
+        for prefix in ('', 'neck'):
+            refused(build(), published_detector(), "begin with 'backbone.'; try prefix='backbone.'", prefix=prefix)
+
+
+class TestOtherNetworks:
+    @pytest.mark.parametrize(
+        ('names', 'kind'),
+        [
+            (['layers.0.blocks.0.norm.weight', 'layers.0.blocks.0.op.x_proj_weight'], 'VMamba'),
+            (['layers.0.blocks.0.ln_1.weight', 'layers.0.blocks.0.self_attention.x_proj_weight'], 'VMamba'),
+            (
+                ['layers.0.blocks.0.attn.qkv.weight', 'layers.0.blocks.0.attn.relative_position_bias_table'],
+                'a Swin Transformer',
+            ),
+            (['backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table'], 'a Swin Transformer'),
+            (['backbone.layer1.0.conv1.weight', 'neck.conv.bias'], 'a ResNet'),
+            (['cls_token', 'blocks.0.attn.qkv.weight'], 'a vision Transformer'),
+            (['backbone.layers.0.attn.qkv.weight'], 'a vision Transformer'),
+            (['stages.0.blocks.0.conv_dw.weight'], 'a ConvNeXt'),
+            (['backbone.stages.0.0.depthwise_conv.weight'], 'a ConvNeXt'),
+            (['backbone.layer1.0.conv1.weight', 'decoder.layers.0.self_attn.x'], 'a ResNet and a DETR'),
+        ],
+        ids=lambda x: x if isinstance(x, str) else '',
+    )
+    def test_known_ones_are_named(self, names, kind, refused):
+        content = {'state_dict': {name: torch.zeros(2) for name in names}}
+        refused(build(), content, f'Names in it are those of {kind}. ')
+
+    def test_unknown_ones_are_quoted(self, refused):
+        content = {'state_dict': {'rpn_head.conv.weight': torch.zeros(2), 'roi_head.fc.bias': torch.zeros(2)}}
+        refused(build(), content, "None of its names is a SparX backbone's; they begin with: rpn_head.conv.weight")
+
+    def test_other_heads_over_a_sparx(self, refused):
+        model = nn.ModuleDict({'backbone': build(aggregator=LEARNABLE)})
+        published = published_detector()
+        del published['neck.conv.weight']
+        published['decoder.layers.0.self_attn.weight'] = torch.zeros(2)
+        refused(model, published, '1 UNEXPECTED', 'Names in it are those of a DETR.')
+
+
+class TestWholeModels:
+    def test_a_head_of_other_classes(self, refused):
+        refused(
+            build_classifier(num_classes=7),
+            published_classifier(),
+            '2 of ANOTHER SHAPE: head.fc.weight (model (7, 32), file (5, 32))',
+            'Its head is of other classes: 5 in the file, 7 in the model. To fine-tune',
+            "may_differ=['head.fc.*'].",
+        )
+
+    def test_a_backbone_alone(self, refused):
+        headless = {name: x for name, x in published_classifier().items() if not name.startswith('classifier.')}
+        refused(
+            build_classifier(), headless, '4 MISSING', 'Load it into the backbone alone: load_pretrained(model.backb'
+        )
+
+    def test_a_tensor_alone_is_missing(self, refused):
+        for name in ('classifier.3.bias', 'layers.0.blocks.0.norm.bias'):
+            published = published_classifier()
+            del published[name]
+            refused(build_classifier(), published, "incomplete: 1 of the model's tensors")
+
+    def test_a_classifier_for_a_detector(self, refused):
+        detector = nn.ModuleDict({'backbone': build(), 'neck': nn.Linear(2, 2)})
+        refused(detector, published_classifier(), '2 MISSING in the file: neck.weight, neck.bias', 'backbone alone')
+
+    def test_no_learnable_scale(self, refused):
+        model = nn.ModuleDict({'backbone': build(aggregator=LEARNABLE)})
+        state = {name: x for name, x in state_of(model).items() if not name.endswith('.scale')}
+        refused(model, state, '4 MISSING', 'leave learnable_scale=True out of the aggregator')
+
+    def test_output_norms_may_not_be_missing_in_a_file_of_its_kind(self, refused):
+        model = nn.ModuleDict({'backbone': build()})
+        state = {name: x for name, x in state_of(model).items() if '.out_norms.' not in name}
+        refused(model, state, '8 MISSING in the file: backbone.out_norms.0.weight', 'incomplete')
+
+    def test_another_arch(self, refused):
+        refused(
+            build_classifier(),
+            {
+                'backbone.' + name: x
+                for name, x in build(SMALL_ARCH | {'channels': (8, 16, 24, 36)}).state_dict().items()
+            },
+            'of another arch',
+        )

@@ -1,0 +1,226 @@
+"""Files of weights: what can be read, and what is refused."""
+
+import hashlib
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from weight_helpers import assert_loaded, assert_same_bits, assert_unchanged, build, published_classifier, state_of
+
+from mmsparx.models import load_pretrained
+from mmsparx.models.checkpoint import read_state_dict
+from mmsparx.models.weight_files import Weights, encode_weights, read_weights
+
+
+class TestUnreadable:
+    @pytest.fixture
+    def refused(self):
+        """Asserts that a source is refused by loader and network alike; returns the message."""
+
+        def refused(source):
+            with pytest.raises(RuntimeError) as error:
+                read_state_dict(source)
+            model = build(init_cfg=dict(type='Pretrained', checkpoint=source))
+            before = state_of(model)
+            with pytest.raises(RuntimeError):
+                model.init_weights()
+            assert_unchanged(model, before)
+            assert not model.is_init
+            assert error.value.__cause__ is not None
+            assert source in str(error.value)
+            return str(error.value)
+
+        return refused
+
+    def test_missing_file(self, refused, tmp_path):
+        message = refused(str(tmp_path / 'nonesuch.pth'))
+        assert 'cannot be had' in message
+        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
+
+    def test_unreachable_address(self, refused, tmp_path, monkeypatch):
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+        monkeypatch.setenv('no_proxy', '*')
+        message = refused('http://127.0.0.1:1/x.pth')
+        assert 'cannot be had' in message
+        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
+
+    @pytest.mark.parametrize('keep', [0.0, 0.1, 0.5, 0.99])
+    def test_truncated_file(self, keep, refused, save, tmp_path):
+        path = tmp_path / 'weights.pth'
+        save(published_classifier())
+        content = path.read_bytes()
+        path.write_bytes(content[: int(keep * len(content))])
+        assert 'is damaged, or no checkpoint' in refused(str(path))
+
+    @pytest.mark.parametrize(
+        'content', [b'<!DOCTYPE html><title>404</title>', b'version https://git-lfs', b'\x80\x02', bytes(300)], ids=repr
+    )
+    def test_something_else(self, content, refused, tmp_path):
+        (tmp_path / 'weights.pth').write_bytes(content)
+        assert 'no checkpoint' in refused(str(tmp_path / 'weights.pth'))
+
+    @pytest.mark.parametrize(
+        ('content', 'got'),
+        [
+            ([1, 2], 'got list'),
+            (torch.zeros(2), 'got Tensor'),
+            ({'epoch': 3, 'loss': 0.1}, 'got dict with the keys epoch, loss'),
+            ({'state_dict': {'stem.0.weight': [1.0]}}, 'got dict with the keys state_dict'),
+            ({0: torch.zeros(1)}, 'got dict with the keys 0'),
+        ],
+        ids=['list', 'tensor', 'no weights', 'numbers', 'numbered'],
+    )
+    def test_no_state_dict(self, content, got, save):
+        path = save(content)
+        with pytest.raises(RuntimeError, match=f'expected a state dict, flat or under the key "state_dict", {got}'):
+            read_state_dict(path)
+
+
+class TestCopies:
+    """Of a training checkpoint with an averaged copy (EMA), which is loaded."""
+
+    RAW, AVERAGE = {'weight': torch.tensor([1.0])}, {'weight': torch.tensor([2.0])}
+
+    def files(self):
+        """As mmengine's EMAHook writes them, which swaps the two, and as training scripts of timm's kind do."""
+        raw = {'module.weight': self.RAW['weight'], 'steps': torch.tensor(3)}
+        yield {'state_dict': self.AVERAGE, 'ema_state_dict': raw, 'meta': {'epoch': 1}, 'optimizer': {'state': {}}}
+        yield {'state_dict': self.RAW, 'state_dict_ema': self.AVERAGE, 'epoch': 1}
+        yield {'model': self.RAW, 'model_ema': {'module.weight': self.AVERAGE['weight']}, 'args': None}
+
+    @pytest.mark.parametrize(('weights', 'value'), [('auto', 2.0), ('ema', 2.0), ('raw', 1.0)])
+    def test_is_chosen(self, weights, value, save):
+        for content in self.files():
+            assert read_state_dict(save(content), weights) == {'weight': torch.tensor([value])}
+
+    def test_none_is_there(self, save):
+        for content in (self.RAW, {'state_dict': self.RAW, 'meta': {}}):
+            path = save(content)
+            assert read_state_dict(path, 'raw') == read_state_dict(path) == self.RAW
+            with pytest.raises(ValueError, match=r'weights\.pth holds no averaged copy \(EMA\)'):
+                read_state_dict(path, 'ema')
+
+    def test_unknown(self, save):
+        with pytest.raises(ValueError, match="weights: expected one of auto, ema, raw, got 'best'"):
+            read_state_dict(save(self.RAW), 'best')
+
+    def test_what_is_left_out_is_named(self, save):
+        runner, timm, _ = self.files()
+        assert read_weights(save(runner)) == Weights(self.AVERAGE, {'epoch': 1}, ('ema_state_dict', 'optimizer'))
+        assert read_weights(save(timm)) == Weights(self.AVERAGE, {}, ('state_dict', 'epoch'))
+        assert read_weights(save(self.RAW)) == Weights(self.RAW, None, ())
+
+    def test_load_pretrained(self, save):
+        raw, average = published_classifier(0), published_classifier(1)
+        model = build()
+        path = save({'model': raw, 'model_ema': average})
+        load_pretrained(model, path, weights='raw')
+        assert_loaded(model, raw)
+        load_pretrained(model, path)
+        assert_loaded(model, average)
+
+
+class TestNamedHash:
+    CONTENT = {'weight': torch.ones(2)}
+
+    def name(self, save, digits=8, suffix='.pth'):
+        path = Path(save(self.CONTENT))
+        return path.rename(path.with_name(f'x-{hashlib.sha256(path.read_bytes()).hexdigest()[:digits]}{suffix}'))
+
+    @pytest.mark.parametrize('digits', [8, 12, 64])
+    def test_is_checked(self, digits, save):
+        path = self.name(save, digits)
+        assert read_state_dict(path)['weight'].sum() == 2
+        torch.save({'weight': torch.zeros(2)}, path)  # whole, and another one
+        with pytest.raises(RuntimeError, match=rf'{path.name} is damaged, or was renamed: the SHA-256 .* begins with'):
+            read_state_dict(path)
+
+    @pytest.mark.parametrize(
+        'name', ['x-20240131.pth', 'iter-00160000.pth', 'x-abcdefg1.pth', 'x-abc.pth', 'x_deadbeef.pth', 'deadbeef.pth']
+    )
+    def test_other_names_promise_nothing(self, name, save):
+        assert read_state_dict(save(self.CONTENT, name))
+
+
+class TestSafetensors:
+    CONTENT = {
+        'z': torch.tensor([1.0, float('nan')]),
+        'a.long': torch.tensor(7),
+        'b.half': torch.ones(2, 3, dtype=torch.bfloat16).t(),
+    }
+
+    def write(self, path, meta=None):
+        path.write_bytes(encode_weights(Weights(self.CONTENT, meta), '.safetensors'))
+        return path
+
+    @pytest.mark.parametrize('meta', [None, {}, {'dataset_meta': {'classes': ('a', "b's"), 'label_map': {0: 1}}}])
+    def test_there_and_back(self, meta, tmp_path):
+        read = read_weights(self.write(tmp_path / 'x.safetensors', meta))
+        assert list(read.state_dict) == list(self.CONTENT)  # in order, too
+        assert_same_bits(read.state_dict, self.CONTENT)
+        assert (read.meta, read.left_out) == (meta, ())
+
+    def test_other_packages_read_and_write_it(self, tmp_path):
+        path = self.write(tmp_path / 'x.safetensors')
+        assert_same_bits(safetensors.torch.load_file(path), self.CONTENT)
+        safetensors.torch.save_file({'weight': torch.ones(2)}, path)
+        assert read_state_dict(path)['weight'].sum() == 2
+
+    def test_into_a_backbone(self, tmp_path):
+        published = published_classifier()
+        path = tmp_path / 'x.safetensors'
+        path.write_bytes(encode_weights(Weights(published), '.safetensors'))
+        model = build(init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+        model.init_weights()
+        assert_loaded(model, published)
+
+    def test_damaged(self, tmp_path):
+        path = self.write(tmp_path / 'x.safetensors')
+        whole = path.read_bytes()
+        for contents in (b'', whole[:20], whole[:-1], b'<!DOCTYPE html>'):
+            path.write_bytes(contents)
+            with pytest.raises(RuntimeError, match='is damaged, or no checkpoint'):
+                read_state_dict(path)
+
+    def test_a_text_that_is_no_literal_is_not_run(self, tmp_path):
+        path, mark = tmp_path / 'x.safetensors', tmp_path / 'mark'
+        texts = {'mmsparx.meta': f'{{"classes": open({str(mark)!r}, "w")}}'}
+        safetensors.torch.save_file({'weight': torch.ones(2)}, path, texts)
+        with pytest.raises(RuntimeError, match='is damaged, or no checkpoint'):
+            read_state_dict(path)
+        assert not mark.exists()
+
+    def test_not_there(self, tmp_path):
+        with pytest.raises(RuntimeError, match='cannot be had'):
+            read_state_dict(tmp_path / 'x.safetensors')
+        with pytest.raises(ValueError, match='download it first'):
+            read_state_dict('https://localhost/x.safetensors')
+
+    def test_without_the_package(self, tmp_path, monkeypatch):
+        path = self.write(tmp_path / 'x.safetensors')
+        monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+        for use in (lambda: read_state_dict(path), lambda: self.write(path)):
+            with pytest.raises(ModuleNotFoundError, match='pip install safetensors'):
+                use()
+
+    def test_meta_that_it_cannot_keep(self):
+        with pytest.raises(ValueError, match='meta: expected numbers, texts'):
+            encode_weights(Weights({}, {'palette': np.zeros(3)}), '.safetensors')
+
+
+def test_a_view_is_written_without_what_it_is_a_view_of():
+    whole = torch.arange(100_000.0)
+    views = {
+        'slice': whole[10:13],
+        'expanded': torch.ones(()).expand(300, 300)[0],
+        'parameter': nn.Parameter(whole[:2]),
+    }
+    contents = encode_weights(Weights(views), '.pth')
+    assert len(contents) < 5000
+    read = torch.load(io.BytesIO(contents), weights_only=True)
+    assert_same_bits(read, {name: x.detach() for name, x in views.items()})
