@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Evaluate on several GPUs: tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
+# Evaluate in several processes: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]
+# One process per GPU; on a machine without GPUs they run on the CPU, with OMP_NUM_THREADS (1) threads each.
+# Several machines: set NNODES, NODE_RANK (from 0), MASTER_ADDR (of the first) and PORT on each of them.
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
-config=$1 checkpoint=$2 gpus=$3
-shift 3
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+# shellcheck source=tools/launch.sh
+source "$(dirname "$0")/launch.sh"
+[ $# -ge 3 ] || usage
+with_torchrun "$3" test.py "$1" "$2" "${@:4}"

@@ -3,8 +3,15 @@
 import argparse
 
 from mmengine.config import Config
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmsparx.engine.command_line import add_common_arguments, build_runner, check_data, load_config
+from mmsparx.engine.command_line import (
+    add_common_arguments,
+    build_runner,
+    check_data,
+    empty_data_explained,
+    load_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +41,14 @@ def apply_test_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
 
 
+@record  # of several processes, the one that fails is named with its error
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_test_options(cfg, args)
     check_data(cfg, ('test_dataloader',))
-    build_runner(cfg).test()
+    with empty_data_explained():
+        build_runner(cfg).test()
 
 
 if __name__ == '__main__':

@@ -4,8 +4,17 @@ import argparse
 
 import torch
 from mmengine.config import Config
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmsparx.engine.command_line import add_common_arguments, build_runner, check_data, load_config
+from mmsparx.engine.checkpoints import resume_newest
+from mmsparx.engine.command_line import (
+    add_common_arguments,
+    build_runner,
+    check_data,
+    empty_data_explained,
+    load_config,
+)
+from mmsparx.engine.work_dir import own_work_dir
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,7 +25,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from a checkpoint; without a name, from the latest in the work directory',
+        help='continue from a checkpoint; without a name, from the newest whole one in the work directory',
     )
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision (needs an accelerator)')
     parser.add_argument(
@@ -61,12 +70,16 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
 
+@record  # of several processes, the one that fails is named with its error
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_training_options(cfg, args)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    build_runner(cfg).train()
+    with own_work_dir(cfg.work_dir), empty_data_explained():
+        if cfg.get('resume') and cfg.get('load_from') is None:
+            resume_newest(cfg)
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -1,20 +1,24 @@
 """Options and checks that the training and the test tool share, for any task.
 
 The runner, its hooks and its loops are mmengine's, and what a config says is done. What is added:
-weights-only loading on every torch, and errors that say how to mend what is wrong before a model is
-built.
+weights-only loading on every torch, weights that match or an error, checkpoints that are whole at every
+moment, several processes without a GPU, and errors that say how to mend what is wrong, where possible
+before a model is built.
 """
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmsparx.safe_loading import allow_mmengine_globals
+from mmsparx.engine.processes import prepare_processes
+from mmsparx.safe_loading import secure_mmengine
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +96,58 @@ def _datasets(loader: Mapping | None, key: str) -> Iterator[tuple[str, Mapping]]
         pending += [(f'{key}.datasets.{i}', each) for i, each in enumerate(several or ())]
 
 
+def harden(cfg: Config) -> None:
+    """Give a config's run what keeps its data and weights safe, whichever library the config is of.
+
+    `SafeCheckpointHook` takes the place of mmengine's, and this package's `LoadImageFromFile` that of
+    mmcv's; `StrictLoadHook` is added. What is of another kind is left alone.
+    """
+    by_default = dict(type='CheckpointHook', interval=1)  # mmengine's own default
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', by_default)
+    if _is(checkpoint, r'(mmengine\.hooks\.(checkpoint_hook\.)?)?CheckpointHook'):
+        safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
+        cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
+    custom = list(cfg.get('custom_hooks') or ())
+    if not any(_is(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
+        cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        _name_unreadable_pictures(cfg.get(loader))
+
+
+def _is(node: object, kind: str) -> bool:
+    """Whether a node of a config builds what a pattern names; its type may be a class, as in pure-Python configs."""
+    found = node.get('type') if isinstance(node, Mapping) else None
+    name = f'{found.__module__}.{found.__qualname__}' if isinstance(found, type) else found
+    return isinstance(name, str) and re.fullmatch(kind, name) is not None
+
+
+def _name_unreadable_pictures(node: object) -> None:
+    if _is(node, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):
+        node['type'] = 'mmsparx.LoadImageFromFile'
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    for child in children:
+        _name_unreadable_pictures(child)
+
+
+@contextmanager
+def empty_data_explained() -> Iterator[None]:
+    """Within it, what mmengine raises for a dataset without pictures says what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        raise ValueError(
+            'a dataset holds no picture. Either its annotation file names none, or its filter leaves none: a training '
+            'set is without pictures that have no objects of the classes, unless filter_cfg has filter_empty_gt=False'
+        ) from error
+
+
 def build_runner(cfg: Config) -> Runner:
-    """mmengine's runner of a config, with weights-only loading on for the life of the process."""
-    # Since torch 2.6 this is the default; below, mmengine would unpickle whatever a file holds.
+    """mmengine's runner of a config, `harden`ed, with weights-only loading on for the life of the process."""
+    prepare_processes(cfg)
+    harden(cfg)
+    # mmengine's own loading is secured; this is for what other libraries load.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    allow_mmengine_globals()
+    secure_mmengine()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -4,8 +4,10 @@ import argparse
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
-from mmsparx.engine.command_line import add_common_arguments, check_data, load_config
+from mmsparx.engine.command_line import add_common_arguments, check_data, empty_data_explained, harden, load_config
+from mmsparx.engine.hooks import StrictLoadHook
 
 
 def parse(*arguments):
@@ -58,3 +60,53 @@ def test_data_that_is_not_there_is_named_with_its_setting(tmp_path, wrap, key):
 
 def test_remote_data_is_left_to_its_backend():
     check_data(data_config(data_root='s3://bucket/coco/', ann_file='list.json'), ('train_dataloader',))
+
+
+def pipeline_of(kind):
+    load = dict(type=kind)
+    return dict(
+        dataset=dict(type='RepeatDataset', dataset=dict(pipeline=[load, dict(type='Other', transforms=[[load]])]))
+    )
+
+
+@pytest.mark.parametrize('kind', ['CheckpointHook', 'mmengine.hooks.CheckpointHook', CheckpointHook])
+def test_a_run_is_hardened(kind):
+    cfg = Config(
+        dict(
+            default_hooks=dict(checkpoint=dict(type=kind, interval=5)),
+            custom_hooks=[dict(type='EMAHook')],
+            train_dataloader=pipeline_of('LoadImageFromFile'),
+            test_dataloader=None,
+        )
+    )
+    harden(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='mmsparx.SafeCheckpointHook', interval=5)
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'mmsparx.StrictLoadHook']
+    assert cfg.train_dataloader.to_dict() == pipeline_of('mmsparx.LoadImageFromFile')
+    harden(cfg)
+    assert len(cfg.custom_hooks) == 2
+
+
+def test_a_config_without_hooks_is_hardened():
+    cfg = Config({})
+    harden(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'mmsparx.SafeCheckpointHook'
+    assert cfg.custom_hooks == [dict(type='mmsparx.StrictLoadHook')]
+
+
+def test_what_is_of_another_kind_is_left_alone():
+    given = dict(
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[dict(type=StrictLoadHook, may_differ='head.*')],
+        train_dataloader=pipeline_of('mine.LoadImageFromFile'),
+    )
+    cfg = Config(given)
+    harden(cfg)
+    assert cfg.to_dict() == Config(given).to_dict()
+
+
+def test_an_empty_dataset_is_explained():
+    with pytest.raises(ValueError, match='a dataset holds no picture'), empty_data_explained():
+        raise ValueError('class `CocoDataset` in coco.py: need at least one array to concatenate')
+    with pytest.raises(ValueError, match=r'^other$'), empty_data_explained():
+        raise ValueError('other')

@@ -36,9 +36,18 @@ def test_missing_pictures_folder(train, coco):
         train()
 
 
-def test_corrupt_picture_is_named(train, coco):
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda picture: picture.write_bytes(picture.read_bytes()[:40]),
+        lambda picture: picture.write_bytes(b''),
+        lambda picture: picture.unlink(),
+    ],
+    ids=['cut off', 'empty', 'missing'],
+)
+def test_a_picture_that_cannot_be_read_is_named(train, coco, spoil):
     for picture in (coco / 'train2017').iterdir():
-        picture.write_bytes(picture.read_bytes()[:40])
+        spoil(picture)
     with pytest.raises(Exception, match=r'train2017/\d\.png'):
         train()
 
@@ -56,6 +65,36 @@ def test_pictures_without_annotations_train_as_background(train, coco):
     edit_annotations(coco, lambda data: data.update(annotations=[]))
     losses = _losses(train(**{'train_dataloader.dataset.filter_cfg.filter_empty_gt': False}))
     assert all(loss == loss and loss < float('inf') for loss in losses)
+
+
+def test_nothing_left_to_train_on(train, coco):
+    edit_annotations(coco, lambda data: data.update(annotations=[]))
+    with pytest.raises(ValueError, match=r'a dataset holds no picture.*filter_empty_gt=False'):
+        train()
+
+
+def test_annotations_of_pictures_that_are_not_there_are_left_out(train, coco):
+    def add_one(data):
+        data['annotations'].append({**data['annotations'][0], 'id': 99, 'image_id': 99})
+
+    before = _losses(train())
+    shutil.rmtree(coco.parent / 'work')
+    edit_annotations(coco, add_one)
+    assert _losses(train()) == before
+
+
+def test_boxes_outside_the_picture(train, coco):
+    """In part, at its corner, whole, and one without area: clipped to the picture, or left out."""
+
+    def move(data):
+        boxes = [40, 40, 500, 500], [-30, -30, 50, 50], [100, 100, 20, 20], [10, 10, 0, 0]
+        for annotation, (x, y, w, h) in zip(data['annotations'], boxes, strict=True):
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotation.update(bbox=[x, y, w, h], area=w * h, segmentation=[polygon])
+
+    edit_annotations(coco, move)
+    # Two pictures in a batch: both kinds are drawn in few iterations.
+    assert all(loss == loss and loss < float('inf') for loss in _losses(train(iters=4)))
 
 
 def test_crowds_only(train, coco):
@@ -119,8 +158,16 @@ def test_truncated_checkpoint(train, tmp_path):
     path = tmp_path / 'half.pth'
     torch.save({'state_dict': {'a': torch.zeros(1000)}}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(RuntimeError, match=r'PytorchStreamReader|failed finding central directory|archive'):
+    with pytest.raises(RuntimeError, match=r'half\.pth is damaged: cut off after 2000 bytes'):
         train('--resume', path)
+
+
+def test_another_networks_checkpoint_is_not_tested_as_if_it_were_loaded(tool, coco, tmp_path):
+    """mmengine warns, and evaluates random weights."""
+    path = tmp_path / 'foreign.pth'
+    torch.save({'state_dict': {'backbone.layer1.0.conv1.weight': torch.zeros(1)}}, path)
+    with pytest.raises(RuntimeError, match=r'ResNet'):
+        tool('test', CONFIG, path, '--work-dir', tmp_path, '--cfg-options', *overrides(coco))
 
 
 def _losses(work):

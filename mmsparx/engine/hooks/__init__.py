@@ -1,5 +1,7 @@
 """Hooks, registered as `mmsparx.Name`."""
 
+from mmsparx.engine.hooks.checkpoint import SafeCheckpointHook
 from mmsparx.engine.hooks.iteration_seed import IterationSeedHook
+from mmsparx.engine.hooks.strict_load import StrictLoadHook
 
-__all__ = ['IterationSeedHook']
+__all__ = ['IterationSeedHook', 'SafeCheckpointHook', 'StrictLoadHook']

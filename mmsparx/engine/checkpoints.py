@@ -1,0 +1,95 @@
+"""Checkpoints on disk that are whole or not there: writing them, and finding the newest one."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
+
+from mmsparx.safe_loading import check_archive
+
+_PART = '.part'
+
+
+class AtomicBackend(LocalBackend):
+    """Local files that appear under their name when all of them is on the disk, and not before.
+
+    They are written beside it under a name of their own (`.name.part`) and renamed. A run that is
+    killed in between leaves that file, which the next one writes over.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes; creates the folder. What was under the name stays there until they are written."""
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'.{path.name}{_PART}')
+        try:
+            with open(part, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)  # a full disk has better use for it
+            raise
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text, likewise."""
+        self.put(obj.encode(encoding), filepath)
+
+
+register_backend('atomic', AtomicBackend, force=True)
+
+
+def whole_checkpoints(folder: str | Path) -> Iterator[Path]:
+    """The checkpoints of a run that can be resumed, newest first; damaged ones are named in the log and left out.
+
+    They are the files `epoch_*.pth` and `iter_*.pth`: the best ones (`best_*.pth`) have no optimizer.
+    A file is read to its end before it is given.
+    """
+    found = [(match, path) for path in Path(folder).glob('*.pth') if (match := _NAME.fullmatch(path.name))]
+    # Epochs and iterations do not compare, times of writing do, unless the files have been copied.
+    one_unit = len({match['unit'] for match, _ in found}) < 2
+    found.sort(key=lambda pair: int(pair[0]['count']) if one_unit else pair[1].stat().st_mtime_ns, reverse=True)
+    for _, path in found:
+        try:
+            check_archive(path)
+        except RuntimeError as error:
+            print_log(f'passed over: {error}', logger='current', level=logging.WARNING)
+        else:
+            yield path
+
+
+_NAME = re.compile(r'(?P<unit>epoch|iter)_(?P<count>\d+)\.pth')
+
+
+def checkpoint_folder(cfg: Config) -> Path:
+    """Where a config's run keeps its checkpoints: its work directory, or as `out_dir` of the hook says."""
+    work_dir = Path(cfg.work_dir)
+    out_dir = cfg.get('default_hooks', {}).get('checkpoint', {}).get('out_dir')
+    return Path(out_dir, work_dir.name) if out_dir and out_dir != cfg.work_dir else work_dir
+
+
+def resume_newest(cfg: Config) -> None:
+    """Let a config resume from the newest whole checkpoint of its run, or start anew where there is none.
+
+    mmengine would take the one that the file `last_checkpoint` names, whole or not.
+
+    Raises:
+        RuntimeError: there are checkpoints, and all of them are damaged.
+    """
+    folder = checkpoint_folder(cfg)
+    newest = next(whole_checkpoints(folder), None)
+    if newest is not None:
+        cfg.resume, cfg.load_from = True, str(newest)
+        return
+    if any(_NAME.fullmatch(path.name) for path in folder.glob('*.pth')):
+        raise RuntimeError(
+            f'--resume: no checkpoint in {folder} is whole. Start anew in another --work-dir, or remove them'
+        )
+    cfg.resume = False
+    print_log(f'--resume: no checkpoint in {folder} yet; the run starts anew', logger='current', level=logging.WARNING)

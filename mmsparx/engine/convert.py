@@ -1,0 +1,111 @@
+"""Files of weights for other code, other people and other formats; see tools/model_converters."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from mmsparx.engine.checkpoints import AtomicBackend
+from mmsparx.models.load_report import shorten
+from mmsparx.models.names import backbone_prefixes, convert_names
+from mmsparx.models.weight_files import NAMED_HASH, Weights, encode_weights, is_literal, read_weights
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    to: str | None = None,
+    weights: str = 'auto',
+    force: bool = False,
+) -> Weights:
+    """Write the weights of a file under other names, or in the other format, bit for bit.
+
+    A flat file stays flat. Of a training checkpoint, weights and meta data are kept, the latter without
+    the config's text, which holds this machine's paths and is not read from checkpoints anyway.
+
+    Args:
+        source: a file, or an address; see `mmsparx.models.weight_files.read_weights`.
+        target: the file to write: .pth, .pt or .safetensors.
+        to: 'ours' or 'published' (see `convert_names`); by default names stay.
+        weights: the copy to take: 'auto', 'ema' or 'raw'.
+        force: write over `target` if it is there.
+
+    Returns:
+        What was written; `left_out` names what was not.
+
+    Raises:
+        ValueError: the source holds no SparX backbone, or names without a counterpart; the target is
+            the source, or has another suffix.
+        FileExistsError: the target is there.
+        RuntimeError: the source cannot be read, or is damaged.
+    """
+    target = Path(target)
+    _check_target(target, source, force)
+    read = _read(source, weights)
+    names = {name: name for name in read.state_dict} if to is None else convert_names(read.state_dict, to)
+    meta, dropped = read.meta, []
+    if meta is not None:
+        dropped = [k for k, x in meta.items() if k == 'cfg' or (target.suffix == '.safetensors' and not is_literal(x))]
+        meta = {k: x for k, x in meta.items() if k not in dropped}
+    written = Weights(
+        {new: read.state_dict[name] for name, new in names.items()},
+        meta,
+        (*read.left_out, *(f'meta.{key}' for key in dropped)),
+    )
+    AtomicBackend().put(encode_weights(written, target.suffix), target)
+    return written
+
+
+def publish(
+    source: str | os.PathLike,
+    target: str | os.PathLike | None = None,
+    *,
+    weights: str = 'auto',
+    force: bool = False,
+) -> tuple[Path, str]:
+    """Write the weights of a file for others to load, and little else.
+
+    Neither optimizer nor history, config or paths go into it: a state dict, and of the meta data
+    `dataset_meta` alone, from which inferencers take classes and colours. The same contents give the
+    same file. Its name ends in the first 8 digits of its SHA-256 (more, where these have no letter and could be
+    a date), which loading it checks.
+
+    Args:
+        source, weights, force: as for `convert`.
+        target: the file to write, without the digits; by default named after the source and beside it,
+            or in the working folder if that is an address.
+
+    Returns:
+        The file, and its whole SHA-256.
+
+    Raises:
+        ValueError, FileExistsError, RuntimeError: as for `convert`.
+    """
+    if target is None:
+        target = source if os.path.isfile(source) else os.path.basename(source)
+    target = Path(target)
+    read = _read(source, weights)
+    meta = read.meta and {k: x for k, x in read.meta.items() if k == 'dataset_meta'}
+    contents = encode_weights(Weights(read.state_dict, meta), target.suffix)
+    digest = hashlib.sha256(contents).hexdigest()
+    digits = next(digest[:count] for count in range(8, 65) if not digest[:count].isdigit())
+    target = target.with_stem(f'{NAMED_HASH.sub("", target.stem)}-{digits}')
+    _check_target(target, source, force)
+    AtomicBackend().put(contents, target)
+    return target, digest
+
+
+def _read(source: str | os.PathLike, weights: str) -> Weights:
+    read = read_weights(source, weights)
+    if not backbone_prefixes(read.state_dict):
+        raise ValueError(f'{source} holds no SparX backbone; its names begin with: {shorten(read.state_dict)}')
+    return read
+
+
+def _check_target(target: Path, source: str | os.PathLike, force: bool) -> None:
+    if not target.exists():
+        return
+    if os.path.exists(source) and target.samefile(source):
+        raise ValueError(f'{target} is the source; it is not written over')
+    if not force:
+        raise FileExistsError(f'{target} is there already; --force (force=True) writes over it')

@@ -1,0 +1,60 @@
+"""A work directory for one run alone."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from mmengine.logging import print_log
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not kept apart there
+    fcntl = None
+
+
+@contextmanager
+def own_work_dir(path: str | os.PathLike) -> Iterator[None]:
+    """Make a work directory, and keep other runs out of it for as long as this block lasts.
+
+    The lock is the process's and ends with it, however that ends. Of a distributed run the first
+    process takes it. Where the file system has no locks, a warning says so.
+
+    Raises:
+        OSError: the directory cannot be made or written to.
+        RuntimeError: another run uses it.
+    """
+    ranks = [os.environ[name] for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') if name in os.environ]
+    if ranks and ranks[0] != '0':
+        yield
+        return
+    with _open_lock(path) as file:
+        try:
+            if fcntl is not None:
+                # Not flock, which data workers inherit and would hold on to after a kill.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            other = file.read().strip() or 'another run'
+            raise RuntimeError(
+                f"the work directory {path} is in use by {other}, and two runs would write over each other's "
+                'checkpoints. Wait for it, or name another directory with --work-dir'
+            ) from error
+        except OSError as error:
+            print_log(f'{path} cannot be locked ({error.strerror}): start no second run there', level=logging.WARNING)
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
+
+
+def _open_lock(path: str | os.PathLike) -> TextIO:
+    try:
+        os.makedirs(path, exist_ok=True)
+        return open(Path(path, '.lock'), 'a+')
+    except OSError as error:
+        problem = f'{error.strerror}: the work directory cannot be written to; name another one with --work-dir'
+        raise OSError(error.errno, problem, str(path)) from error

@@ -1,0 +1,139 @@
+"""SafeCheckpointHook in small runs: something whole is on the disk at every moment."""
+
+import os
+import resource
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+import mmsparx.engine  # noqa: F401 (its hooks)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 1000)
+
+    def forward(self, inputs, mode):
+        loss = self.fc(inputs).square().mean()
+        return {'loss': loss} if mode == 'loss' else [loss]
+
+
+class Rising(BaseMetric):
+    """Better every time."""
+
+    value = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.value += 1
+        return {'acc': self.value}
+
+
+class Dataset(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return {'inputs': torch.ones(4) * i}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Train a linear layer with a `SafeCheckpointHook` of these options; returns the runner."""
+
+    def run(epochs=4, prepare=lambda runner: None, **options):
+        loader = dict(
+            dataset=Dataset(),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            batch_size=2,
+            collate_fn=dict(type='default_collate'),
+        )
+        runner = Runner(
+            Model(),
+            str(tmp_path / 'work'),
+            train_dataloader=loader,
+            val_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            val_cfg=dict(),
+            val_evaluator=[Rising()],
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=dict(type='mmsparx.SafeCheckpointHook', interval=1, **options)),
+            log_level='ERROR',
+            experiment_name=str(tmp_path),
+        )
+        prepare(runner)
+        runner.train()
+        return runner
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+def test_keeps_as_many_as_asked_for(run, tmp_path):
+    run(max_keep_ckpts=2)
+    assert names(tmp_path / 'work') == ['epoch_3.pth', 'epoch_4.pth']
+    newest = torch.load(tmp_path / 'work/epoch_4.pth', weights_only=True)
+    assert newest['message_hub']['runtime_info']['keep_ckpt_ids'] == [3, 4]
+    assert (tmp_path / 'work/last_checkpoint').read_text() == str(tmp_path / 'work/epoch_4.pth')
+
+
+def test_keeps_the_best(run, tmp_path):
+    run(save_best='acc', max_keep_ckpts=1)
+    assert names(tmp_path / 'work') == ['best_acc_epoch_4.pth', 'epoch_4.pth']
+
+
+@pytest.mark.parametrize('options', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=1, save_best='acc')])
+def test_something_whole_is_there_at_every_moment(run, tmp_path, monkeypatch, options):
+    """Whatever is renamed or removed: afterwards as many files of each kind are there as before."""
+    seen = []
+
+    def watched(function):
+        def call(*args, **kwargs):
+            function(*args, **kwargs)
+            there = names(tmp_path / 'work')
+            seen.append((sum(n.startswith('epoch') for n in there), sum(n.startswith('best') for n in there)))
+
+        return call
+
+    monkeypatch.setattr(os, 'replace', watched(os.replace))
+    monkeypatch.setattr(os, 'remove', watched(os.remove))
+    run(**options)
+    assert len(seen) > 6
+    assert all(epochs >= 1 for epochs, _ in seen)
+    assert all(best >= 1 for _, best in seen[2:]) or 'save_best' not in options
+
+
+def test_a_full_disk_ends_the_run_and_says_what_is_left(run, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def shrink(runner):
+        class Shrink(Hook):
+            def before_train_epoch(self, runner):
+                if runner.epoch == 2:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+
+        runner.register_hook(Shrink())
+
+    try:
+        with pytest.raises(OSError, match=r'a checkpoint could not be written\. Make room, .*epoch_2\.pth with --re'):
+            run(prepare=shrink, max_keep_ckpts=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path / 'work') == ['epoch_2.pth']
+    assert not list((tmp_path / 'work').glob('.*.part'))
+
+
+def test_another_backend_is_left_to_mmengine(run, tmp_path):
+    run(backend_args=dict(backend='local'), max_keep_ckpts=1)
+    assert names(tmp_path / 'work') == ['epoch_4.pth']

@@ -1,0 +1,107 @@
+"""Checkpoints on disk: whole or not there, whatever happens while they are written."""
+
+import errno
+import os
+import resource
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import get_file_backend
+
+from mmsparx.engine.checkpoints import AtomicBackend, resume_newest, whole_checkpoints
+
+
+def save(folder, *names):
+    for name in names:
+        torch.save({'weight': torch.randn(100)}, folder / name)
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+class TestAtomicBackend:
+    def test_by_mmengines_name(self):
+        assert isinstance(get_file_backend(backend_args={'backend': 'atomic'}), AtomicBackend)
+
+    def test_writes_in_new_folders(self, tmp_path):
+        AtomicBackend().put(b'123', tmp_path / 'a/b.bin')
+        AtomicBackend().put_text('é', str(tmp_path / 'a/b.txt'))
+        assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['b.bin', 'b.txt']
+        assert (tmp_path / 'a/b.bin').read_bytes() == b'123'
+        assert (tmp_path / 'a/b.txt').read_text('utf-8') == 'é'
+
+    @pytest.mark.parametrize('fault', ['disk full', 'not synchronised', 'not renamed'])
+    def test_a_failed_write_leaves_what_was_there(self, fault, tmp_path, monkeypatch):
+        AtomicBackend().put(b'old', tmp_path / 'x')
+
+        def fail(*_):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+        if fault == 'disk full':
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        else:
+            monkeypatch.setattr(os, {'not synchronised': 'fsync', 'not renamed': 'replace'}[fault], fail)
+        try:
+            with pytest.raises(OSError, match=r'File too large|No space left'):
+                AtomicBackend().put(b'new' * 1000, tmp_path / 'x')
+        finally:
+            if fault == 'disk full':
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in tmp_path.iterdir()] == ['x']
+        assert (tmp_path / 'x').read_bytes() == b'old'
+
+
+class TestWholeCheckpoints:
+    def test_newest_first(self, tmp_path):
+        save(tmp_path, 'epoch_9.pth', 'epoch_10.pth', 'epoch_2.pth', 'best_coco_epoch_11.pth', 'other.pth')
+        assert [path.name for path in whole_checkpoints(tmp_path)] == ['epoch_10.pth', 'epoch_9.pth', 'epoch_2.pth']
+
+    def test_epochs_among_iterations_by_time(self, tmp_path):
+        save(tmp_path, 'epoch_2.pth', 'iter_500.pth')
+        os.utime(tmp_path / 'iter_500.pth', (1, 1))
+        assert [path.name for path in whole_checkpoints(tmp_path)] == ['epoch_2.pth', 'iter_500.pth']
+
+    def test_damaged_ones_are_named_and_passed_over(self, tmp_path, capfd):
+        save(tmp_path, *(f'iter_{i}.pth' for i in range(1, 5)))
+        damage(tmp_path / 'iter_4.pth')
+        (tmp_path / 'iter_2.pth').write_bytes(b'')
+        assert [path.name for path in whole_checkpoints(tmp_path)] == ['iter_3.pth', 'iter_1.pth']
+        told = ''.join(capfd.readouterr())
+        assert 'iter_4.pth is damaged: cut off' in told
+        assert 'iter_2.pth is damaged: it is empty' in told
+
+    def test_none(self, tmp_path):
+        assert list(whole_checkpoints(tmp_path / 'nonesuch')) == []
+
+
+class TestResumeNewest:
+    def test_takes_the_newest_whole_one(self, tmp_path):
+        save(tmp_path, 'iter_1.pth', 'iter_2.pth')
+        damage(tmp_path / 'iter_2.pth')
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+        cfg = Config(dict(work_dir=str(tmp_path)))
+        resume_newest(cfg)
+        assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_1.pth'))
+
+    def test_in_the_hooks_folder(self, tmp_path):
+        (tmp_path / 'elsewhere/run').mkdir(parents=True)
+        save(tmp_path / 'elsewhere/run', 'epoch_1.pth')
+        hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir=str(tmp_path / 'elsewhere')))
+        cfg = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=hooks))
+        resume_newest(cfg)
+        assert cfg.load_from == str(tmp_path / 'elsewhere/run/epoch_1.pth')
+
+    def test_starts_anew_where_there_is_none(self, tmp_path, capfd):
+        cfg = Config(dict(work_dir=str(tmp_path), resume=True, load_from=None))
+        resume_newest(cfg)
+        assert not cfg.resume
+        assert 'the run starts anew' in ''.join(capfd.readouterr())
+
+    def test_never_starts_anew_over_damaged_ones(self, tmp_path):
+        save(tmp_path, 'iter_1.pth')
+        damage(tmp_path / 'iter_1.pth')
+        with pytest.raises(RuntimeError, match=r'no checkpoint in .* is whole\. Start anew in another --work-dir'):
+            resume_newest(Config(dict(work_dir=str(tmp_path))))

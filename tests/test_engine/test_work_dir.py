@@ -1,0 +1,71 @@
+"""A work directory belongs to one run."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmsparx.engine.work_dir import own_work_dir
+
+CHILD = """
+import os, sys, time
+from mmsparx.engine.work_dir import own_work_dir
+with own_work_dir(sys.argv[1]):
+    if not os.fork():  # as a data worker: it outlives its parent
+        time.sleep(60)
+    print('mine', flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that owns tmp_path / 'work'."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', CHILD, tmp_path / 'work'], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == 'mine\n'
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_second_run_is_refused_until_the_first_one_ends(other, tmp_path):
+    with (
+        pytest.raises(
+            RuntimeError, match=rf'in use by process {other.pid} on .*name another directory with --work-dir'
+        ),
+        own_work_dir(tmp_path / 'work'),
+    ):
+        raise AssertionError('not reached')
+    other.kill()
+    other.wait()
+    with own_work_dir(tmp_path / 'work'):
+        assert (tmp_path / 'work/.lock').read_text().startswith(f'process {os.getpid()} on ')
+
+
+@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
+def test_the_first_process_of_a_run_takes_it_for_all(variable, other, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, '1')
+    with own_work_dir(tmp_path / 'work'):
+        pass
+
+
+def test_again_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), own_work_dir(tmp_path):
+            raise KeyError
+
+
+@pytest.mark.parametrize('place', ['a file', 'a read-only folder'])
+def test_what_cannot_be_written_to(place, tmp_path):
+    (tmp_path / 'file').touch()
+    # Not even root writes in the second, on Linux.
+    path = {'a file': tmp_path / 'file', 'a read-only folder': '/sys/kernel'}[place]
+    if place == 'a read-only folder' and sys.platform != 'linux':
+        pytest.skip('needs a folder that root cannot write to')
+    problem = 'the work directory cannot be written to; name another one with --work-dir'
+    with pytest.raises(OSError, match=problem) as error, own_work_dir(path):
+        raise AssertionError('not reached')
+    assert error.value.filename == str(path)

@@ -1,0 +1,144 @@
+"""Runs that are killed, and disks and folders that fail: what is lost, and what the user reads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet', reason='the detection tools need mmdet')
+from fault_hooks import VARIABLE
+from tool_helpers import CONFIG, ROOT, overrides
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coco, tmp_path):
+    """kill -9 in training, while a checkpoint is written, in validation: nothing but time is lost."""
+    config = tmp_path / 'config.py'
+    config.write_text(f"""
+_base_ = {CONFIG!r}
+custom_imports = dict(imports=['mmsparx.models', 'fault_hooks'], allow_failed_imports=False)
+model = dict(backbone=dict(drop_path_rate=0.3))
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(64, 64)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]))
+custom_hooks = [
+    dict(type='mmsparx.IterationSeedHook'),
+    dict(type='EMAHook', ema_type='ExpMomentumEMA'),
+    dict(type='KillHook'),
+]
+""")
+    options = ['--no-pretrained', '--cfg-options', *overrides(coco, iters=6, **{'train_cfg.val_interval': 2})]
+    tool('train', config, '--work-dir', tmp_path / 'whole', *options)
+
+    killed = tmp_path / 'killed'
+    for moment, left in (('writing:3', 2), ('validation:4', 4), ('training:6', 5)):
+        done = subprocess.run(
+            [sys.executable, 'tools/train.py', config, '--work-dir', killed, '--resume', *options],
+            cwd=ROOT,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests'), VARIABLE: moment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert {path.name for path in killed.glob('*.pth')} == {f'iter_{i}.pth' for i in range(1, left + 1)}
+    tool('train', config, '--work-dir', killed, '--resume', *options)
+
+    whole, resumed = losses(tmp_path / 'whole'), losses(killed)
+    assert {step for step, _ in whole} == set(range(1, 7))
+    assert resumed == whole
+    whole, resumed = (_load(run / 'iter_6.pth') for run in (tmp_path / 'whole', killed))
+    assert whole['meta']['iter'] == resumed['meta']['iter'] == 6
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+        _assert_equal(whole[part], resumed[part], part)
+    text = resumed['message_hub']['runtime_info']['cfg']
+    assert "type='mmsparx.SparXMamba'" in text  # the running config, not what safe loading puts there
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, capfd):
+    work = train(iters=3)
+    newest = work / 'iter_3.pth'
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    train('--resume', iters=4)
+    assert 'iter_3.pth is damaged: cut off' in ''.join(capfd.readouterr())
+    assert [step for step, _ in losses(work)] == [1, 2, 3, 4]  # 3 twice: equal
+
+
+def test_a_full_disk_ends_the_run_with_the_newest_whole_checkpoint(train, monkeypatch):
+    """A checkpoint that is cut off by the limit of a file's size."""
+    import resource
+
+    work = train(iters=2)
+    size = (work / 'iter_2.pth').stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r'could not be written\. Make room, then go on from .*iter_2\.pth with --resume'
+        ):
+            train('--resume', iters=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(work.glob('.*.part'))
+    train('--resume', iters=4)
+    assert [step for step, _ in losses(work)] == [1, 2, 3, 4]
+
+
+def test_two_runs_in_one_work_directory(train, tmp_path):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            'import sys, time\nfrom mmsparx.engine.work_dir import own_work_dir\n'
+            'with own_work_dir(sys.argv[1]):\n    print("mine", flush=True)\n    time.sleep(100)',
+            tmp_path / 'work',
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == 'mine\n'
+        with pytest.raises(RuntimeError, match=rf'in use by process {holder.pid} .*--work-dir'):
+            train()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert train(iters=1).is_dir()
+
+
+def test_a_work_directory_that_cannot_be_written_to(tool, coco):
+    with pytest.raises(OSError, match='the work directory cannot be written to; name another one with --work-dir'):
+        tool('train', CONFIG, '--work-dir', '/sys/kernel', '--no-pretrained', '--cfg-options', *overrides(coco))
+
+
+def losses(work) -> list[tuple[int, float]]:
+    """(iteration, loss) of all runs in a work directory; the repeated and equal ones once."""
+    lines = [
+        json.loads(line) for path in work.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()
+    ]
+    return sorted({(line['step'], line['loss']) for line in lines if 'loss' in line})
+
+
+def _load(path):
+    return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def _assert_equal(a, b, where):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            _assert_equal(a[key], b[key], f'{where}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            _assert_equal(*pair, f'{where}.{i}')
+    else:
+        assert a == b, where

@@ -1,0 +1,44 @@
+"""Write a file of weights under other names, or in another format, bit for bit.
+
+Takes classification, detection and segmentation files, published ones and one's own. Of a training
+checkpoint, weights and meta data are kept.
+
+    convert.py sparx_mamba_tiny_in1k.pth tiny.safetensors --to ours
+    convert.py work_dirs/x/epoch_36.pth detector.pth --to published --weights ema
+"""
+
+import argparse
+
+from mmsparx.engine.convert import convert
+from mmsparx.models.weight_files import COPIES
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help='file of weights, or its address')
+    parser.add_argument('target', help='file to write: .pth, .pt or .safetensors')
+    parser.add_argument(
+        '--to',
+        choices=['ours', 'published'],
+        help="the names to write: this package's or those of the published checkpoints (default: as they are)",
+    )
+    parser.add_argument(
+        '--weights',
+        choices=COPIES,
+        default='auto',
+        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
+    )
+    parser.add_argument('--force', action='store_true', help='write over the target if it is there')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    written = convert(args.source, args.target, to=args.to, weights=args.weights, force=args.force)
+    print(f'{args.target}: {len(written.state_dict)} tensors')
+    if written.left_out:
+        print(f'left out: {", ".join(written.left_out)}')
+
+
+if __name__ == '__main__':
+    main()
