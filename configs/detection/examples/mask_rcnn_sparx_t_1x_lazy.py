@@ -13,13 +13,13 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder, MaxIoUAssigner, RandomSampler
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.optim import LinearLR, MultiStepLR, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop
 from mmengine.visualization import LocalVisBackend
 from torch.optim import AdamW
 
-from mmsparx.engine import IterationSeedHook
+from mmsparx.engine import IterationSeedHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
 from mmsparx.models import SparXMamba
 
 default_scope = 'mmdet'
@@ -172,11 +172,11 @@ default_hooks = dict(
     timer=dict(type=IterTimerHook),
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
-    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type=SafeCheckpointHook, interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=DetVisualizationHook),
 )
-custom_hooks = [dict(type=IterationSeedHook)]
+custom_hooks = [dict(type=IterationSeedHook), dict(type=NaNGuardHook), dict(type=StrictLoadHook)]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -15,9 +15,9 @@ model = dict(
     )
 )
 
-# A resumed run draws what an uninterrupted one would have drawn.
-custom_hooks = [dict(type='mmsparx.IterationSeedHook')]
-
-# CheckpointHook deletes an old file before it writes the new one: with two or more kept, one is
-# always whole.
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3))
+custom_hooks = [
+    dict(type='mmsparx.IterationSeedHook'),  # a resumed run draws what an uninterrupted one would have drawn
+    dict(type='mmsparx.NaNGuardHook'),  # a loss or gradient that is no number ends the run, and is located
+    dict(type='mmsparx.StrictLoadHook'),  # load_from, resuming and testing: weights that match, or an error
+]
+default_hooks = dict(checkpoint=dict(type='mmsparx.SafeCheckpointHook', interval=1, max_keep_ckpts=3))

@@ -1,0 +1,198 @@
+"""Where a model's numbers stop being finite: one iteration, watched from module to module."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+T = TypeVar('T')
+# What a wrapper calls the module in it.
+_WRAPPED = ('_fsdp_wrapped_module', '_checkpoint_wrapped_module', '_orig_mod')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not finite.
+
+    Attributes:
+        kind: 'batch', 'parameter', 'buffer', 'input of module', 'output of module', 'loss', 'gradient of
+            parameter', 'gradient of input of module', 'gradient of output of module', or 'replay' for
+            an error while looking.
+        name: of the module, parameter, buffer, loss or part of the batch.
+        detail: what is there instead of numbers.
+    """
+
+    kind: str
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f'{self.kind} {self.name!r}: {self.detail}'
+
+
+def diagnose(model: nn.Module, run: Callable[[], object]) -> list[Finding]:
+    """Run one iteration and say where its numbers stop being finite.
+
+    Looked at are parameters and buffers; in the order of execution, what goes into every module and
+    comes out of it; the losses; and where these are finite, in the order of backward, the gradients of
+    all of this. Of the modules' values and of the gradients the first that is not finite is reported:
+    the rest follows from it. Under gradient checkpointing a recomputed forward is not looked at again,
+    its gradients are. Code that torch has compiled runs uncompiled (torch 2.6 or newer; before, it may
+    hide its modules).
+
+    A tensor without gradient that holds -inf, but neither inf nor nan, is taken for a mask. Buffers are
+    put back as they were, gradients are dropped; the random numbers that are drawn are the caller's.
+
+    Args:
+        model: what is watched; findings have the names of its `named_modules` and `named_parameters`,
+            without what torch's wrappers (FSDP, compiled, checkpointed modules) put in between.
+        run: computes the losses, calls backward, takes no optimizer step, and returns the losses: a
+            tensor, or tensors in dicts and sequences.
+
+    Returns:
+        What was found, causes before consequences, but buffers after these: what goes wrong in training
+        spoils statistics, too. Empty where everything was finite. An error that `run` ends with is the
+        last finding, of the kind 'replay'.
+    """
+    parameters = not_finite('parameter', _clean(model.named_parameters()))
+    statistics = not_finite('buffer', _clean(model.named_buffers()))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.zero_grad()
+    with _Watch(model) as watch, _uncompiled():
+        try:
+            result, error = run(), []
+        except Exception as raised:  # what is known by now counts more than an error on the way to more
+            result, error = None, [Finding('replay', type(raised).__name__, str(raised))]
+    with torch.no_grad():
+        for name, buffer in buffers.items():
+            model.get_buffer(name).copy_(buffer)
+    model.zero_grad()
+    values, gradients = watch.findings()
+    bad_losses = not_finite('loss', named_tensors(result))
+    return [*parameters, *values, *(bad_losses or gradients), *statistics, *error]
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every value is finite: where it is, at one reduction per tensor and one synchronisation in all."""
+    tensors = [x.detach() for x in tensors if x.is_floating_point() or x.is_complex()]
+    tensors = [x for x in (x._values() if x.is_sparse else x for x in tensors) if x.numel()]
+
+    def finite(order: float) -> bool:
+        norms = torch._foreach_norm(tensors, order)  # what torch.nn.utils.clip_grad_norm_ computes norms with
+        return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
+
+    # A sum of squares may overflow where no value does. The largest magnitude then decides, which takes
+    # 20 times as long on a CPU.
+    return not tensors or finite(2) or finite(math.inf)
+
+
+def named_tensors(tree: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers and mmengine's data elements, with dotted names."""
+    if isinstance(getattr(tree, 'tensor', None), Tensor):  # mmdet's boxes
+        tree = tree.tensor
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, (Mapping, BaseDataElement)):
+        for key, value in tree.items():
+            yield from named_tensors(value, f'{name}.{key}'.lstrip('.'))
+    elif isinstance(tree, (list, tuple)):
+        yield from named_tensors(dict(enumerate(tree)), name)
+
+
+def losses(outputs: Mapping | None) -> dict:
+    """Of what a model returns in training, the entries that mmengine takes for losses, by their names."""
+    return {name: value for name, value in (outputs or {}).items() if 'loss' in str(name)}
+
+
+def not_finite(kind: str, named: Iterable[tuple[str, Tensor]]) -> list[Finding]:
+    """A finding for each of the tensors that is not finite."""
+    return [Finding(kind, name, _describe(x)) for name, x in named if not all_finite([x])]
+
+
+class _Watch:
+    """Within it, a model's modules note the first value that is not finite, and the first gradient."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.names = {module: name or type(module).__name__ for name, module in _clean(model.named_modules())}
+        self.values: list[Finding] = []
+        self.gradient: Tensor | None = None
+        self.places: list[tuple[str, str]] = []  # of that gradient: what one module puts out, others take in
+
+    def __enter__(self) -> '_Watch':
+        self.handles = [
+            parameter.register_hook(partial(self._see_gradient, 'parameter', name))
+            for name, parameter in _clean(self.model.named_parameters())
+            if parameter.requires_grad
+        ]
+        for module in self.names:
+            self.handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._after))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        origin = '; an operator between modules made it, or it came with the batch'
+        self._see('input of module', self.names[module], {**dict(enumerate(args)), **kwargs}, origin)
+
+    def _after(self, module: nn.Module, args: tuple, output: object) -> None:
+        if isinstance(output, Mapping):
+            output = losses(output) or output  # what is logged beside losses may be no number: the accuracy of nothing
+        self._see('output of module', self.names[module], output)
+
+    def _see(self, kind: str, name: str, tree: object, origin: str = '') -> None:
+        recomputing = torch._C._current_graph_task_id() != -1  # is in backward; torch's own checkpoint asks so, too
+        for part, x in named_tensors(tree):
+            if x.requires_grad:
+                self.handles.append(x.register_hook(partial(self._see_gradient, kind, name)))
+            if not self.values and not recomputing and not all_finite([x]) and not _is_mask(x):
+                at = f', at {part!r}' if part else ''
+                self.values.append(Finding(kind, name, _describe(x) + at + origin))
+
+    def _see_gradient(self, kind: str, name: str, gradient: Tensor) -> None:
+        if self.gradient is None and not all_finite([gradient]):
+            self.gradient = gradient
+        if gradient is self.gradient:  # the hooks of a tensor are called in a row, with one gradient
+            self.places.append((kind, name))
+
+    def findings(self) -> tuple[list[Finding], list[Finding]]:
+        """Of values and of gradients, at most one each."""
+        if self.gradient is None:
+            return self.values, []
+        # A module that takes the tensor in has made its gradient, unless it passed the tensor on. Of nested
+        # modules it is the innermost, which was called last.
+        passed_on = {name for kind, name in self.places if kind == 'output of module'}
+        takers = [place for place in self.places if place[0] == 'input of module' and place[1] not in passed_on]
+        first = takers[-1] if takers else self.places[0]
+        others = ''.join(f', also {kind} {name!r}' for kind, name in self.places if (kind, name) != first)
+        return self.values, [Finding(f'gradient of {first[0]}', first[1], _describe(self.gradient) + others)]
+
+
+def _clean(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    for name, each in named:
+        yield '.'.join(part for part in name.split('.') if part not in _WRAPPED), each
+
+
+def _is_mask(x: Tensor) -> bool:
+    return not x.requires_grad and not x.isnan().any() and not x.isposinf().any()
+
+
+def _describe(x: Tensor) -> str:
+    if x.numel() == 1:
+        return str(x.item())
+    counts = ((int(x.isnan().sum()), 'nan'), (int(x.isinf().sum()), 'inf'))
+    found = ' and '.join(f'{count} {what}' for count, what in counts if count)
+    return f'{found} of {x.numel()} values ({x.dtype}, {"x".join(map(str, x.shape))})'
+
+
+def _uncompiled():
+    return torch.compiler.set_stance('force_eager') if hasattr(torch.compiler, 'set_stance') else nullcontext()

@@ -1,0 +1,65 @@
+"""Running an iteration of training again, without a step."""
+
+import copy
+import random
+
+import numpy as np
+import torch
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from mmsparx.engine.diagnose import Finding, diagnose, losses
+
+
+def random_state() -> tuple:
+    """The state of all that an iteration draws from: torch's on the CPU and the current GPU, numpy's, Python's."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002 (what pipelines use)
+
+
+def set_random_state(state: tuple) -> None:
+    """Draw again what was drawn after `random_state` gave this."""
+    cpu, cuda, numpy, python = state
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
+    np.random.set_state(numpy)  # noqa: NPY002
+    random.setstate(python)
+
+
+def replay(runner: Runner, batch: object, state: tuple) -> list[Finding]:
+    """Diagnose an iteration of a run: the model's own `train_step`, in the run's precision, without a step.
+
+    Under DistributedDataParallel the model is run without it, so a rank's gradients are its own. All
+    ranks have to take part, since models may reduce over them.
+
+    Args:
+        runner: with a built model and optimizer wrapper. Both are left as they were, but for gradients.
+        batch: as the data loader gave it.
+        state: of `random_state`, before the iteration; the present one is back afterwards.
+    """
+    model = runner.model
+    if isinstance(model, (DistributedDataParallel, DataParallel)):
+        model = model.module
+    wrapper = _without_step(runner.optim_wrapper)
+
+    def run() -> dict:
+        set_random_state(state)
+        return losses(model.train_step(batch, optim_wrapper=wrapper))
+
+    afterwards = random_state()
+    findings = diagnose(model, run)
+    set_random_state(afterwards)
+    return findings
+
+
+def _without_step(wrapper: BaseOptimWrapper) -> BaseOptimWrapper:
+    """A wrapper that shares all with the one given, and goes as far as the gradients."""
+    shadow = copy.copy(wrapper)
+    if isinstance(wrapper, OptimWrapperDict):
+        shadow.optim_wrappers = {name: _without_step(each) for name, each in wrapper.items()}
+    else:
+        shadow.step = shadow.zero_grad = lambda **kwargs: None
+        shadow._inner_count -= 1  # of backwards: a loss is divided by how many are accumulated
+    return shadow

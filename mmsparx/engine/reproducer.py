@@ -1,0 +1,69 @@
+"""What has to be known to look at one iteration again, as JSON."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from mmsparx.engine.diagnose import named_tensors
+
+_PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsparx')
+
+
+def write_reproducer(path: Path, facts: Mapping, batch: object) -> None:
+    """Write what is given, a description of the batch, and the versions of what is imported.
+
+    Numbers that JSON has no word for are written as 'nan', 'inf' and '-inf'.
+
+    Args:
+        path: its folder is created.
+        facts: of any nesting; what is neither a number nor a container is written as text.
+        batch: what a data loader gave. Of each tensor its shape, type, range and share of finite
+            values are written; of each picture the meta information, with path and shapes.
+    """
+    described = {
+        'pictures': [sample.metainfo for sample in samples(batch)],
+        'tensors': {name: _describe(x) for name, x in named_tensors(batch)},
+        'versions': {
+            name: getattr(sys.modules[name], '__version__', None) for name in _PACKAGES if name in sys.modules
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_plain({**facts, **described}), indent=1, allow_nan=False))
+
+
+def samples(batch: object) -> Iterator[BaseDataElement]:
+    """The data samples in a batch, in order."""
+    if isinstance(batch, BaseDataElement):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from samples(part)
+
+
+def _describe(x: Tensor) -> dict:
+    finite = x[x.isfinite()]
+    return {
+        'shape': list(x.shape),
+        'dtype': str(x.dtype),
+        'min': finite.min().item() if finite.numel() else None,
+        'max': finite.max().item() if finite.numel() else None,
+        'finite': finite.numel() / max(1, x.numel()),
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)
