@@ -100,7 +100,7 @@ def harden(cfg: Config) -> None:
     """Give a config's run what keeps its data and weights safe, whichever library the config is of.
 
     `SafeCheckpointHook` takes the place of mmengine's, and this package's `LoadImageFromFile` that of
-    mmcv's; `StrictLoadHook` is added. What is of another kind is left alone.
+    mmcv's in training and validation; `StrictLoadHook` is added. What is of another kind is left alone.
     """
     by_default = dict(type='CheckpointHook', interval=1)  # mmengine's own default
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', by_default)
@@ -110,7 +110,8 @@ def harden(cfg: Config) -> None:
     custom = list(cfg.get('custom_hooks') or ())
     if not any(_is(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
         cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
+    for loader in ('train_dataloader', 'val_dataloader'):
         _name_unreadable_pictures(cfg.get(loader))
 
 

@@ -76,13 +76,15 @@ def test_a_run_is_hardened(kind):
             default_hooks=dict(checkpoint=dict(type=kind, interval=5)),
             custom_hooks=[dict(type='EMAHook')],
             train_dataloader=pipeline_of('LoadImageFromFile'),
-            test_dataloader=None,
+            val_dataloader=None,
+            test_dataloader=pipeline_of('LoadImageFromFile'),
         )
     )
     harden(cfg)
     assert cfg.default_hooks.checkpoint == dict(type='mmsparx.SafeCheckpointHook', interval=5)
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'mmsparx.StrictLoadHook']
     assert cfg.train_dataloader.to_dict() == pipeline_of('mmsparx.LoadImageFromFile')
+    assert cfg.test_dataloader.to_dict() == pipeline_of('LoadImageFromFile')  # inferencers look for it
     harden(cfg)
     assert len(cfg.custom_hooks) == 2
 
