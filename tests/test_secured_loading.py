@@ -40,6 +40,7 @@ def mark(tmp_path) -> Path:
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The address at which a folder of files is to be had."""
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)  # the tools set it for good
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     (tmp_path / 'served').mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / 'served')

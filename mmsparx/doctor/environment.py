@@ -95,8 +95,9 @@ def look() -> Environment:
     """The environment of this process. Takes the time of importing everything once."""
     versions = {}
     for distribution in distributions():
-        if name := distribution.name:  # None where an installation was cut off
-            versions.setdefault(re.sub(r'[-_.]+', '-', name).lower(), distribution.version)
+        # Neither is there where an installation was cut off.
+        if distribution.read_text('METADATA') or distribution.read_text('PKG-INFO'):
+            versions.setdefault(re.sub(r'[-_.]+', '-', distribution.name).lower(), distribution.version)
     tried = [name for name, needed in _IMPORTS.items() if needed is None or find_spec(needed)]
     outcomes = isolated.run(_CALLS.get(name, name) for name in tried)
     results, errors = ({name: outcomes[_CALLS.get(name, name)][i] for name in tried} for i in (0, 1))

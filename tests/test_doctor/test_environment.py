@@ -1,5 +1,7 @@
 """What is found on the machine: distributions, compilers, variables."""
 
+import sys
+
 import pytest
 
 from mmsparx.doctor import environment, isolated
@@ -39,6 +41,8 @@ def test_what_is_not_there_is_not_tried(tmp_path, monkeypatch):
     (tmp_path / 'mmdet').mkdir()
     (tmp_path / 'mmdet' / '__init__.py').touch()
     monkeypatch.setattr('sys.path', [str(tmp_path)])
+    for module in ('torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'timm'):
+        monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
     assert list(environment.look().imports) == ['torch', 'mmsparx.ops', 'mmdet']
 
 

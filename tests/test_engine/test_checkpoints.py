@@ -8,8 +8,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import get_file_backend
+from mmengine.logging import MMLogger
 
 from mmsparx.engine.checkpoints import AtomicBackend, resume_newest, whole_checkpoints
+
+
+@pytest.fixture(autouse=True)
+def _no_logger_of_another_run():
+    MMLogger._instance_dict.clear()
 
 
 def save(folder, *names):
