@@ -12,6 +12,7 @@ from mmsparx.engine.command_line import (
     empty_data_explained,
     load_config,
 )
+from mmsparx.engine.tta import apply_tta
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,6 +21,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file or address')
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to a pickle file')
     parser.add_argument('--show-dir', help='write pictures of predictions beside the ground truth into this folder')
+    parser.add_argument(
+        '--tta',
+        nargs='?',
+        const='published',
+        metavar='PROTOCOL',
+        help="average over sizes and flips, by a name in the config's tta_pipelines: published (without a name) or "
+        'original',
+    )
     return parser.parse_args()
 
 
@@ -27,8 +36,11 @@ def apply_test_options(cfg: Config, args: argparse.Namespace) -> None:
     """Write the test options into the config.
 
     Raises:
-        ValueError: a name for --out that is no pickle's; a config without a visualization hook.
+        ValueError: a name for --out that is no pickle's; a config without a visualization hook, or without the
+            protocol of --tta.
     """
+    if args.tta is not None:
+        apply_tta(cfg, args.tta)
     cfg.load_from = args.checkpoint
     if args.out is not None:
         if not args.out.endswith(('.pkl', '.pickle')):

@@ -1,5 +1,5 @@
 """What the command-line tools and configs add to mmengine's runner."""
 
-from mmsparx.engine.hooks import IterationSeedHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
 
-__all__ = ['IterationSeedHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']
+__all__ = ['IterationSeedHook', 'LabelCheckHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']

@@ -6,21 +6,20 @@ import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection configs stand on mmdet')
-from helpers import oracle_shapes
+import mmdet
+from config_helpers import CONFIGS, assert_published_decay, build, library_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from tool_helpers import ROOT
 
 from mmsparx.analysis import two_stage_complexity
 from mmsparx.models import SparXMamba
-from mmsparx.models.names import to_published
 
-DETECTION = ROOT / 'configs/detection'
+DETECTION = CONFIGS / 'detection'
 LEAVES = sorted(path.name for path in DETECTION.glob('*.py'))
 PUBLISHED = [f'mask_rcnn_sparx_{arch}_{schedule}.py' for arch in 'tsb' for schedule in ('1x', '3x')]
 LAZY = 'examples/mask_rcnn_sparx_t_1x_lazy.py'
+FSDP = 'examples/mask_rcnn_sparx_t_1x_fsdp.py'
 
 # arch: name, drop path, output channels, GFLOPs at 800x1280 and parameters in M of the paper's Table 3.
 PAPER = {
@@ -34,18 +33,11 @@ def load(name: str) -> Config:
     return Config.fromfile(DETECTION / name)
 
 
-def build(cfg: Config):
-    """The model on the meta device, where no weights are drawn."""
-    init_default_scope('mmdet')
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
-
-
 def test_all_published_leaves_are_there():
     assert set(PUBLISHED) <= set(LEAVES)
 
 
-@pytest.mark.parametrize('name', [*LEAVES, LAZY])
+@pytest.mark.parametrize('name', [*LEAVES, LAZY, FSDP])
 def test_a_leaf_builds(name):
     detector = build(load(name))
     assert isinstance(detector.backbone, SparXMamba)
@@ -111,25 +103,7 @@ def test_the_3x_pipeline_is_multi_scale():
 
 @pytest.mark.parametrize('name', ['mask_rcnn_sparx_t_1x.py', LAZY])
 def test_the_published_set_of_parameters_does_not_decay(name):
-    """The published runs matched 'norm' against their names, in which batch norms have none."""
-    cfg = load(name)
-    detector = build(cfg)
-    optimizer = build_optim_wrapper(detector, cfg.optim_wrapper).optimizer
-    names = {id(parameter): parameter_name for parameter_name, parameter in detector.named_parameters()}
-    decays = {names[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
-    assert decays.keys() == dict(detector.named_parameters()).keys()
-    published = {
-        to_published(parameter.removeprefix('backbone.')): decay
-        for parameter, decay in decays.items()
-        if parameter.startswith('backbone.')
-    }
-    expected = oracle_shapes('t') | oracle_shapes('t_detection_extra')
-    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
-    expected = {n for n in expected if not n.startswith('classifier.') and not n.endswith(buffers)}
-    assert published.keys() == expected
-    assert {n for n, decay in published.items() if decay == 0} == {n for n in expected if 'norm' in n}
-    assert {n for n, decay in decays.items() if decay not in (0, 0.05)} == set()
-    assert not [n for n, decay in decays.items() if decay == 0 and not n.startswith('backbone.')]
+    assert_published_decay(load(name))
 
 
 @pytest.mark.parametrize('arch', 'tsb')
@@ -142,7 +116,7 @@ def test_parameters_and_multiply_adds_of_the_paper(arch):
 
 def test_the_counter_gives_the_papers_figure_for_swin():
     """One convention for all: 267 G for mmdet's own Swin-T Mask R-CNN (Table 3)."""
-    swin = Config.fromfile(_mmdet_config('swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'))
+    swin = library_config(mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
     swin.model.backbone.init_cfg = None
     # Its drop-path rates are read from a tensor, so it is built first and moved then.
     init_default_scope('mmdet')
@@ -182,11 +156,3 @@ def _values(part):
         )
         return {k: _values(v) for k, v in part.items() if k not in dropped}
     return [_values(x) for x in part] if isinstance(part, (list, tuple)) else part
-
-
-def _mmdet_config(name):
-    from pathlib import Path
-
-    import mmdet
-
-    return Path(mmdet.__file__).parent / '.mim/configs' / name

@@ -1,0 +1,13 @@
+_base_ = './fpn_sparx.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/LMMMEng/SparX/releases/download/v1/sparx_mamba_small_in1k.pth',
+        ),
+    ),
+    neck=dict(in_channels=[96, 192, 328, 544]),
+)

@@ -1,0 +1,182 @@
+"""The UperNet and Semantic FPN configs: they build, hold the published recipes, and cost what the paper says."""
+
+import math
+import re
+from functools import cache
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg', reason='the segmentation configs stand on mmseg')
+import mmseg
+from config_helpers import CONFIGS, assert_published_decay, build, library_config
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
+
+from mmsparx.analysis import complexity
+from mmsparx.models import SparXMamba
+
+SEGMENTATION = CONFIGS / 'segmentation'
+LEAVES = sorted(path.name for path in SEGMENTATION.glob('*.py'))
+UPERNET = [f'upernet_sparx_{arch}_160k.py' for arch in 'tsb']
+FPN = [f'fpn_sparx_{arch}_80k.py' for arch in 'tsb']
+
+# By head and arch, as the paper's Table 6: GFLOPs at 512x2048, parameters in M; and the drop path.
+PAPER = {
+    ('upernet', 't'): (954, 57, 0.2),
+    ('upernet', 's'): (1039, 77, 0.4),
+    ('upernet', 'b'): (1181, 115, 0.5),
+    ('fpn', 't'): (197, 31, 0.2),
+    ('fpn', 's'): (281, 51, 0.3),
+    ('fpn', 'b'): (422, 87, 0.4),
+}
+ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
+
+
+@cache
+def load(name: str) -> Config:
+    """Not to be changed."""
+    return Config.fromfile(SEGMENTATION / name)
+
+
+@cache
+def segmenter(name: str):
+    return build(load(name))
+
+
+def count(model):
+    return complexity(model.eval(), torch.empty(1, 3, 512, 2048, device='meta'))
+
+
+def test_all_published_leaves_are_there():
+    assert {*UPERNET, *FPN} <= set(LEAVES)
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_a_leaf_builds(name):
+    cfg = load(name)
+    model = segmenter(name)
+    assert isinstance(model.backbone, SparXMamba)
+    channels = list(model.backbone.arch.channels)
+    assert list((model.neck if model.with_neck else model.decode_head).in_channels) == channels
+    assert model.decode_head.num_classes == 150
+    if model.with_auxiliary_head:
+        assert (model.auxiliary_head.in_channels, model.auxiliary_head.num_classes) == (channels[2], 150)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        Compose([TRANSFORMS.build(transform) for transform in cfg[loader].dataset.pipeline])
+
+
+@pytest.mark.parametrize('name', [*UPERNET, *FPN])
+def test_a_leaf_holds_the_published_recipe(name):
+    cfg = load(name)
+    kind, arch = re.match(r'(\w+)_sparx_(\w)_', name).groups()
+    backbone = cfg.model.backbone
+    assert backbone.type == 'mmsparx.SparXMamba'
+    assert (backbone.arch, backbone.drop_path_rate) == (ARCHS[arch], PAPER[kind, arch][2])
+    assert not backbone.aggregator.learnable_scale
+    address = f'https://github.com/LMMMEng/SparX/releases/download/v1/sparx_mamba_{ARCHS[arch]}_in1k.pth'
+    assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': address}
+    assert cfg.model.data_preprocessor.size == (512, 512)
+    assert cfg.model.test_cfg == {'mode': 'whole'}
+    rate, decay, batch, iters = {'upernet': (6e-5, 0.01, 2, 160000), 'fpn': (2e-4, 1e-4, 4, 80000)}[kind]
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'clip_grad' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.optimizer == {
+        'type': 'AdamW', 'lr': rate, 'betas': (0.9, 0.999), 'weight_decay': decay,
+    }  # fmt: skip
+    assert cfg.train_cfg.max_iters == iters
+    assert cfg.param_scheduler[-1].end == iters
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.auto_scale_lr == {'enable': False, 'base_batch_size': 8 * batch}
+    assert cfg.test_evaluator.iou_metrics == ['mIoU']
+    assert cfg.custom_imports.imports == ['mmsparx.models']
+    norms = {backbone.norm_cfg.type, cfg.model.decode_head.norm_cfg.type}
+    if kind == 'upernet':
+        assert (cfg.model.decode_head.channels, cfg.model.decode_head.pool_scales) == (512, (1, 2, 3, 6))
+        auxiliary = cfg.model.auxiliary_head
+        assert (auxiliary.in_index, auxiliary.channels, auxiliary.loss_decode.loss_weight) == (2, 256, 0.4)
+        norms.add(auxiliary.norm_cfg.type)
+    else:
+        assert (cfg.model.neck.out_channels, cfg.model.decode_head.channels) == (256, 128)
+    assert norms == {'SyncBN'}
+    assert cfg.model.decode_head.dropout_ratio == 0.1
+
+
+@pytest.mark.parametrize('name', [UPERNET[0], FPN[0]])
+def test_pipelines(name):
+    cfg = load(name)
+    transforms = {transform.type: transform for transform in cfg.train_dataloader.dataset.pipeline}
+    assert list(transforms) == [
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomResize',
+        'RandomCrop',
+        'RandomFlip',
+        'PhotoMetricDistortion',
+        'PackSegInputs',
+    ]
+    assert (transforms['RandomResize'].scale, transforms['RandomResize'].ratio_range) == ((2048, 512), (0.5, 2.0))
+    assert (transforms['RandomCrop'].crop_size, transforms['RandomCrop'].cat_max_ratio) == ((512, 512), 0.75)
+    assert transforms['RandomFlip'].prob == 0.5
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        _, resize, to_multiple, *_ = loader.dataset.pipeline
+        assert resize == {'type': 'Resize', 'scale': (2048, 512), 'keep_ratio': True}
+        assert to_multiple == {'type': 'ResizeToMultiple', 'size_divisor': 32}
+        assert loader.dataset.data_prefix.img_path == 'images/validation'
+
+
+def rates(cfg: Config, iters: int) -> list[float]:
+    """The learning rate of each of the first iterations."""
+    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
+    wrapper.optimizer.step()
+    schedulers = [PARAM_SCHEDULERS.build({**part, 'optimizer': wrapper}) for part in cfg.param_scheduler]
+    found = []
+    for _ in range(iters):
+        found.append(wrapper.get_lr()['lr'][0])
+        for scheduler in schedulers:
+            scheduler.step()
+    return found
+
+
+def test_the_rates_of_upernet():
+    """A linear warm-up from 1e-6 of the rate, then linearly to 0 at the last iteration."""
+    found = rates(load(UPERNET[0]), 3001)
+    assert found[0] == pytest.approx(6e-5 * 1e-6)
+    assert found[750] == pytest.approx(6e-5 * 750 / 1499, rel=1e-5)
+    assert found[1500] == pytest.approx(6e-5)
+    assert found[3000] == pytest.approx(6e-5 * (1 - 1500 / 158499))
+
+
+def test_the_rates_of_semantic_fpn():
+    """A cosine from the first iteration to the last; over the first 1000 times a factor that rises from 0.1 to 1."""
+    found = rates(load(FPN[0]), 3001)
+    for i in (0, 500, 999, 1000, 3000):
+        cosine = 1e-8 + (1 - 1e-8) * (1 + math.cos(math.pi * i / 80000)) / 2
+        assert found[i] == pytest.approx(2e-4 * cosine * min(1, 0.1 + 0.9 * i / 999), rel=1e-7)
+
+
+@pytest.mark.parametrize('name', [UPERNET[0], FPN[0]])
+def test_the_published_set_of_parameters_does_not_decay(name):
+    assert_published_decay(load(name))
+
+
+@pytest.mark.parametrize(('kind', 'arch'), PAPER)
+def test_parameters_and_multiply_adds_of_the_paper(kind, arch):
+    (name,) = (name for name in (*UPERNET, *FPN) if name.startswith(f'{kind}_sparx_{arch}_'))
+    counted = count(segmenter(name))
+    assert counted.macs / 1e9 == pytest.approx(PAPER[kind, arch][0], rel=0.01)
+    assert counted.params / 1e6 == pytest.approx(PAPER[kind, arch][1], rel=0.01)
+    assert counted.macs_by_op['mmsparx.cross_selective_scan_fwd'] > 0
+
+
+def test_the_counter_gives_the_papers_figures_for_swin():
+    """One convention for all: 945 G and 60 M for mmseg's own Swin-T UperNet (Table 6), without its auxiliary loss."""
+    swin = library_config(mmseg, 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py')
+    swin.model.backbone.init_cfg = None
+    # Its drop-path rates are read from a tensor, so it is built first and moved then.
+    init_default_scope('mmseg')
+    counted = count(MODELS.build(swin.model).to('meta'))
+    assert counted.macs / 1e9 == pytest.approx(945, rel=0.001)
+    assert round(counted.params / 1e6) == 60

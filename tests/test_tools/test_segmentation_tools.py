@@ -1,0 +1,128 @@
+"""Segmenters through the tools: training, resuming, testing, the multi-scale tests, and what bad input leads to."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmdet', reason='the fixtures of the tools need mmdet')
+pytest.importorskip('mmseg', reason='the segmentation tools need mmseg')
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmseg.visualization import SegLocalVisualizer
+from seg_helpers import KINDS, config, overrides, write_ade
+from tool_helpers import load_tool, scalars
+
+METRICS = {'aAcc', 'mIoU', 'mAcc'}
+
+
+@pytest.fixture
+def ade(tmp_path):
+    """Two pictures to train on, which the overfit configs evaluate on, too."""
+    write_ade(tmp_path / 'ade', 'training', 2)
+    return tmp_path / 'ade'
+
+
+@pytest.fixture
+def tool(tool, monkeypatch):
+    # Formatting the config that a run keeps would take longer than the run.
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+
+    def run(*arguments):
+        SegLocalVisualizer._instance_dict.clear()  # kept by name for the life of a process, as others are
+        return tool(*arguments)
+
+    return run
+
+
+@pytest.fixture
+def train(tool, ade, tmp_path):
+    """Train a few iterations from scratch, with `overrides`' options; returns the config that the run kept."""
+
+    def run(kind='fpn', **options) -> Path:
+        work = tmp_path / 'work'
+        tool('train', config(kind), '--work-dir', work, '--no-pretrained', '--cfg-options', *overrides(ade, **options))
+        return work / Path(config(kind)).name
+
+    return run
+
+
+def measured(work: Path) -> dict:
+    """The metrics of the newest test in a work directory."""
+    newest = max(work.glob('*/*.json'), key=lambda path: path.stat().st_mtime_ns)
+    return {key: value for key, value in json.loads(newest.read_text()).items() if key in METRICS}
+
+
+@pytest.mark.parametrize(('kind', 'protocol'), [('upernet', 'published'), ('fpn', 'original')])
+def test_train_resume_and_test(kind, protocol, train, tool, tmp_path):
+    kept = train(kind, iters=4)
+    checkpoint = kept.parent / 'iter_4.pth'
+    validated = {key: value for key, value in scalars(kept.parent)[-1].items() if key in METRICS}
+    assert validated.keys() == METRICS
+
+    tool('train', kept, '--work-dir', tmp_path / 'resumed', '--resume', kept.parent / 'iter_2.pth')
+    states = [torch.load(path, weights_only=True) for path in (checkpoint, tmp_path / 'resumed/iter_4.pth')]
+    whole, resumed = (state['state_dict'] for state in states)
+    assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
+
+    tool('test', kept, checkpoint, '--work-dir', tmp_path / 'tested')
+    assert measured(tmp_path / 'tested') == validated
+
+    cfg = Config.fromfile(kept)
+    for resize, side in zip(cfg.tta_pipelines.published[1].transforms[0], (32, 48, 64, 80, 96, 112), strict=True):
+        resize.scale = (4 * side, side)
+    cfg.dump(tmp_path / 'tta.py')
+    tool('test', tmp_path / 'tta.py', checkpoint, '--work-dir', tmp_path / 'tta', '--tta', protocol)
+    assert measured(tmp_path / 'tta').keys() == METRICS
+
+    options = ['--cfg-options', 'model.decode_head.num_classes=3']
+    with pytest.raises(RuntimeError, match=r'decode_head\.conv_seg'):
+        tool('test', kept, checkpoint, '--work-dir', tmp_path / 'other', *options)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_backbone_parameter_gets_a_gradient(kind, ade, monkeypatch):
+    train = load_tool('train')
+    monkeypatch.setattr(sys, 'argv', ['train.py', config(kind), '--cfg-options', *overrides(ade)])
+    cfg = train.load_config(train.parse_args())
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model).train()
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    batch = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    loss.backward()
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_label_out_of_range_is_named(train, ade):
+    """The loss would name an index on a CPU, and nothing on a GPU."""
+    for path in (ade / 'annotations/training').iterdir():
+        cv2.imwrite(str(path), np.full((64, 64), 151, np.uint8))
+    with pytest.raises(ValueError, match=r'training/\d\.png: no class has the labels \[150\]\. Expected 0 to 149'):
+        train()
+
+
+def test_another_number_of_classes_than_the_heads(train):
+    with pytest.raises(ValueError, match='ADE20KDataset has 150 classes, but decode_head has 3'):
+        train(**{'model.decode_head.num_classes': 3})
+
+
+def test_a_missing_annotation_is_named(train, ade):
+    for path in (ade / 'annotations/training').iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r'annotations/training/\d\.png'):
+        train()
+
+
+def test_a_missing_folder_of_annotations_is_named(train, ade):
+    (ade / 'annotations').rename(ade / 'elsewhere')
+    with pytest.raises(FileNotFoundError, match=r'train_dataloader\.dataset: .*annotations/training is not there'):
+        train()
