@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
         name='mmengine',
     ) from error
 
+import mmsparx.models.heads  # noqa: F401  (registers them)
 from mmsparx.models.backbones import SparXMamba, SparXNet
 from mmsparx.models.checkpoint import LoadReport, load_pretrained
 from mmsparx.models.classifier import SparXClassifier

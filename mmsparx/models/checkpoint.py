@@ -13,7 +13,14 @@ from mmsparx.models.load_report import LoadReport, shorten
 from mmsparx.models.names import backbone_prefixes, is_published, to_ours
 from mmsparx.models.weight_files import read_state_dict
 
-__all__ = ['LoadReport', 'load_pretrained', 'match_weights', 'read_state_dict', 'rename_published']
+__all__ = [
+    'LoadReport',
+    'accept_published_names',
+    'load_pretrained',
+    'match_weights',
+    'read_state_dict',
+    'rename_published',
+]
 
 # What a published checkpoint of another task lacks: the output norms of dense prediction, and the
 # detectors' learnable attention scale. Both start fresh.
@@ -37,6 +44,13 @@ def rename_published(state_dict: MutableMapping[str, Tensor], prefix: str = '') 
         ours = to_ours(name)
         if ours is not None and prefix + ours not in state_dict:  # nothing is written over
             state_dict[prefix + ours] = state_dict.pop(prefix + name)
+
+
+def accept_published_names(state_dict, prefix='', *_) -> None:
+    """Give a flat classification file a classifier's names, in place: as a hook, `load_state_dict` takes it."""
+    rename_published(state_dict, prefix)
+    for name in [name for name in state_dict if name.startswith((f'{prefix}stem.', f'{prefix}stages.'))]:
+        state_dict[f'{prefix}backbone.{name.removeprefix(prefix)}'] = state_dict.pop(name)
 
 
 def load_pretrained(

@@ -5,20 +5,29 @@ from torch import Tensor, nn
 from mmsparx.layers.basic import init_weights
 from mmsparx.layers.norm import map_norm
 from mmsparx.models.backbones import SparXNet
-from mmsparx.models.checkpoint import rename_published
+from mmsparx.models.checkpoint import accept_published_names
 
 
 class ClassifierHead(nn.Module):
-    """GroupNorm with one group, global average pooling, linear: (B, C, H, W) -> (B, classes)."""
+    """GroupNorm with one group, global average pooling, linear: (B, C, H, W) -> (B, classes).
+
+    Args:
+        dim: channels.
+        num_classes: 0 leaves the linear layer out.
+    """
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
         self.norm = map_norm(dim)
-        self.fc = nn.Linear(dim, num_classes)
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.fc.apply(init_weights)
 
+    def pre_logits(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C)."""
+        return self.norm(x).mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(x).mean((2, 3)))
+        return self.fc(self.pre_logits(x))
 
 
 class SparXClassifier(nn.Module):
@@ -41,15 +50,8 @@ class SparXClassifier(nn.Module):
             )
         self.backbone = backbone
         self.head = ClassifierHead(backbone.arch.channels[backbone.out_indices[0]], num_classes)
-        self._register_load_state_dict_pre_hook(_accept_published_names)
+        self._register_load_state_dict_pre_hook(accept_published_names)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes)."""
         return self.head(self.backbone(x)[0])
-
-
-def _accept_published_names(state_dict, prefix, *_) -> None:
-    """A published classification file, which is flat, loads by `load_state_dict`."""
-    rename_published(state_dict, prefix)
-    for name in [name for name in state_dict if name.startswith((f'{prefix}stem.', f'{prefix}stages.'))]:
-        state_dict[f'{prefix}backbone.{name.removeprefix(prefix)}'] = state_dict.pop(name)

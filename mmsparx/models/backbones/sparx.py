@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mmsparx.layers.basic import ChannelScale, ConvFFN, DropPath, downsample, init_weights, stem
 from mmsparx.layers.norm import BatchNorm, ChannelLayerNorm, map_norm
 from mmsparx.models.architecture import Architecture
-from mmsparx.models.checkpoint import load_pretrained, rename_published
+from mmsparx.models.checkpoint import accept_published_names, load_pretrained, rename_published
 from mmsparx.models.connection import StagePlan
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, lookup
 
@@ -133,6 +133,8 @@ class SparXNet(BaseModule):
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Architecture]] = {}
+    # mmpretrain's ImageClassifier has what it loads go through it, and published classifiers are flat.
+    _checkpoint_filter = staticmethod(accept_published_names)
 
     def __init__(
         self,

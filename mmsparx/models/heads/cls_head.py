@@ -1,0 +1,37 @@
+"""The published classification head for mmpretrain's `ImageClassifier`. Needs mmpretrain."""
+
+from mmpretrain.models import ClsHead
+from torch import Tensor
+
+from mmsparx.models.classifier import ClassifierHead
+
+
+class SparXClsHead(ClsHead):
+    """GroupNorm with one group, global average pooling, linear, as in the published classifiers.
+
+    Its parameters have `SparXClassifier`'s names, so the same files load into an `ImageClassifier`. In a
+    config it is `type='mmsparx.SparXClsHead'`, and the backbone has `out_indices=(3,), output_norm=False`.
+
+    Args:
+        in_channels: of the last map.
+        num_classes: of the data.
+        **options: `loss`, `topk`, `cal_acc` and `init_cfg` of mmpretrain's `ClsHead`.
+
+    Raises:
+        ValueError: there are no classes.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int = 1000, **options):
+        super().__init__(**options)
+        if num_classes < 1:
+            raise ValueError(f'SparXClsHead: expected num_classes of at least 1, got {num_classes}')
+        head = ClassifierHead(in_channels, num_classes)
+        self.norm, self.fc = head.norm, head.fc
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """A backbone's maps, of which the last, (B, C, H, W), is taken -> (B, C)."""
+        return self.norm(feats[-1]).mean((2, 3))
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """A backbone's maps -> logits (B, num_classes)."""
+        return self.fc(self.pre_logits(feats))

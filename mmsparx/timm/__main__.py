@@ -1,0 +1,9 @@
+"""Run a script, such as timm's train.py, validate.py and inference.py, with SparX-Mamba in timm's registry."""
+
+import runpy
+import sys
+
+if len(sys.argv) < 2:
+    sys.exit('usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]')
+sys.argv = sys.argv[1:]  # the script finds its own name and arguments
+runpy.run_path(sys.argv[0], run_name='__main__')

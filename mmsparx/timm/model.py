@@ -1,0 +1,202 @@
+"""A SparX-Mamba classifier with what timm asks of a model."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from timm.models import adapt_input_conv
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from mmsparx.models import SparXMamba
+from mmsparx.models.architecture import Architecture
+from mmsparx.models.checkpoint import accept_published_names, match_weights, read_state_dict
+from mmsparx.models.classifier import ClassifierHead
+
+_FIRST_CONV = 'backbone.stem.0.weight'
+
+
+class TimmHead(ClassifierHead):
+    """The published head with timm's choices: no classes, no pooling, dropout.
+
+    Args:
+        dim: channels.
+        num_classes: 0 leaves the linear layer out.
+        global_pool: 'avg', or '' for none: the linear layer is applied to every position.
+        drop_rate: of the dropout before the linear layer.
+
+    Raises:
+        ValueError: another pooling.
+    """
+
+    def __init__(self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0.0):
+        if global_pool not in ('avg', ''):
+            raise ValueError(f"global_pool: expected 'avg', or '' for none, got {global_pool!r}")
+        super().__init__(dim, num_classes)
+        self.global_pool = global_pool
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, classes), or (B, C) before the linear layer; without pooling (B, ..., H, W)."""
+        x = self.drop(self.pre_logits(x) if self.global_pool else self.norm(x))
+        if pre_logits:
+            return x
+        return self.fc(x) if self.global_pool else self.fc(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class TimmSparXMamba(nn.Module):
+    """A SparX-Mamba classifier as `timm.create_model` makes it.
+
+    Its parameters have the names of `SparXClassifier`; its features are the stages' last maps,
+    un-normalised, of stride 4, 8, 16 and 32.
+
+    Args:
+        arch: see `SparXMamba`.
+        num_classes, global_pool, drop_rate: see `TimmHead`.
+        in_chans: channels of the picture.
+        drop_path_rate: of the last layer.
+        device, dtype: of the parameters.
+        **backbone: further options of `SparXMamba`, as `with_cp` or `token_mixer`.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping | Architecture,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **backbone,
+    ):
+        super().__init__()
+        self.backbone = SparXMamba(
+            arch, in_channels=in_chans, drop_path_rate=drop_path_rate, output_norm=False, **backbone
+        )
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        channels = self.backbone.arch.channels
+        self.num_features = self.head_hidden_size = channels[-1]
+        self.feature_info = [
+            {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'backbone.stages.{i}'} for i, dim in enumerate(channels)
+        ]
+        self.head = TimmHead(self.num_features, num_classes, global_pool, drop_rate)
+        self._register_load_state_dict_pre_hook(accept_published_names)
+        self.to(device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last stage's map, before the head's norm."""
+        return self.backbone(x)[-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of some stages, and `forward_features`' unless `intermediates_only`.
+
+        Args:
+            x: (B, in_chans, H, W).
+            indices: stages; an int means the last so many, None all.
+            norm: whether the last stage's map goes through the head's norm.
+            stop_early: without effect; `prune_intermediate_layers` takes later stages away.
+            output_fmt: 'NCHW'.
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: another format.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
+        maps = self.backbone(x)
+        taken, _ = feature_take_indices(len(maps), indices)
+        last = len(self.feature_info) - 1
+        intermediates = [self.head.norm(maps[i]) if norm and i == last else maps[i] for i in taken]
+        return intermediates if intermediates_only else (maps[-1], intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Take away the stages after the last of `indices`, and what `forward_intermediates` does not need."""
+        backbone = self.backbone
+        taken, last = feature_take_indices(len(backbone.stages), indices)
+        if last + 1 < len(backbone.stages):
+            prune_norm = True  # it is the last stage's
+            backbone.stages = backbone.stages[: last + 1]
+            backbone.stages[-1].downsample = None
+            backbone.out_indices = tuple(range(last + 1))
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+        if prune_norm:
+            self.head.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new linear layer for `num_classes`, or none for 0; the norm and, unless given, the pooling stay."""
+        pool = self.head.global_pool if global_pool is None else global_pool
+        head = TimmHead(self.num_features, num_classes, pool, self.head.drop.p)
+        head.fc.to(next(self.parameters()))
+        head.norm = self.head.norm
+        self.head = head.train(self.training)
+        self.num_classes = num_classes
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for stage in self.backbone.stages:
+            stage.with_cp = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """None but those that timm leaves out by itself, which are the published ones: at most one axis, or a bias."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """What counts as a layer for layer-wise rates: the layers, or the stages if `coarse`."""
+        stage = r'^backbone\.stages\.(\d+)'
+        with_previous = (99999,)
+        layers = [
+            (rf'{stage}\.layers\.(\d+)', None),
+            (rf'{stage}\.downsample', with_previous),
+            (r'^head\.norm', with_previous),
+        ]
+        return {'stem': r'^backbone\.stem', 'blocks': stage if coarse else layers}
+
+    def load_pretrained(self, source: str | os.PathLike) -> None:
+        """Load a published or own classifier, strictly and weights-only.
+
+        As timm does it, a head of other classes starts fresh and the stem is fitted to other channels.
+
+        Raises:
+            RuntimeError, ValueError: see `mmsparx.models.load_pretrained`.
+        """
+        self.load_state_dict(match_checkpoint(read_state_dict(source), self, source), strict=False)
+
+
+def match_checkpoint(
+    state_dict: Mapping[str, Tensor], model: TimmSparXMamba, source: str | os.PathLike = 'the checkpoint'
+) -> dict[str, Tensor]:
+    """A checkpoint's weights by the model's names, those that it takes; see `TimmSparXMamba.load_pretrained`."""
+    own, state_dict = model.state_dict(), dict(state_dict)
+    accept_published_names(state_dict)
+    first = state_dict.get(_FIRST_CONV)
+    if first is not None and first.shape[1] != model.in_chans:
+        state_dict[_FIRST_CONV] = adapt_input_conv(model.in_chans, first)
+    fc = state_dict.get('head.fc.weight')
+    other_classes = fc is not None and len(fc) != model.num_classes
+    found, report = match_weights(model, own, state_dict, str(source), may_differ='head.fc.*' if other_classes else ())
+    return {name: found[name] for name in report.matched}

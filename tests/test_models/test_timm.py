@@ -1,0 +1,232 @@
+"""The published networks through timm."""
+
+import pickle
+
+import pytest
+import torch
+from helpers import SMALL_ARCH, oracle_shapes, randomise
+from weight_helpers import assert_loaded, build_classifier, published_classifier, state_of
+
+pytest.importorskip('timm', reason='its registry is what is tested')
+import timm
+from timm.data import resolve_model_data_config
+from timm.models._manipulate import group_parameters
+from timm.optim import param_groups_weight_decay
+
+from mmsparx.models import SparXMamba
+from mmsparx.models.architecture import Architecture
+from mmsparx.models.names import convert_names
+
+NAMES = {'sparx_mamba_tiny': 27_051_794, 'sparx_mamba_small': 47_444_712, 'sparx_mamba_base': 83_536_168}
+
+
+@pytest.fixture
+def create(monkeypatch):
+    """`timm.create_model('sparx_mamba_tiny')`, of the small architecture and five classes."""
+    monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', Architecture.of(SMALL_ARCH, {}))
+    return lambda **options: timm.create_model('sparx_mamba_tiny', **{'num_classes': 5, **options})
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_published_network(name):
+    size = name.rpartition('_')[2]
+    model = timm.create_model(name, device='meta')
+    assert sum(x.numel() for x in model.parameters()) == NAMES[name]
+    assert model.pretrained_cfg['url'].endswith(f'/releases/download/v1/{name}_in1k.pth')
+    assert resolve_model_data_config(model) == {
+        'input_size': (3, 224, 224),
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'crop_pct': 0.9 if size == 'tiny' else 0.95,
+        'crop_mode': 'center',
+    }
+    for part in ('first_conv', 'classifier'):
+        assert isinstance(model.get_submodule(model.pretrained_cfg[part]), torch.nn.Module)
+    # Decay as in the published runs, which were timm's.
+    names = convert_names(model.state_dict(), 'published')
+    ours = {id(parameter): parameter_name for parameter_name, parameter in model.named_parameters()}
+    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+    spared = {names[ours[id(p)]] for group in groups if group['weight_decay'] == 0 for p in group['params']}
+    shapes = {k: shape for k, shape in oracle_shapes(size[0]).items() if 'running' not in k and 'num_batches' not in k}
+    assert spared == {k for k, shape in shapes.items() if len(shape) <= 1 or k.endswith('.bias')}
+
+
+def test_it_is_listed():
+    assert set(NAMES) <= set(timm.list_models('sparx*')) == set(timm.list_models(module='sparx_mamba'))
+    assert {f'{name}.in1k' for name in NAMES} == set(timm.list_pretrained('sparx*'))
+
+
+def test_logits_and_names_are_those_of_the_classifier(create):
+    model, classifier = create(), randomise(build_classifier())
+    model.load_state_dict(classifier.state_dict())  # strictly
+    x = torch.randn(2, 3, 64, 64)
+    expected = classifier.eval()(x)
+    assert torch.equal(model.eval()(x), expected)
+    features = model.forward_features(x)
+    assert torch.equal(features, classifier.backbone(x)[0])
+    assert torch.equal(model.get_classifier()(model.forward_head(features, pre_logits=True)), expected)
+
+
+def test_options(create):
+    model = create(num_classes=7, in_chans=1, drop_rate=0.3, drop_path_rate=0.2, with_cp=True)
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 7)
+    assert model.head.drop.p == 0.3
+    assert model.backbone.stages[-1].layers[-1].drop_path.rate == pytest.approx(0.2)
+    assert model.backbone.stages[0].with_cp
+    with pytest.raises(TypeError, match='drop_path_rat'):
+        create(drop_path_rat=0.1)
+    with pytest.raises(ValueError, match="expected 'avg', or '' for none, got 'max'"):
+        create(global_pool='max')
+
+
+def test_features(create):
+    whole = randomise(create()).eval()
+    x = torch.randn(1, 3, 70, 64)
+    final, maps = whole.forward_intermediates(x)
+    assert torch.equal(final, whole.forward_features(x))
+    assert [y.shape[1] for y in maps] == [8, 16, 24, 32]
+    assert [tuple(y.shape[2:]) for y in maps] == [(18, 16), (9, 8), (5, 4), (3, 2)]
+    assert torch.equal(maps[-1], final)
+
+    model = create(features_only=True)
+    assert (model.feature_info.channels(), model.feature_info.reduction()) == ([8, 16, 24, 32], [4, 8, 16, 32])
+    state = whole.backbone.state_dict()
+    model.load_state_dict({f'model.backbone.{name}': value for name, value in state.items()})  # strictly: no head
+    assert all(map(torch.equal, model.eval()(x), maps))
+
+
+def test_pruned_features(create):
+    """What comes after the last stage asked for is not there, so that no parameter is left without a gradient."""
+    model = create(features_only=True, out_indices=(0, 2), in_chans=1)
+    assert (model.feature_info.channels(), model.feature_info.reduction()) == ([8, 24], [4, 16])
+    maps = model(torch.randn(2, 1, 64, 64))
+    assert [tuple(y.shape) for y in maps] == [(2, 8, 16, 16), (2, 24, 4, 4)]
+    sum(y.sum() for y in maps).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_the_last_map_may_be_normalised(create):
+    model = randomise(create()).eval()
+    x = torch.randn(1, 3, 64, 64)
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    normed = model.forward_intermediates(x, [0, -1], norm=True, intermediates_only=True)
+    assert torch.equal(normed[0], maps[0])
+    assert torch.equal(normed[1], model.head.norm(maps[3]))
+    with pytest.raises(ValueError, match="expected 'NCHW', got 'NHWC'"):
+        model.forward_intermediates(x, output_fmt='NHWC')
+
+
+def test_another_classifier(create):
+    model = randomise(create()).eval()
+    x = torch.randn(2, 3, 64, 64)
+    features = model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(3)
+    assert (model.num_classes, model(x).shape) == (3, (2, 3))
+    model.reset_classifier(0)
+    assert torch.equal(model(x), features)
+    model.reset_classifier(0, '')
+    assert model(x).shape == (2, 32, 2, 2)
+    model.reset_classifier(4)  # the pooling stays: none
+    assert model(x).shape == (2, 4, 2, 2)
+    assert not model.training
+    model.double().reset_classifier(4)
+    assert model.head.fc.weight.dtype == torch.float64
+
+
+def test_gradient_checkpointing(create):
+    model = randomise(create())
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(stage.with_cp for stage in model.backbone.stages)
+    assert all(map(torch.equal, *gradients))
+
+
+def test_layers_for_layer_wise_rates(create):
+    model = create()
+    depths = group_parameters(model, model.group_matcher(), reverse=True)
+    assert depths.keys() == dict(model.named_parameters()).keys()
+    assert depths['backbone.stem.0.weight'] == 0
+    order = ['stages.0.layers.0', 'stages.0.downsample', 'stages.1.layers.0', 'stages.1.layers.1', 'stages.3.layers.0']
+    found = [next(depth for name, depth in depths.items() if name.startswith(f'backbone.{part}')) for part in order]
+    assert found == [1, 1, 2, 3, 7]
+    assert (depths['head.norm.weight'], depths['head.fc.weight']) == (7, 8)
+
+
+class TestPretrained:
+    """From a local file, by published names: what else is downloaded goes the same way."""
+
+    @pytest.fixture
+    def pretrained(self, create, save):
+        def load(content, **options):
+            overlay = {'file': save(content)}
+            return create(pretrained=True, pretrained_cfg_overlay=overlay, **options)
+
+        return load
+
+    def test_all_of_it(self, pretrained):
+        published = published_classifier()
+        model = pretrained(published)
+        assert_loaded(model.backbone, published)
+        assert torch.equal(model.head.fc.bias, published['classifier.3.bias'])
+
+    def test_what_a_runner_wrote(self, pretrained):
+        trained = randomise(build_classifier())
+        model = pretrained({'state_dict': trained.state_dict(), 'meta': {}})
+        assert all(torch.equal(x, model.state_dict()[name]) for name, x in trained.state_dict().items())
+
+    @pytest.mark.parametrize('num_classes', [7, 0])
+    def test_other_classes(self, pretrained, num_classes):
+        published = published_classifier()
+        model = pretrained(published, num_classes=num_classes)
+        assert_loaded(model.backbone, published)
+        assert torch.equal(model.head.norm.bias, published['classifier.0.bias'])
+        assert model.num_classes == num_classes
+        assert not num_classes or model.head.fc.bias.eq(0).all()
+
+    def test_features(self, pretrained):
+        published = published_classifier()
+        model = pretrained(published, features_only=True, out_indices=(1, 2))
+        state = state_of(model.model.backbone)
+        assert state.keys() == state_of(SparXMamba(SMALL_ARCH, out_indices=(1, 2), output_norm=False)).keys()
+        assert_loaded(model.model.backbone, published)
+
+    def test_a_grey_picture(self, pretrained):
+        published = published_classifier()
+        model = pretrained(published, in_chans=1)
+        expected = published['patch_embed.0.weight'].sum(1, keepdim=True)
+        torch.testing.assert_close(model.backbone.stem[0].weight, expected)
+        assert torch.equal(model.head.fc.weight, published['classifier.3.weight'])
+
+    def test_a_state_dict_in_memory(self, create):
+        published = published_classifier()
+        overlay = {'state_dict': published}
+        model = create(pretrained=True, pretrained_cfg_overlay=overlay)
+        assert_loaded(model.backbone, published)
+
+    def test_a_file_that_does_not_match(self, pretrained):
+        published = published_classifier()
+        with pytest.raises(RuntimeError, match=r'1 MISSING in the file: backbone\.stem\.1\.weight'):
+            pretrained({name: x for name, x in published.items() if name != 'patch_embed.1.weight'}, num_classes=7)
+        with pytest.raises(RuntimeError, match='a ResNet'):
+            pretrained({'layer1.0.conv1.weight': torch.zeros(1)})
+
+    def test_a_hostile_file_does_not_run(self, pretrained, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return open, (str(tmp_path / 'mark'), 'w')
+
+        with pytest.raises(RuntimeError, match='could run code') as error:
+            pretrained({'state_dict': {}, 'extra': Hostile()})
+        assert isinstance(error.value.__cause__, pickle.UnpicklingError)
+        assert not (tmp_path / 'mark').exists()
+
+    def test_a_checkpoint_of_a_training(self, create, save):
+        published = published_classifier()
+        model = create(checkpoint_path=save({'state_dict': published}))
+        assert_loaded(model.backbone, published)
