@@ -1,4 +1,4 @@
-"""The commands of `python -m mmsparx`."""
+"""The commands of `mmsparx`, or `python -m mmsparx`."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 # What is imported here must start where torch is broken or missing: a command imports what it needs
 # when it runs.
 from mmsparx import doctor
+from mmsparx.zoo.commands import add_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m mmsparx')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     doctor.add_command(commands)
+    add_commands(commands)
     args = parser.parse_args(argv)
     return args.run(args)
 

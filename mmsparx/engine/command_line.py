@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.safe_loading import secure_mmengine
+from mmsparx.zoo import resolve_config
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +39,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with the common arguments applied.
+    """The config with the common arguments applied; a file, or a shipped config by its name.
 
     Raises:
-        FileNotFoundError: no such config.
+        ValueError: neither a file nor a shipped config of that name; the nearest are listed.
     """
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config file {args.config!r} in {Path.cwd()}')
+    path = resolve_config(args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(path)
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+        cfg.work_dir = str(Path('work_dirs', path.stem))
     return cfg
 
 

@@ -19,7 +19,7 @@ def edit_annotations(coco, change, split='train2017'):
 
 
 def test_missing_config(train):
-    with pytest.raises(FileNotFoundError, match=r"no config file 'nothing\.py'"):
+    with pytest.raises(ValueError, match=r"no config file 'nothing\.py' in .*'python -m mmsparx configs' lists all"):
         train(config='nothing.py')
 
 
@@ -132,6 +132,11 @@ def test_unknown_names_list_the_known_ones(train, tmp_path, option, value, messa
     config.write_text(f'_base_ = {CONFIG!r}\n{body}\n')
     with pytest.raises(Exception, match=message):
         train(config=config)
+
+
+def test_augmentation_of_a_test_with_masks(tool, coco, tmp_path):
+    with pytest.raises(ValueError, match='--tta: the model predicts masks of instances'):
+        tool('test', CONFIG, 'x.pth', '--tta', '--work-dir', tmp_path, '--cfg-options', *overrides(coco))
 
 
 class Hostile:

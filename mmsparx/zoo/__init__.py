@@ -1,0 +1,16 @@
+"""The shipped configs: which there are, what the paper reports for them, and flattened copies of them.
+
+`python -m mmsparx configs` and `python -m mmsparx export-config` are its commands. Importing it needs the
+standard library alone; reading a config or a metafile needs mmengine.
+"""
+
+from mmsparx.zoo.shipped import (
+    ShippedConfig,
+    export_config,
+    find_config,
+    list_configs,
+    read_models,
+    resolve_config,
+)
+
+__all__ = ['ShippedConfig', 'export_config', 'find_config', 'list_configs', 'read_models', 'resolve_config']
