@@ -1,0 +1,183 @@
+"""What a trained network sees: in a picture, a folder of pictures, a video or a camera.
+
+Works with any config of this package and a checkpoint of it: detection, segmentation or classification,
+by the inferencer of mmdet, mmseg or mmpretrain. Writes each picture with what was found drawn into it,
+and the predictions as JSON; a segmentation's label map as PNG, too. What cannot be read is passed over,
+and named at the end.
+
+    infer.py street.jpg CONFIG CHECKPOINT
+    infer.py pictures/ CONFIG CHECKPOINT --out-dir found --device cpu
+    infer.py 0 CONFIG CHECKPOINT            # the first camera; Ctrl-C ends it
+"""
+
+# This is a command for people: it prints.
+# ruff: noqa: T201
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from rich.progress import track
+
+PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+# A picture (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
+# if there is one, the class of each pixel (H, W).
+Network = Callable[[np.ndarray], tuple[np.ndarray, dict]]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help='picture, folder of pictures, video, or the number of a camera')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument('--out-dir', default='found', help='where the results go (default: %(default)s)')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='draw what scores higher (default: %(default)s)')
+    parser.add_argument('--max-frames', type=int, help='stop after so many pictures')
+    return parser.parse_args()
+
+
+def detector(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(model=config, weights=checkpoint, device=device, show_progress=False)
+    classes = inferencer.model.dataset_meta['classes']
+
+    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
+        (sample,) = inferencer(picture, return_datasamples=True)['predictions']
+        result = inferencer.pred2dict(sample)
+        # Pictures are drawn as they are given, and drawn into in RGB.
+        (drawn,) = inferencer.visualize([picture[..., ::-1]], [sample], return_vis=True, pred_score_thr=score_thr)
+        return drawn[..., ::-1], {**result, 'classes': [classes[i] for i in result['labels']]}
+
+    return infer
+
+
+def segmenter(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(model=config, weights=checkpoint, device=device)
+    inferencer.show_progress = False
+    classes = inferencer.model.dataset_meta['classes']
+
+    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
+        sample = inferencer(picture, return_datasamples=True)
+        label_map = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+        labels, counts = np.unique(label_map, return_counts=True)
+        shares = {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
+        (drawn,) = inferencer.visualize([picture[..., ::-1]], [sample], return_vis=True, opacity=0.5)
+        return drawn[..., ::-1], {'shares': shares, 'label_map': label_map}
+
+    return infer
+
+
+def classifier(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+    from mmpretrain.apis import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    inferencer = ImageClassificationInferencer(model=config, pretrained=checkpoint, device=device)
+    visualizer = UniversalVisualizer()
+
+    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
+        (sample,) = inferencer(picture, return_datasamples=True)
+        (result,) = inferencer.postprocess([sample], [])
+        width = max(picture.shape[1], 320)  # else there is no room for the text
+        drawn = visualizer.visualize_cls(
+            mmcv.imrescale(picture[..., ::-1], width / picture.shape[1]), sample, inferencer.classes, draw_gt=False
+        )
+        return drawn[..., ::-1], {**result, 'pred_scores': result['pred_scores'].tolist()}
+
+    return infer
+
+
+NETWORKS = {'mmdet': detector, 'mmseg': segmenter, 'mmpretrain': classifier}
+
+
+def load_network(args: argparse.Namespace) -> Network:
+    """The network that a config and a checkpoint make.
+
+    Raises:
+        ValueError: the config is of none of the three libraries.
+    """
+    library = Config.fromfile(args.config).get('default_scope')
+    if library not in NETWORKS:
+        raise ValueError(f'{args.config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
+    device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    return NETWORKS[library](args.config, args.checkpoint, device, args.score_thr)
+
+
+def pictures(source: str) -> tuple[Iterator[tuple[str, np.ndarray | None]], int | None]:
+    """The pictures of a source, each with the name for its results, None for one that cannot be read; and their number.
+
+    Raises:
+        FileNotFoundError: there is no such source, or no picture in it.
+        ValueError: it is a file that is neither picture nor video, or the camera gives nothing.
+    """
+    if source.isdecimal():
+        camera = cv2.VideoCapture(int(source))
+        if not camera.isOpened():
+            raise ValueError(f'camera {source} cannot be opened')
+        return ((f'{i:06d}.jpg', frame) for i, frame in enumerate(iter(lambda: camera.read()[1], None))), None
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in PICTURES)
+        if not files:
+            raise FileNotFoundError(f'no picture in {path}; known kinds: {", ".join(PICTURES)}')
+        return ((file.relative_to(path).as_posix(), read_picture(file)) for file in files), len(files)
+    if not path.is_file():
+        raise FileNotFoundError(f'no picture, folder or video {source}')
+    if path.suffix.lower() in PICTURES:
+        return iter([(path.name, read_picture(path))]), 1
+    video = mmcv.VideoReader(str(path))
+    if video.frame_cnt < 1:  # negative where OpenCV does not know the format
+        raise ValueError(f'{source} is no picture ({", ".join(PICTURES)}), and no video that OpenCV reads')
+    return ((f'{path.stem}/{i:06d}.jpg', frame) for i, frame in enumerate(video)), len(video)
+
+
+def read_picture(path: Path) -> np.ndarray | None:
+    data = np.fromfile(path, np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+
+
+def main() -> int:
+    """Returns the exit status: 1 if some pictures could not be read."""
+    args = parse_args()
+    source, count = pictures(args.source)
+    network = load_network(args)
+    out = Path(args.out_dir)
+    total = min(count or sys.maxsize, args.max_frames or sys.maxsize)
+    unread, done = [], 0
+    try:
+        for name, picture in track(islice(source, total), 'pictures', None if total == sys.maxsize else total):
+            if picture is None:
+                unread.append(name)
+                continue
+            drawn, result = network(picture)
+            label_map = result.pop('label_map', None)
+            target = out / 'pictures' / name
+            mmcv.imwrite(np.ascontiguousarray(drawn), str(target))
+            if label_map is not None:
+                mmcv.imwrite(label_map, str((out / 'labels' / name).with_suffix('.png')))
+            predictions = (out / 'predictions' / name).with_suffix('.json')
+            predictions.parent.mkdir(parents=True, exist_ok=True)
+            predictions.write_text(json.dumps(result))
+            done += 1
+    except KeyboardInterrupt:
+        print('stopped')
+    print(f'{done} pictures done, results in {out}')
+    if unread:
+        print(f'{len(unread)} cannot be read and were passed over: {", ".join(unread)}')
+    return 1 if unread else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
