@@ -1,5 +1,6 @@
 """Files of weights for other code, other people and other formats; see tools/model_converters."""
 
+import argparse
 import hashlib
 import os
 from pathlib import Path
@@ -7,7 +8,18 @@ from pathlib import Path
 from mmsparx.engine.checkpoints import AtomicBackend
 from mmsparx.models.load_report import shorten
 from mmsparx.models.names import backbone_prefixes, convert_names
-from mmsparx.models.weight_files import NAMED_HASH, Weights, encode_weights, is_literal, read_weights
+from mmsparx.models.weight_files import COPIES, NAMED_HASH, Weights, encode_weights, is_literal, read_weights
+
+
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the commands of this module share: which copy to take, and whether to write over files."""
+    parser.add_argument(
+        '--weights',
+        choices=COPIES,
+        default='auto',
+        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
+    )
+    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
 
 
 def convert(

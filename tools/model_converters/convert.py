@@ -9,8 +9,7 @@ checkpoint, weights and meta data are kept.
 
 import argparse
 
-from mmsparx.engine.convert import convert
-from mmsparx.models.weight_files import COPIES
+from mmsparx.engine.convert import add_weight_arguments, convert
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,13 +21,7 @@ def parse_args() -> argparse.Namespace:
         choices=['ours', 'published'],
         help="the names to write: this package's or those of the published checkpoints (default: as they are)",
     )
-    parser.add_argument(
-        '--weights',
-        choices=COPIES,
-        default='auto',
-        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
-    )
-    parser.add_argument('--force', action='store_true', help='write over the target if it is there')
+    add_weight_arguments(parser)
     return parser.parse_args()
 
 

@@ -6,8 +6,7 @@ and paths are not.
 
 import argparse
 
-from mmsparx.engine.convert import publish
-from mmsparx.models.weight_files import COPIES
+from mmsparx.engine.convert import add_weight_arguments, publish
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,13 +17,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         help='file to write, without the digits: .pth, .pt or .safetensors (default: beside the source)',
     )
-    parser.add_argument(
-        '--weights',
-        choices=COPIES,
-        default='auto',
-        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
-    )
-    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
+    add_weight_arguments(parser)
     return parser.parse_args()
 
 

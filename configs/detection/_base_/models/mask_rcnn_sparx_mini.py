@@ -1,24 +1,16 @@
 # A small Mask R-CNN, from scratch, for the demo, smoke tests and small data on a CPU. Not of the paper.
-_base_ = './mask_rcnn_sparx.py'
+_base_ = ['./mask_rcnn_sparx.py', '../../../_base_/mini_arch.py']
 
 fpn_channels = 64
 
 model = dict(
     backbone=dict(
-        arch=dict(
-            channels=[32, 64, 96, 128],
-            stages=[
-                dict(depth=1),
-                dict(depth=2, stride=1, first=1),
-                dict(depth=3, stride=2, window=3),
-                dict(depth=1, stride=1),
-            ],
-        ),
+        arch=_base_.mini_arch,
         aggregator=dict(type='DMCA', learnable_scale=False),
         norm_cfg=dict(type='BN'),
         drop_path_rate=0.0,
     ),
-    neck=dict(in_channels=[32, 64, 96, 128], out_channels=fpn_channels),
+    neck=dict(in_channels=_base_.mini_arch.channels, out_channels=fpn_channels),
     # Anchors of half the usual size, since the pictures are small.
     rpn_head=dict(in_channels=fpn_channels, feat_channels=fpn_channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
