@@ -88,7 +88,8 @@ def classifier(config: str, checkpoint: str, device: str, score_thr: float) -> N
     visualizer = UniversalVisualizer()
 
     def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
-        (sample,) = inferencer(picture, return_datasamples=True)
+        # Not by calling it, which shows a progress bar of its own.
+        (sample,) = inferencer.forward(next(inferencer.preprocess([picture])))
         (result,) = inferencer.postprocess([sample], [])
         width = max(picture.shape[1], 320)  # else there is no room for the text
         drawn = visualizer.visualize_cls(
