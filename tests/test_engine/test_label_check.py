@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmseg', reason='the hook looks for heads of mmseg')
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
@@ -17,6 +17,7 @@ HOOK = 'mmsparx.LabelCheckHook'
 
 @pytest.fixture(scope='module')
 def model():
+    init_default_scope('mmseg')  # another test may have left its own
     heads = {name: FCNHead(in_channels=4, channels=4, num_classes=3) for name in ('decode_head', 'auxiliary_head')}
     return nn.ModuleDict({'module': nn.ModuleDict(heads)})  # as in a wrapper
 

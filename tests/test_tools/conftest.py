@@ -22,11 +22,12 @@ def tool(monkeypatch):
     """Run a tool's main() in this process: `tool('train', config, '--work-dir', ...)`."""
     from mmdet.visualization import DetLocalVisualizer
     from mmengine.logging import MessageHub, MMLogger
+    from mmengine.visualization import Visualizer
     from tool_helpers import load_tool
 
     def run(name: str, *arguments):
         # mmengine keeps these by name for the life of a process; a run would write to the one before.
-        for kept in (DetLocalVisualizer, MessageHub, MMLogger):
+        for kept in (Visualizer, DetLocalVisualizer, MessageHub, MMLogger):
             kept._instance_dict.clear()
         monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, arguments)])
         return load_tool(name).main()
