@@ -242,13 +242,15 @@ class BuildScan(build_ext):
 
 
 class BuildWithConfigs(build_py):
-    """Ships the configs as mmsparx/.mim/configs, where OpenMMLab's packages have theirs."""
+    """Ships the configs and their index in mmsparx/.mim, where OpenMMLab's packages have theirs."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib, 'mmsparx', '.mim', 'configs')
-            shutil.copytree('configs', target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+            target = Path(self.build_lib, 'mmsparx', '.mim')
+            ignored = shutil.ignore_patterns('__pycache__')
+            shutil.copytree('configs', target / 'configs', dirs_exist_ok=True, ignore=ignored)
+            shutil.copy('model-index.yml', target)
 
 
 if __name__ == '__main__':

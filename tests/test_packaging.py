@@ -21,6 +21,7 @@ import mmsparx
 
 ROOT = Path(__file__).parents[1]
 RECORD = 'mmsparx/_build.json'
+INDEX = 'model-index.yml'
 pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').is_file(), reason='needs the repository')
 
 # A build as pip runs it. Where the second argument says so, there is no torch on this machine.
@@ -104,16 +105,27 @@ def shipped(folder):
 
 def test_the_sdist_has_what_a_build_needs(built):
     expected = shipped('mmsparx') | shipped('configs') | shipped('csrc')
-    expected |= {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'constraints.txt'}
+    expected |= {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'constraints.txt', INDEX}
     assert expected <= set(built[0])
     assert not [name for name in built[0] if name.endswith(('.so', '_build.json'))]
 
 
 def test_the_wheel_has_the_package_and_the_configs_and_nothing_else(built):
     files = {name for name in built[1] if '.dist-info/' not in name}
-    assert files == shipped('mmsparx') | {f'mmsparx/.mim/{name}' for name in shipped('configs')} | {RECORD}
+    beside_the_package = {f'mmsparx/.mim/{name}' for name in shipped('configs') | {INDEX}}
+    assert files == shipped('mmsparx') | beside_the_package | {RECORD}
     assert 'mmsparx/py.typed' in files
     assert any(name.endswith('/LICENSE') for name in built[1])
+
+
+def test_the_index_leads_to_the_configs(built):
+    """Of the wheel: from the index to the metafiles beside it, and on to each model's config."""
+    yaml = pytest.importorskip('yaml', reason='the index is in YAML')
+    folder = 'mmsparx/.mim'
+    metafiles = yaml.safe_load(built[1][f'{folder}/{INDEX}'])['Import']
+    models = [model for name in metafiles for model in yaml.safe_load(built[1][f'{folder}/{name}'])['Models']]
+    assert len(models) > len(metafiles) > 2
+    assert not [model['Config'] for model in models if f'{folder}/{model["Config"]}' not in built[1]]
 
 
 def test_no_tests_and_no_path_of_this_machine(built):
