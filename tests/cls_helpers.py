@@ -1,6 +1,5 @@
 """A tiny set in ImageNet's layout and what trains a small classifier on it through the tools. Needs mmpretrain."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from config_helpers import CONFIGS
 from helpers import SMALL_ARCH
 from mmengine.logging import MessageHub, MMLogger
 from mmpretrain.visualization import UniversalVisualizer
+from tool_helpers import ROOT
 
 CLASSIFICATION = CONFIGS / 'classification'
-ROOT = CONFIGS.parent
 COLOURS = {'blue': (250, 60, 40), 'green': (40, 250, 60), 'red': (60, 40, 250)}
 
 
@@ -63,9 +62,3 @@ def run_tool(monkeypatch, name: str, *arguments) -> None:
     script = str(ROOT / 'tools' / f'{name}.py')
     monkeypatch.setattr(sys, 'argv', [script, *map(str, arguments)])
     runpy.run_path(script, run_name='__main__')
-
-
-def scalars(work_dir: Path) -> list[dict]:
-    """What the newest run in a work directory logged, in order."""
-    newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
-    return [json.loads(line) for line in newest.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A tiny set in ADE20K's layout and what trains a small segmenter on it through the tools. Needs mmseg."""
+"""A tiny set in ADE20K's layout, and the configs of small segmenters. These need mmseg."""
 
 from pathlib import Path
 
@@ -27,23 +27,3 @@ def write_ade(folder: Path, split: str, count: int) -> None:
         label[y : y + h, x : x + w] = 2 + i % 2
         cv2.imwrite(str(pictures / f'{i}.jpg'), picture)
         cv2.imwrite(str(labels / f'{i}.png'), label)
-
-
-def overrides(data: Path, iters: int = 2, **more) -> list[str]:
-    """--cfg-options that train a few iterations on 64x64 pictures of `data`, evaluating at the end."""
-    options = {
-        'train_cfg.max_iters': iters,
-        'train_cfg.val_interval': iters,
-        'default_hooks.checkpoint.interval': max(1, iters // 2),
-        'default_hooks.logger.interval': 1,
-        'train_dataloader.batch_size': 2,
-        'train_dataloader.dataset.pipeline.2.scale': '(64,64)',
-        'val_dataloader.dataset.pipeline.1.scale': '(64,64)',
-        'test_dataloader.dataset.pipeline.1.scale': '(64,64)',
-        'randomness.seed': 0,
-        'log_level': 'ERROR',
-    }
-    for loader in ('train', 'val', 'test'):
-        options[f'{loader}_dataloader.dataset.data_root'] = str(data)
-        options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it collects garbage, which takes a second
-    return [f'{key}={value}' for key, value in {**options, **more}.items()]

@@ -1,4 +1,4 @@
-"""A tiny COCO set and what trains a small detector on it through the tools. Needs mmdet."""
+"""What runs the tools on tiny sets, for any task; a tiny COCO set, which needs mmdet."""
 
 import importlib.util
 import json
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmdet.datasets import CocoDataset
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs/detection/mask_rcnn_sparx_mini_overfit.py')
@@ -22,6 +21,8 @@ def load_tool(name: str):
 
 def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
     """`count` 64x64 pictures, each with one bright rectangle: a 'person' or a 'car'; the annotation file."""
+    from mmdet.datasets import CocoDataset
+
     rng = np.random.default_rng(seed)
     (folder / split).mkdir(parents=True)
     images, annotations = [], []
@@ -43,8 +44,11 @@ def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
     return path
 
 
-def overrides(data: Path, iters: int = 2, **more) -> list[str]:
-    """--cfg-options that train a few iterations on 64x64 pictures of `data`, evaluating at the end."""
+def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> list[str]:
+    """--cfg-options that train a few iterations on 64x64 pictures of `data`, evaluating at the end.
+
+    For the mini configs of detection, and of segmentation (`task`).
+    """
     options = {
         'train_cfg.max_iters': iters,
         'train_cfg.val_interval': iters,
@@ -57,12 +61,15 @@ def overrides(data: Path, iters: int = 2, **more) -> list[str]:
         'test_dataloader.dataset.pipeline.1.scale': '(64,64)',
         'randomness.seed': 0,
         'log_level': 'ERROR',
-        'model.test_cfg.rcnn.score_thr': 0.001,
     }
     for loader in ('train', 'val', 'test'):
         options[f'{loader}_dataloader.dataset.data_root'] = str(data)
-    for evaluator in ('val', 'test'):
-        options[f'{evaluator}_evaluator.ann_file'] = str(data / 'annotations/instances_train2017.json')
+        if task == 'segmentation':  # not in detection, where it is what notices a set without pictures
+            options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it collects garbage, which takes a second
+    if task == 'detection':
+        options['model.test_cfg.rcnn.score_thr'] = 0.001
+        for evaluator in ('val', 'test'):
+            options[f'{evaluator}_evaluator.ann_file'] = str(data / 'annotations/instances_train2017.json')
     return [f'{key}={value}' for key, value in {**options, **more}.items()]
 
 
@@ -70,3 +77,16 @@ def scalars(work_dir: Path) -> list[dict]:
     """What the newest run in a work directory logged, in order."""
     newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(line) for line in newest.read_text().splitlines()]
+
+
+def read_drawn(shown: Path, tested: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of each tested picture, by its name: the picture, and what --show-dir drew, by that name and no other."""
+
+    def read(folder: Path) -> dict[str, np.ndarray]:
+        files = [path for path in folder.rglob('*') if path.is_file()]
+        return {path.relative_to(folder).as_posix(): cv2.imread(str(path)) for path in files}
+
+    pictures, drawn = read(tested), read(shown)
+    assert drawn.keys() == pictures.keys()
+    assert all(picture is not None for picture in drawn.values())
+    return {name: (picture, drawn[name]) for name, picture in pictures.items()}

@@ -12,6 +12,7 @@ from mmsparx.engine.command_line import (
     empty_data_explained,
     load_config,
 )
+from mmsparx.engine.predictions import draw_predictions, dump_predictions
 from mmsparx.engine.tta import apply_tta
 
 
@@ -19,8 +20,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')
-    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to a pickle file')
-    parser.add_argument('--show-dir', help='write pictures of predictions beside the ground truth into this folder')
+    parser.add_argument(
+        '--out',
+        metavar='FILE.pkl',
+        help='write the predictions to a pickle file, label maps without the scores of each class',
+    )
+    parser.add_argument(
+        '--show-dir', help='draw predictions and ground truth into a copy of each picture, in this folder'
+    )
     parser.add_argument(
         '--tta',
         nargs='?',
@@ -36,21 +43,16 @@ def apply_test_options(cfg: Config, args: argparse.Namespace) -> None:
     """Write the test options into the config.
 
     Raises:
-        ValueError: a name for --out that is no pickle's; a config without a visualization hook, or without the
-            protocol of --tta.
+        ValueError: a name for --out that is no pickle's; a config without one of the libraries' visualization
+            hooks, or without the protocol of --tta.
     """
     if args.tta is not None:
         apply_tta(cfg, args.tta)
     cfg.load_from = args.checkpoint
     if args.out is not None:
-        if not args.out.endswith(('.pkl', '.pickle')):
-            raise ValueError(f'--out: expected a name that ends in .pkl or .pickle, got {args.out!r}')
-        metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        cfg.test_evaluator = [*metrics, dict(type='DumpResults', out_file_path=args.out)]
+        dump_predictions(cfg, args.out)
     if args.show_dir is not None:
-        if 'visualization' not in cfg.get('default_hooks', {}):
-            raise ValueError('--show-dir: the config has no default_hooks.visualization to draw with')
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
+        draw_predictions(cfg, args.show_dir)
 
 
 @record  # of several processes, the one that fails is named with its error

@@ -104,18 +104,18 @@ def harden(cfg: Config) -> None:
     """
     by_default = dict(type='CheckpointHook', interval=1)  # mmengine's own default
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', by_default)
-    if _is(checkpoint, r'(mmengine\.hooks\.(checkpoint_hook\.)?)?CheckpointHook'):
+    if is_of_kind(checkpoint, r'(mmengine\.hooks\.(checkpoint_hook\.)?)?CheckpointHook'):
         safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
         cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
     custom = list(cfg.get('custom_hooks') or ())
-    if not any(_is(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
+    if not any(is_of_kind(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
         cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
     # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
     for loader in ('train_dataloader', 'val_dataloader'):
         _name_unreadable_pictures(cfg.get(loader))
 
 
-def _is(node: object, kind: str) -> bool:
+def is_of_kind(node: object, kind: str) -> bool:
     """Whether a node of a config builds what a pattern names; its type may be a class, as in pure-Python configs."""
     found = node.get('type') if isinstance(node, Mapping) else None
     name = f'{found.__module__}.{found.__qualname__}' if isinstance(found, type) else found
@@ -123,7 +123,7 @@ def _is(node: object, kind: str) -> bool:
 
 
 def _name_unreadable_pictures(node: object) -> None:
-    if _is(node, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):
+    if is_of_kind(node, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):
         node['type'] = 'mmsparx.LoadImageFromFile'
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
     for child in children:
@@ -150,5 +150,5 @@ def build_runner(cfg: Config) -> Runner:
     harden(cfg)
     # mmengine's own loading is secured; this is for what other libraries load.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    secure_mmengine()
+    secure_mmengine()  # again: a config's imports may have given mmengine further loaders
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,17 +1,20 @@
 """The classification recipe through the tools, on a tiny set; scikit-learn's digits as a smoke test."""
 
 import json
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip('mmpretrain', reason='the classification tools need mmpretrain')
-from cls_helpers import CLASSIFICATION, run_tool, scalars, write_config, write_folders
+from cls_helpers import CLASSIFICATION, run_tool, write_config, write_folders
 from helpers import randomise
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
+from tool_helpers import read_drawn, scalars
 from weight_helpers import assert_loaded, build_classifier
 
 from mmsparx.models.names import convert_names
@@ -94,6 +97,30 @@ def test_the_runner_tests_a_published_file(data, tmp_path):
     assert torch.equal(runner.model.head.fc.weight, published['classifier.3.weight'])
     (averaged,) = (hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
     assert torch.equal(averaged.head.fc.weight, published['classifier.3.weight'])
+
+
+def test_predictions_are_drawn_and_written(tool, data, tmp_path):
+    """Pictures of one name in three folders; without data to train on."""
+    config = write_config(tmp_path, data)
+    path = tmp_path / 'weights.pth'
+    torch.save(build_runner(config, tmp_path).model.state_dict(), path)
+    arguments = ['--work-dir', tmp_path / 'tested', '--show-dir', tmp_path / 'drawn', '--out', tmp_path / 'out.pkl']
+    shutil.rmtree(data / 'train')
+    tool('test', config, path, *arguments)
+
+    drawn = read_drawn(tmp_path / 'drawn', data / 'val')
+    assert drawn.keys() == {'blue/0.png', 'green/0.png', 'red/0.png'}
+    for picture, written in drawn.values():
+        assert written.shape == (240, 320, 3)  # there is room for the text, which is at the top
+        np.testing.assert_allclose(written[160:].mean((0, 1)), picture.mean((0, 1)), atol=4)
+        bright = (written > 230).all(-1)
+        assert bright[:80].any()
+        assert not bright[160:].any()
+    predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    assert [prediction['gt_label'].item() for prediction in predictions] == [0, 1, 2]
+    right = [prediction['pred_label'].item() == prediction['gt_label'].item() for prediction in predictions]
+    result = json.loads(next((tmp_path / 'tested').glob('*/*.json')).read_text())
+    assert result['accuracy/top1'] == pytest.approx(100 * sum(right) / 3, abs=0.01)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tool, data, tmp_path):

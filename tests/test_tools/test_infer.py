@@ -7,8 +7,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('mmdet', reason='a detector is what is shown')
+from helpers import randomise
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
 from tool_helpers import CONFIG, ROOT
 
 spec = importlib.util.spec_from_file_location('infer', ROOT / 'demo/infer.py')
@@ -64,6 +69,96 @@ def test_a_folder_a_picture_and_a_video(train, run, tmp_path, capsys):
     video.release()
     assert run(tmp_path / 'v.avi', *network, '--max-frames', 2) == 0
     assert [p.name for p in sorted((found / 'pictures/v').iterdir())] == ['000000.jpg', '000001.jpg']
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Of a small network that nothing has trained: config, checkpoint, and what it predicts without the script."""
+
+    def run(name, classes, **meta):
+        config, checkpoint = ROOT / 'configs' / name, tmp_path / 'weights.pth'
+        cfg = Config.fromfile(config)
+        init_default_scope(cfg.default_scope)
+        # What a runner has the model do.
+        preprocessor = {'data_preprocessor': cfg.data_preprocessor} if 'data_preprocessor' in cfg else {}
+        model = randomise(MODELS.build({**preprocessor, **cfg.model})).eval()
+        meta = dict(dataset_meta=dict(classes=classes, **meta))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
+        steps = [step for step in cfg.test_dataloader.dataset.pipeline if step.type != 'LoadAnnotations']
+
+        def predict(path):
+            init_default_scope(cfg.default_scope)
+            with torch.no_grad():
+                (sample,) = model.test_step(pseudo_collate([Compose(steps)({'img_path': str(path)})]))
+            return sample
+
+        return config, checkpoint, predict
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures, and one that cannot be read."""
+    rng = np.random.default_rng(0)
+    for name in ('a.png', 'deep/b.png', 'c.png'):
+        path = picture(tmp_path / 'pictures' / name)
+        low = rng.integers(0, 255, (3, 5, 3), dtype=np.uint8)
+        cv2.imwrite(str(path), cv2.resize(low, (80, 48), interpolation=cv2.INTER_NEAREST))
+    path.write_bytes(b'')
+    return tmp_path / 'pictures'
+
+
+def files(found):
+    return {path.relative_to(found).as_posix() for path in found.rglob('*.*')}
+
+
+def test_a_segmenter_on_a_folder(make, run, folder, tmp_path, capsys):
+    datasets = pytest.importorskip('mmseg.datasets', reason='a segmenter is what is shown')
+    meta = datasets.ADE20KDataset.METAINFO
+    config, checkpoint, predict = make('segmentation/fpn_sparx_mini_overfit.py', **meta)
+    assert run(folder, config, checkpoint, '--device', 'cpu') == 1
+    assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
+    found, names = tmp_path / 'found', ('a', 'deep/b')
+    kinds = {'pictures': 'png', 'labels': 'png', 'predictions': 'json'}
+    assert files(found) == {f'{kind}/{name}.{suffix}' for name in names for kind, suffix in kinds.items()}
+    for name in names:
+        label_map = predict(folder / f'{name}.png').pred_sem_seg.data[0].numpy()
+        labels, counts = np.unique(label_map, return_counts=True)
+        assert len(labels) > 1
+        assert np.array_equal(cv2.imread(str(found / f'labels/{name}.png'), cv2.IMREAD_UNCHANGED), label_map)
+        shares = json.loads((found / f'predictions/{name}.json').read_text())['shares']
+        expected = {meta['classes'][i]: count / (48 * 80) for i, count in zip(labels, counts, strict=True)}
+        assert shares == pytest.approx(expected)
+        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'pictures'))
+        mixed = 0.5 * given + 0.5 * np.array(meta['palette'])[label_map][..., ::-1]
+        assert np.median(np.abs(drawn - mixed)) <= 1  # here and there is the name of a class
+
+
+def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
+    pytest.importorskip('mmpretrain', reason='a classifier is what is shown')
+    classes = [f'digit {i}' for i in range(10)]
+    config, checkpoint, predict = make('classification/sparx_mamba_mini_digits.py', classes)
+    assert run(folder, config, checkpoint, '--device', 'cpu') == 1
+    assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
+    found, names = tmp_path / 'found', ('a', 'deep/b')
+    kinds = {'pictures': 'png', 'predictions': 'json'}
+    assert files(found) == {f'{kind}/{name}.{suffix}' for name in names for kind, suffix in kinds.items()}
+    seen = []
+    for name in names:
+        scores = predict(folder / f'{name}.png').pred_score
+        result = json.loads((found / f'predictions/{name}.json').read_text())
+        np.testing.assert_allclose(result['pred_scores'], scores, rtol=1e-5)
+        label = scores.argmax().item()
+        assert (result['pred_label'], result['pred_class']) == (label, classes[label])
+        assert result['pred_score'] == pytest.approx(scores.max().item(), rel=1e-5)
+        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'pictures'))
+        assert drawn.shape == (192, 320, 3)  # there is room for the text, which is at the top
+        enlarged = cv2.resize(given, (320, 192))
+        assert np.array_equal(drawn[160:], enlarged[160:])
+        assert not np.array_equal(drawn[:80], enlarged[:80])
+        seen.append(scores)
+    assert not torch.allclose(*seen)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Segmenters through the tools: training, resuming, testing, the multi-scale tests, and what bad input leads to."""
 
 import json
+import pickle
 import sys
+import weakref
 from pathlib import Path
 
 import cv2
@@ -11,12 +13,15 @@ import torch
 
 pytest.importorskip('mmdet', reason='the fixtures of the tools need mmdet')
 pytest.importorskip('mmseg', reason='the segmentation tools need mmseg')
+from helpers import randomise
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmseg.datasets import ADE20KDataset
+from mmseg.models import SegTTAModel
 from mmseg.visualization import SegLocalVisualizer
-from seg_helpers import KINDS, config, overrides, write_ade
-from tool_helpers import load_tool, scalars
+from seg_helpers import KINDS, config, write_ade
+from tool_helpers import load_tool, overrides, read_drawn, scalars
 
 METRICS = {'aAcc', 'mIoU', 'mAcc'}
 
@@ -46,7 +51,8 @@ def train(tool, ade, tmp_path):
 
     def run(kind='fpn', **options) -> Path:
         work = tmp_path / 'work'
-        tool('train', config(kind), '--work-dir', work, '--no-pretrained', '--cfg-options', *overrides(ade, **options))
+        options = ['--cfg-options', *overrides(ade, task='segmentation', **options)]
+        tool('train', config(kind), '--work-dir', work, '--no-pretrained', *options)
         return work / Path(config(kind)).name
 
     return run
@@ -85,10 +91,70 @@ def test_train_resume_and_test(kind, protocol, train, tool, tmp_path):
         tool('test', kept, checkpoint, '--work-dir', tmp_path / 'other', *options)
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file of weights that nothing has trained, for the small Semantic FPN."""
+    cfg = Config.fromfile(config('fpn'))
+    init_default_scope('mmseg')
+    torch.save(randomise(MODELS.build(cfg.model)).state_dict(), tmp_path / 'weights.pth')
+    return tmp_path / 'weights.pth'
+
+
+@pytest.mark.parametrize('tta', [[], ['--tta', 'original']])
+def test_predictions_are_drawn_and_written(tta, tool, ade, checkpoint, tmp_path):
+    """Without data to train on, and without the scores of each class at each pixel."""
+    pictures = ade / 'images/training'
+    for path in list(pictures.iterdir()):
+        cv2.imwrite(str(path.with_suffix('.png')), cv2.imread(str(path)))  # what is drawn can be compared
+        path.unlink()
+    elsewhere = {
+        'train_dataloader.dataset.data_root': tmp_path / 'nowhere',
+        'test_dataloader.dataset.img_suffix': '.png',
+    }
+    options = ['--cfg-options', *overrides(ade, task='segmentation', **elsewhere)]
+    arguments = ['--work-dir', tmp_path / 'tested', '--show-dir', tmp_path / 'drawn', '--out', tmp_path / 'out.pkl']
+    tool('test', config('fpn'), checkpoint, *arguments, *tta, *options)
+
+    predictions = {Path(each['img_path']).name: each for each in pickle.loads((tmp_path / 'out.pkl').read_bytes())}
+    drawn = read_drawn(tmp_path / 'drawn', pictures)
+    assert len(drawn) == 2
+    palette = np.array(ADE20KDataset.METAINFO['palette'])
+    right = []
+    for name, (picture, both) in drawn.items():
+        assert not predictions[name].keys() & {'seg_logits', 'gt_sem_seg'}
+        predicted = predictions[name]['pred_sem_seg']['data'][0].numpy()
+        annotated = cv2.imread(str(ade / f'annotations/training/{name}'), cv2.IMREAD_UNCHANGED) - 1
+        # The ground truth on the left, the predictions on the right; here and there is the name of a class.
+        assert both.shape == (64, 128, 3)
+        for part, label_map in ((both[:, :64], annotated), (both[:, 64:], predicted)):
+            expected = 0.2 * picture + 0.8 * palette[label_map][..., ::-1]
+            assert np.median(np.abs(part - expected)) <= 1
+            assert not np.array_equal(part, picture)
+        right.append(predicted == annotated)
+    assert measured(tmp_path / 'tested')['aAcc'] == pytest.approx(100 * np.mean(right), abs=0.01)
+
+
+def test_the_views_of_a_picture_are_freed(tool, ade, checkpoint, tmp_path, monkeypatch):
+    """Before those of the next one are merged: they are what a multi-scale test takes most memory for."""
+    merge, views, pictures = SegTTAModel.merge_preds, [], []
+
+    def watched(model, data_samples_list):
+        pictures.append([view for view in views if view() is not None])
+        views.extend(weakref.ref(sample.seg_logits.data) for samples in data_samples_list for sample in samples)
+        assert all(view() is not None for view in views[-12:])
+        return merge(model, data_samples_list)
+
+    monkeypatch.setattr(SegTTAModel, 'merge_preds', watched)
+    options = ['--out', tmp_path / 'out.pkl', '--cfg-options', *overrides(ade, task='segmentation')]
+    tool('test', config('fpn'), checkpoint, '--work-dir', tmp_path / 'tested', '--tta', 'original', *options)
+    assert len(views) == 24
+    assert pictures == [[], []]
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_backbone_parameter_gets_a_gradient(kind, ade, monkeypatch):
     train = load_tool('train')
-    monkeypatch.setattr(sys, 'argv', ['train.py', config(kind), '--cfg-options', *overrides(ade)])
+    monkeypatch.setattr(sys, 'argv', ['train.py', config(kind), '--cfg-options', *overrides(ade, task='segmentation')])
     cfg = train.load_config(train.parse_args())
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model).train()

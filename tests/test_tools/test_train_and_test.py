@@ -1,27 +1,63 @@
 """Training, resuming and testing through the tools, on a tiny set."""
 
 import json
+import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
-from tool_helpers import CONFIG, load_tool, overrides, scalars
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from tool_helpers import CONFIG, load_tool, overrides, read_drawn, scalars
+
+# A test needs none.
+NO_TRAINING_DATA = {'train_dataloader.dataset.data_root': 'nowhere'}
+
+
+@pytest.fixture(autouse=True)
+def _unformatted_config(monkeypatch):
+    """Formatting the config that a run keeps takes seconds."""
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
 
 
 def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
     work = train(iters=6)
     validated = {k: v for k, v in scalars(work)[-1].items() if k.startswith('coco/')}
     assert set(validated) >= {'coco/bbox_mAP', 'coco/segm_mAP'}
-    tested = tmp_path / 'tested'
-    shown = tmp_path / 'shown'
-    arguments = ['--work-dir', tested, '--out', tmp_path / 'out.pkl', '--show-dir', shown]
-    tool('test', CONFIG, work / 'iter_6.pth', *arguments, '--cfg-options', *overrides(coco))
+    tested, drawn = tmp_path / 'tested', tmp_path / 'drawn'
+    options = overrides(coco, **{'default_hooks.visualization.score_thr': 0, **NO_TRAINING_DATA})
+    arguments = ['--work-dir', tested, '--out', tmp_path / 'out.pkl', '--show-dir', drawn, '--cfg-options', *options]
+    tool('test', CONFIG, work / 'iter_6.pth', *arguments)
     result = json.loads(next(tested.glob('*/*.json')).read_text())
     assert {k: result[k] for k in validated} == validated
-    assert (tmp_path / 'out.pkl').stat().st_size > 0
-    assert len(list(shown.iterdir())) == 4
+
+    predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    assert [prediction['img_id'] for prediction in predictions] == [0, 1, 2, 3]
+    coder = pytest.importorskip('pycocotools.mask')
+    for instances in (prediction['pred_instances'] for prediction in predictions):
+        assert len(instances['masks']) == len(instances['scores']) > 0
+        assert {coder.decode(mask).shape for mask in instances['masks']} == {(64, 64)}
+    # The ground truth on the left, the predictions on the right.
+    for picture, both in read_drawn(drawn, coco / 'train2017').values():
+        assert both.shape == (64, 128, 3)
+        assert not np.array_equal(both[:, :64], picture)
+        assert not np.array_equal(both[:, 64:], picture)
+
+
+def test_pictures_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch):
+    """Above its threshold, which nothing reaches; into a folder named from where the tool runs."""
+    init_default_scope('mmdet')
+    torch.save(MODELS.build(Config.fromfile(CONFIG).model).state_dict(), tmp_path / 'weights.pth')
+    options = overrides(coco, **{'default_hooks.visualization.score_thr': 2, **NO_TRAINING_DATA})
+    monkeypatch.chdir(tmp_path)
+    tool('test', CONFIG, 'weights.pth', '--work-dir', 'tested', '--show-dir', 'drawn', '--cfg-options', *options)
+    for picture, both in read_drawn(tmp_path / 'drawn', coco / 'train2017').values():
+        assert not np.array_equal(both[:, :64], picture)
+        assert np.array_equal(both[:, 64:], picture)
 
 
 def test_every_backbone_parameter_gets_a_gradient(coco):
@@ -59,6 +95,31 @@ def test_auto_scale_lr(coco, tmp_path):
     cfg.pop('auto_scale_lr')
     with pytest.raises(ValueError, match='base_batch_size'):
         train.apply_training_options(cfg, args)
+
+
+def test_a_loader_that_a_config_brings_is_secured(tool, coco, tmp_path, monkeypatch):
+    """One of a scheme of its own, which mmengine gets to know after mmsparx is imported."""
+    (tmp_path / 'late_loader.py').write_text("""
+import torch
+from mmengine.runner import CheckpointLoader
+
+@CheckpointLoader.register_scheme(prefixes='late://', force=True)
+def load(filename, map_location=None):
+    return torch.load(filename.removeprefix('late:/'), map_location=map_location, weights_only=False)
+""")
+    config = tmp_path / 'config.py'
+    imports = "custom_imports = dict(imports=['mmsparx.models', 'late_loader'], allow_failed_imports=False)"
+    config.write_text(f'_base_ = {CONFIG!r}\n{imports}\n')
+    path = tmp_path / 'of_another.pth'
+    torch.save({'state_dict': {}, 'meta': {'cfg': 'print("a config runs")', 'epoch': 3}}, path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    with pytest.raises(RuntimeError, match='MISSING in the file'):
+        tool('test', config, f'late:/{path}', '--work-dir', tmp_path / 'work', '--cfg-options', *overrides(coco))
+    meta = CheckpointLoader.load_checkpoint(f'late:/{path}')['meta']
+    assert meta['epoch'] == 3
+    with pytest.raises(ValueError, match='this checkpoint brings a config of its own, which mmsparx does not run'):
+        Config.fromstring(meta['cfg'], '.py')
 
 
 def test_pretrained_weights_are_not_skipped_silently(tool, coco, tmp_path):

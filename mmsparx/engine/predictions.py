@@ -1,0 +1,174 @@
+"""What a test leaves of its predictions besides metrics: pictures, and a pickle file."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.config import Config
+from mmengine.dist import get_world_size, master_only
+from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from torch import Tensor
+
+from mmsparx.engine.command_line import is_of_kind
+
+# The visualization hooks of the libraries, and how their visualizers draw.
+KNOWN_HOOKS = {
+    ('mmdet', 'DetVisualizationHook'): 'add_datasample',
+    ('mmseg', 'SegVisualizationHook'): 'add_datasample',
+    ('mmpretrain', 'VisualizationHook'): 'visualize_cls',
+}
+# What these hooks take that says when, where to and whether; the rest says how.
+_NOT_OF_DRAWING = ('type', 'draw', 'enable', 'interval', 'show', 'wait_time', 'test_out_dir', 'out_dir')
+
+# What is large, and not the prediction: the scores of each class at each pixel; what is annotated.
+_LEFT_OUT = ('seg_logits', 'gt_sem_seg', 'gt_instances', 'ignored_instances')
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Let the test of a config draw every picture, by `DrawPredictionsHook` in place of its visualization hook.
+
+    Args:
+        cfg: of mmdet, mmseg or mmpretrain; its hook's settings of how to draw, such as `score_thr`, are kept. Changed
+            in place.
+        folder: where to.
+
+    Raises:
+        ValueError: the config has no visualization hook, or one of another kind.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir: the config has no default_hooks.visualization to draw with')
+    for (library, name), method in KNOWN_HOOKS.items():
+        if is_of_kind(hook, rf'({library}\.([\w.]+\.)?)?{name}'):
+            settings = {key: value for key, value in hook.items() if key not in _NOT_OF_DRAWING}
+            if 'score_thr' in settings:
+                settings['pred_score_thr'] = settings.pop('score_thr')
+            new = dict(type=_path_of(DrawPredictionsHook), out_dir=folder, method=method, **settings)
+            cfg.default_hooks['visualization'] = new
+            return
+    known = ', '.join(f'{library}.{name}' for library, name in KNOWN_HOOKS)
+    found = hook.get('type') if isinstance(hook, Mapping) else hook
+    raise ValueError(f'--show-dir: expected default_hooks.visualization to be one of {known}, got {found}')
+
+
+def dump_predictions(cfg: Config, file: str) -> None:
+    """Let the test of a config write its predictions to a file, by `DumpPredictions`.
+
+    Args:
+        cfg: the config, changed in place.
+        file: its name.
+
+    Raises:
+        ValueError: it is no pickle's name.
+    """
+    if not file.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out: expected a name that ends in .pkl or .pickle, got {file!r}')
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    cfg.test_evaluator = [*metrics, dict(type=_path_of(DumpPredictions), out_file_path=file)]
+
+
+def _path_of(cls: type) -> str:
+    """By which mmengine finds a class from any scope, registered or not, in the config that a test leaves as well."""
+    return f'{cls.__module__}.{cls.__qualname__}'
+
+
+class DrawPredictionsHook(Hook):
+    """Draw each picture of a test with what is predicted, as the task's library draws it.
+
+    In place of the libraries' hooks. At test these write pictures of one name over each other (mmdet, mmpretrain),
+    build the training set (mmseg), and choose the folder each in its own way.
+
+    A picture keeps its name, and its path below the folder that all pictures of the test share. Of several
+    processes the first one draws, its share of the pictures: the libraries' visualizers do nothing in the others.
+
+    Args:
+        out_dir: where the pictures go.
+        method: the visualizer's: 'add_datasample', or 'visualize_cls' of mmpretrain's.
+        backend_args: of mmengine's file backend, by which pictures are read.
+        settings: further arguments of the method, such as `pred_score_thr`.
+
+    Raises:
+        ValueError: from the runner, before the first picture. A picture comes from no file; or the pictures would
+            be written over those that are tested.
+    """
+
+    def __init__(
+        self, out_dir: str, method: str = 'add_datasample', backend_args: dict | None = None, **settings: Any
+    ) -> None:
+        self.out_dir = Path(out_dir).absolute()
+        self.method, self.backend_args, self.settings = method, backend_args, settings
+
+    def before_test(self, runner: Runner) -> None:
+        dataset = runner.test_loop.dataloader.dataset
+        paths = [dataset.get_data_info(i).get('img_path') for i in range(len(dataset))]
+        if None in paths:
+            raise ValueError(
+                f'--show-dir: expected pictures in files; {type(dataset).__name__} holds some that are in none'
+            )
+        self.folder = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
+        if self.out_dir.resolve() == Path(self.folder).resolve():
+            raise ValueError(f'--show-dir: {self.out_dir} holds the pictures that are tested. Name another folder')
+        if get_world_size() > 1:
+            print_log(
+                '--show-dir: of several processes the first one draws, its share of the pictures. Test with one '
+                'process for all',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    @master_only
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[BaseDataElement] = ()
+    ) -> None:
+        for sample in outputs:
+            path = sample.img_path
+            content = fileio.get(path, backend_args=self.backend_args)
+            picture = mmcv.imfrombytes(content, channel_order='rgb')
+            file = self.out_dir / os.path.relpath(os.path.abspath(path), self.folder)
+            draw = drawing(runner.visualizer, self.method, picture)
+            draw(name=file.name, data_sample=sample, out_file=str(file), **self.settings)
+
+
+def drawing(visualizer: Visualizer, method: str, picture: np.ndarray) -> Callable:
+    """A visualizer's method, bound to a picture (H, W, 3), RGB."""
+    draw = partial(getattr(visualizer, method), image=picture)
+    narrow = method == 'visualize_cls' and picture.shape[1] < 320  # no room for the text
+    return partial(draw, rescale_factor=320 / picture.shape[1]) if narrow else draw
+
+
+class DumpPredictions(DumpResults):
+    """mmengine's metric that writes predictions to a pickle file, without what is large and is no prediction.
+
+    All of them are in memory until the test ends. Of a segmentation the label maps are kept, in 2 bytes per pixel, and
+    not the scores of each class at each pixel; the masks of instances are encoded (RLE), as mmdet's tools expect them.
+    """
+
+    def process(self, data_batch: Any, predictions: Sequence[Mapping]) -> None:
+        kept = [{key: value for key, value in each.items() if key not in _LEFT_OUT} for each in predictions]
+        super().process(data_batch, kept)
+        for prediction in self.results[-len(kept) :]:
+            for part, key, change in (('pred_sem_seg', 'data', _narrow), ('pred_instances', 'masks', _encode)):
+                if key in prediction.get(part, {}):
+                    prediction[part][key] = change(prediction[part][key])
+
+
+def _narrow(label_map: Tensor) -> Tensor:
+    return label_map.to(torch.int16)
+
+
+def _encode(masks: Any) -> Any:
+    from mmdet.structures.mask import encode_mask_results
+
+    return encode_mask_results(masks.numpy()) if isinstance(masks, Tensor) else masks

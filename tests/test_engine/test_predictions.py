@@ -1,0 +1,151 @@
+"""What a test leaves besides metrics: which hooks draw, how and where to, and what of a prediction is written."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmcv', reason='pictures are read by mmcv')
+from config_helpers import CONFIGS
+from mmengine.config import Config
+from mmengine.registry import HOOKS, METRICS
+from mmengine.structures import BaseDataElement
+
+from mmsparx.engine.predictions import DrawPredictionsHook, DumpPredictions, draw_predictions, dump_predictions
+
+
+def config(**hook):
+    return Config(dict(default_hooks=dict(visualization=hook)))
+
+
+@pytest.mark.parametrize(
+    ('hook', 'method', 'settings'),
+    [
+        (dict(type='DetVisualizationHook', score_thr=0.5, interval=9), 'add_datasample', dict(pred_score_thr=0.5)),
+        (dict(type='mmdet.DetVisualizationHook', priority=60), 'add_datasample', dict(priority=60)),
+        (dict(type='mmseg.engine.hooks.SegVisualizationHook', draw=False), 'add_datasample', {}),
+        (dict(type='SegVisualizationHook', backend_args=None), 'add_datasample', dict(backend_args=None)),
+        (dict(type='VisualizationHook', enable=False, draw_gt=False), 'visualize_cls', dict(draw_gt=False)),
+        (dict(type='mmpretrain.VisualizationHook', out_dir='elsewhere', resize=64), 'visualize_cls', dict(resize=64)),
+    ],
+)
+def test_the_libraries_hooks_are_replaced(hook, method, settings):
+    cfg = config(**hook)
+    draw_predictions(cfg, 'shown')
+    drawing = cfg.default_hooks.visualization.to_dict()
+    assert HOOKS.get(drawing.pop('type')) is DrawPredictionsHook
+    assert drawing == dict(out_dir='shown', method=method, **settings)
+
+
+def test_a_hook_given_as_a_class():
+    pytest.importorskip('mmdet', reason='the example is a detector')
+    cfg = Config.fromfile(CONFIGS / 'detection/examples/mask_rcnn_sparx_t_1x_lazy.py')
+    draw_predictions(cfg, 'shown')
+    assert HOOKS.get(cfg.default_hooks.visualization.type) is DrawPredictionsHook
+    assert cfg.default_hooks.visualization.method == 'add_datasample'
+
+
+@pytest.mark.parametrize('kind', ['PoseVisualizationHook', 'mmpose.VisualizationHook', 'MyDetVisualizationHook'])
+def test_another_hook_is_refused(kind):
+    known = 'mmdet.DetVisualizationHook, mmseg.SegVisualizationHook, mmpretrain.VisualizationHook'
+    with pytest.raises(ValueError, match=f'--show-dir: expected .* to be one of {known}, got {kind}'):
+        draw_predictions(config(type=kind), 'shown')
+
+
+@pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(visualization=None))])
+def test_a_config_that_draws_nothing_is_refused(hooks):
+    with pytest.raises(ValueError, match=r'--show-dir: the config has no default_hooks\.visualization'):
+        draw_predictions(Config(hooks), 'shown')
+
+
+class Pictures:
+    def __init__(self, *paths):
+        self.infos = [dict(img_path=str(path)) if path else {} for path in paths]
+
+    def __len__(self):
+        return len(self.infos)
+
+    def get_data_info(self, index):
+        return self.infos[index]
+
+
+def start(hook, *paths):
+    hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Pictures(*paths)))))
+
+
+def test_the_tested_pictures_are_not_written_over(tmp_path):
+    hook = DrawPredictionsHook(str(tmp_path / 'links'))
+    (tmp_path / 'val').mkdir()
+    (tmp_path / 'links').symlink_to(tmp_path / 'val')
+    with pytest.raises(ValueError, match=r'links holds the pictures that are tested\. Name another folder'):
+        start(hook, tmp_path / 'val/a/0.png', tmp_path / 'val/b/0.png')
+    start(hook, tmp_path / 'val/a/0.png', tmp_path / 'other/b/0.png')
+
+
+def test_pictures_of_no_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='expected pictures in files; Pictures holds some that are in none'):
+        start(DrawPredictionsHook(str(tmp_path)), 'a/0.png', None)
+
+
+@pytest.mark.parametrize('evaluator', [dict(type='IoUMetric'), [dict(type='IoUMetric')]])
+def test_the_dump_joins_the_metrics(evaluator):
+    cfg = Config(dict(test_evaluator=evaluator))
+    dump_predictions(cfg, 'out.pkl')
+    metric, dump = cfg.test_evaluator
+    assert metric == dict(type='IoUMetric')
+    assert METRICS.get(dump['type']) is DumpPredictions
+    with pytest.raises(ValueError, match=r"--out: expected a name that ends in \.pkl or \.pickle, got 'out\.npy'"):
+        dump_predictions(cfg, 'out.npy')
+
+
+@pytest.fixture
+def dumped(tmp_path):
+    """What a file holds of predictions, which are left as they were."""
+
+    def run(*predictions):
+        before = [list(each) for each in predictions]
+        metric = DumpPredictions(str(tmp_path / 'out.pkl'))
+        for each in predictions:
+            metric.process(None, [each])
+        metric.evaluate(len(predictions))
+        assert [list(each) for each in predictions] == before
+        return pickle.loads((tmp_path / 'out.pkl').read_bytes())
+
+    return run
+
+
+def test_a_segmentation_is_kept_as_label_maps(dumped, tmp_path):
+    logits = torch.randn(150, 64, 96)
+    label_map = logits.argmax(0, keepdim=True)
+    annotated = dict(data=torch.zeros_like(label_map))
+    whole = dict(
+        seg_logits=dict(data=logits), pred_sem_seg=dict(data=label_map), gt_sem_seg=annotated, img_path='a.png'
+    )
+    results = dumped(*(dict(whole) for _ in range(3)))
+    assert [result.keys() for result in results] == [{'pred_sem_seg', 'img_path'}] * 3
+    assert all(result['pred_sem_seg']['data'].long().equal(label_map) for result in results)
+    assert (tmp_path / 'out.pkl').stat().st_size / 3 < 3 * 64 * 96  # two bytes per pixel, and names
+    assert whole['pred_sem_seg']['data'] is label_map  # other metrics see it as it was
+
+
+def test_masks_of_instances_are_encoded(dumped):
+    coder = pytest.importorskip('pycocotools.mask', reason='of detections alone')
+    pytest.importorskip('mmdet', reason='mmdet encodes the masks')
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    masks[0, 3:9, 4:20] = masks[1, :, 7] = True
+    instances = dict(masks=masks, scores=torch.tensor([0.9, 0.1]))
+    (result,) = dumped(dict(pred_instances=instances, gt_instances=dict(masks=masks), img_id=7))
+    assert result.keys() == {'pred_instances', 'img_id'}
+    assert result['pred_instances']['scores'].equal(instances['scores'])
+    decoded = np.stack([coder.decode(mask) for mask in result['pred_instances']['masks']])
+    assert np.array_equal(decoded, masks.numpy())
+    assert instances['masks'] is masks
+
+
+def test_what_is_small_is_kept_as_it_is(dumped):
+    sample = BaseDataElement(metainfo=dict(img_path='a.png'), pred_score=torch.rand(5), gt_label=torch.tensor([2]))
+    (result,) = dumped(sample.to_dict())
+    assert result['pred_score'].equal(sample.pred_score)
+    assert result['gt_label'].equal(sample.gt_label)
