@@ -11,7 +11,6 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from mmsparx.engine.checkpoints import whole_checkpoints
 from mmsparx.engine.diagnose import named_tensors, not_finite
-from mmsparx.safe_loading import secure_mmengine
 
 # What of a parameter group and of a scheduler is a rate. A schedule whose start, ends and present
 # value are scaled goes on as the same schedule, scaled.
@@ -29,7 +28,6 @@ def last_good_checkpoint(runner: Runner) -> str | None:
 
     One that is ahead of the run was left in the folder by another, and is passed over.
     """
-    secure_mmengine()
     folder = next((hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)), runner.work_dir)
     for path in map(str, whole_checkpoints(folder)):
         try:
