@@ -8,8 +8,11 @@ Environment variables:
         compiled; unset, it is compiled where there are torch and a C++ compiler.
     CXX: the compiler (default: the first of c++, g++ and clang++ that is found).
     CFLAGS, CXXFLAGS: further flags for it.
-    FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well.
-    TORCH_CUDA_ARCH_LIST: the GPU architectures to compile for, such as "8.0;9.0" (read by torch).
+    FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well; together with
+        MMSPARX_WITH_OPS=1 the installation fails where they cannot be compiled.
+    TORCH_CUDA_ARCH_LIST: the GPU architectures to compile for, such as "8.0;9.0+PTX"; unset, those of the
+        GPUs that are seen, with FORCE_CUDA=1 all that the compiler knows from 7.5 on.
+    CUDA_HOME: the CUDA toolkit (default: that of the nvcc on PATH; read by torch).
     MAX_JOBS: how many compilers run at once (read by torch).
 """
 
@@ -48,8 +51,11 @@ def get_switch() -> str:
     return asked
 
 
-def get_sources(suffix: str) -> list[str]:
-    return sorted(path.as_posix() for path in SOURCES.rglob(f'*{suffix}'))
+def get_sources(cuda: bool = False) -> list[str]:
+    """Those of the CPU's extension, or those that the GPU's has besides."""
+    folder = SOURCES / 'cuda'
+    found = [path for suffix in ('cpp', 'cu') for path in SOURCES.rglob(f'*.{suffix}')]
+    return sorted(path.as_posix() for path in found if (folder in path.parents) == cuda)
 
 
 def scrub(text: str) -> str:
@@ -110,11 +116,82 @@ def import_torch():
         ) from error
 
 
-def get_extension(torch, record: dict) -> Extension:
-    """The extension as torch compiles it, for CPUs, and for GPUs where one is seen or FORCE_CUDA=1."""
-    from torch.utils.cpp_extension import CUDA_HOME, CppExtension, CUDAExtension
+def get_nvcc(torch) -> str:
+    """The CUDA compiler, where GPU kernels are to be compiled: a GPU is seen, or FORCE_CUDA=1."""
+    from torch.utils import cpp_extension
 
-    kind, sources, flags = CppExtension, get_sources('.cpp'), ['-O3', '-g0']
+    if torch.version.hip:
+        raise CannotCompileError('torch is built for ROCm, and the kernels have been compiled for CUDA alone so far')
+    if torch.version.cuda is None:
+        raise CannotCompileError(f'torch {torch.__version__} is a build without CUDA')
+    if os.getenv('FORCE_CUDA') != '1' and not torch.cuda.is_available():
+        raise CannotCompileError(f'torch saw no GPU when mmsparx was built. Set FORCE_CUDA=1, {AGAIN}')
+    major = torch.version.cuda.split('.')[0]
+    home = cpp_extension.CUDA_HOME
+    nvcc = Path(home, 'bin', 'nvcc') if home else None
+    if nvcc is None or not nvcc.is_file():
+        raise CannotCompileError(
+            'no CUDA compiler: expected nvcc on PATH or in the bin folder of CUDA_HOME, found none. '
+            f'Install the CUDA {major} toolkit, {AGAIN}'
+        )
+    said = subprocess.run([nvcc, '--version'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    release = re.search(r'release (\d+)\.\d+', said)
+    if not release or release[1] != major:
+        raise CannotCompileError(
+            f'expected an nvcc of CUDA {major} for torch {torch.__version__}, got '
+            f'{release[0] if release else first_error(said)!r}. '
+            f'Set CUDA_HOME to the folder of a CUDA {major} toolkit, {AGAIN}'
+        )
+    header = 'include/cuda_runtime_api.h'
+    if not Path(home, header).is_file():
+        # What is on PATH may be a script, far from the toolkit where torch then looks for headers and libraries.
+        dry = [nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull]
+        said = subprocess.run(dry, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+        top = re.search(r'^#\$ TOP=(.+)$', said, re.M)
+        if top and Path(top[1], header).is_file():
+            cpp_extension.CUDA_HOME = os.path.normpath(top[1])
+    return str(nvcc)
+
+
+def get_architectures(torch, nvcc: str) -> list[str]:
+    """Those asked for, those of the GPUs that are seen, or all that the compiler knows from 7.5 on; as torch has them.
+
+    The newest is kept as PTX as well, from which the driver compiles for GPUs that are newer still.
+    """
+    asked = os.getenv('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ').split()
+    if asked:
+        return asked
+    said = subprocess.run([nvcc, '--list-gpu-arch'], stdout=subprocess.PIPE, text=True).stdout
+    known = sorted({(int(major), int(minor)) for major, minor in re.findall(r'compute_(\d+)(\d)$', said, re.M)})
+    known = [one for one in known if one >= (7, 5)]
+    seen = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    if not known:
+        raise CannotCompileError(
+            f'{Path(nvcc).name} lists no architecture from 7.5 on. Set TORCH_CUDA_ARCH_LIST, {AGAIN}'
+        )
+    if seen and os.getenv('FORCE_CUDA') != '1':
+        known = sorted({min(one, known[-1]) for one in seen})
+    names = ['{}.{}'.format(*one) for one in known]
+    return [*names[:-1], f'{names[-1]}+PTX']
+
+
+def get_architecture_flags(architectures: list[str]) -> list[str]:
+    """For nvcc; none where a name is not a number, which torch then makes flags of.
+
+    torch's own flags are lost where any other flag has "arch" in it, be it in the name of a folder.
+    """
+    parts = [re.fullmatch(r'(\d+)\.(\d[af]?)(\+PTX)?', name) for name in architectures]
+    if not all(parts):
+        return []
+    codes = [(part[1] + part[2], kind) for part in parts for kind in (['sm', 'compute'] if part[3] else ['sm'])]
+    return [f'-gencode=arch=compute_{number},code={kind}_{number}' for number, kind in codes]
+
+
+def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
+    """The extension as torch compiles it, for CPUs, and with `nvcc` for GPUs."""
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    kind, sources, flags = CppExtension, get_sources(), ['-O3', '-g0']
     # torch's checks contain __FILE__.
     hidden = [f'-ffile-prefix-map={path}/=' for path in (Path.cwd(), Path(torch.__path__[0]).parent)]
     # Compiled for OpenMP and not linked to it: torch has loaded one, and a second one would bring a second pool of
@@ -125,15 +202,11 @@ def get_extension(torch, record: dict) -> Extension:
     flags += shlex.split(f'{os.getenv("CFLAGS", "")} {os.getenv("CXXFLAGS", "")}')
     arguments = {'cxx': [*flags, *hidden]}
     record['flags'] = [scrub(flag) for flag in flags]
-    forced, kernels = os.getenv('FORCE_CUDA') == '1', get_sources('.cu')
-    if forced and not kernels:
-        record['note'] = 'FORCE_CUDA=1 did nothing: this version has no CUDA kernels'
-    if kernels and (forced or (torch.cuda.is_available() and CUDA_HOME)):
-        kind, sources = CUDAExtension, sources + kernels
-        arguments['nvcc'] = ['-O3', *(f'-Xcompiler={flag}' for flag in hidden)]
-        seen = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-        archs = os.getenv('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ').split()
-        record.update(cuda=torch.version.cuda, archs=archs or sorted({'{}.{}'.format(*one) for one in seen}) or None)
+    if nvcc:
+        kind, sources = CUDAExtension, sources + get_sources(cuda=True)
+        record['archs'] = get_architectures(torch, nvcc)
+        compiler = [f'-Xcompiler={flag}' for flag in hidden]
+        arguments['nvcc'] = ['-O3', *compiler, *get_architecture_flags(record['archs'])]
     extension = kind(NAME, sources, extra_compile_args=arguments, py_limited_api=True)
     # It registers operators and has nothing of Python in it: one library for every Python.
     extension.libraries = [library for library in extension.libraries if library != 'torch_python']
@@ -162,7 +235,7 @@ class BuildScan(build_ext):
     """Compiles the scan, or goes on without it, and keeps which of the two and why."""
 
     def run(self):
-        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'archs', 'version', 'note', 'log')
+        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version', 'log')
         record = dict.fromkeys(keys) | {'built': False, 'flags': [], 'version': self.distribution.get_version()}
         paths = sys.path[:]
         self.remove_libraries()  # an earlier build's: a wheel would take it along, the package would load it
@@ -170,6 +243,10 @@ class BuildScan(build_ext):
             self.compile(record)
             record['built'] = True
             told = f'compiled the selective scan with {record["compiler"]} for torch {record["torch"]}'
+            if record['cuda']:
+                told += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
+            elif os.getenv('FORCE_CUDA') == '1':
+                told += f', and not for GPUs: {record["cuda_reason"]}'
         except Exception as error:  # whatever it is, the package works without: it is kept and told
             record['reason'] = ' '.join(scrub(str(error)).split())
             told = f'no compiled selective scan: {record["reason"]}'
@@ -190,7 +267,7 @@ class BuildScan(build_ext):
     def compile(self, record: dict) -> None:
         if get_switch() == '0':
             raise CannotCompileError(f'MMSPARX_WITH_OPS=0 has switched it off. Unset that, {AGAIN}')
-        if not get_sources('.cpp'):
+        if not get_sources():
             raise CannotCompileError(f'{SOURCES} holds no C++ sources. Take all of the source, {AGAIN}')
         command, record['compiler'] = get_compiler()
         torch = import_torch()
@@ -199,11 +276,25 @@ class BuildScan(build_ext):
         if sys.platform == 'linux':  # Python's own may hold an rpath of this machine
             os.environ.setdefault('LDSHARED', f'{command} -shared')
             os.environ.setdefault('LDCXXSHARED', f'{command} -shared')
+        try:
+            self.compile_with(torch, record, get_nvcc(torch))
+            record['cuda'] = torch.version.cuda
+        except CannotCompileError as error:
+            if os.getenv('FORCE_CUDA') == get_switch() == '1':
+                raise
+            record.update(cuda_reason=' '.join(scrub(str(error)).split()), archs=None)
+            self.remove_libraries()
+            self.compile_with(torch, record)
+        if self.inplace:
+            self.copy_extensions_to_source()
+
+    def compile_with(self, torch, record: dict, nvcc: str | None = None) -> None:
         from torch.utils.cpp_extension import BuildExtension
 
-        self.distribution.ext_modules = [get_extension(torch, record)]
+        self.distribution.ext_modules = [get_extension(torch, record, nvcc)]
         builder = BuildExtension(self.distribution)
         builder.build_lib, builder.build_temp = self.build_lib, self.build_temp
+        compilers = f'{record["compiler"]} and nvcc' if nvcc else record['compiler']
         with tempfile.TemporaryFile() as file:
             try:
                 with output_to(file):
@@ -215,13 +306,11 @@ class BuildScan(build_ext):
                 sys.stderr.write(output)
                 record['log'] = scrub(output).splitlines()[-20:]
                 said = first_error(output, str(error))
-                raise CannotCompileError(f'{record["compiler"]} failed: {said}. Mend that, {AGAIN}') from error
+                raise CannotCompileError(f'{compilers} failed: {said}. Mend that, {AGAIN}') from error
         try:
             ctypes.CDLL(os.path.abspath(os.path.join(self.build_lib, self.get_ext_filename(NAME))))
         except OSError as error:  # a symbol that nothing has, which linking does not see
             raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Mend that, {AGAIN}') from error
-        if self.inplace:
-            self.copy_extensions_to_source()
 
     def get_folders(self) -> list[Path]:
         """Where the package is built and, in an editable installation, where it lies."""
@@ -257,7 +346,7 @@ if __name__ == '__main__':
     get_switch()
     setup(
         # What it is compiled with is known to get_extension, once the build has found torch.
-        ext_modules=[Extension(NAME, get_sources('.cpp'), language='c++', py_limited_api=True)],
+        ext_modules=[Extension(NAME, get_sources(), language='c++', py_limited_api=True)],
         cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildScan},
         # Which a Python without the global lock does not have.
         options={} if sysconfig.get_config_var('Py_GIL_DISABLED') else {'bdist_wheel': {'py_limited_api': 'cp310'}},

@@ -49,8 +49,9 @@ def isolated(tmp_path_factory):
 
 
 def run_build(isolated, kind, source, target, torch='without torch', **variables):
-    environment = {key: value for key, value in os.environ.items() if key not in ('MMSPARX_WITH_OPS', 'FORCE_CUDA')}
-    environment |= {'PYTHONPATH': str(isolated), **variables}
+    switches = ('MMSPARX_WITH_OPS', 'FORCE_CUDA', 'TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH')
+    environment = {key: value for key, value in os.environ.items() if key not in switches}
+    environment |= {'PYTHONPATH': str(isolated), 'CUDA_VISIBLE_DEVICES': '', **variables}
     command = [sys.executable, '-S', '-c', BUILD, kind, torch, str(target)]
     return subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
 
@@ -190,6 +191,8 @@ def small_source(built, tmp_path_factory):
             (folder / name).write_bytes(content)
     (folder / 'csrc/selective_scan/cpu').mkdir(parents=True)
     (folder / 'csrc/selective_scan/cpu/scan.cpp').write_text(SCAN)
+    (folder / 'csrc/selective_scan/cuda').mkdir()
+    (folder / 'csrc/selective_scan/cuda/scan.cu').write_text('__global__ void scan() {}\n')
     return folder
 
 
@@ -202,8 +205,7 @@ def copy(small_source, tmp_path):
 def compiled(isolated, small_source, tmp_path_factory):
     """(the wheel's name, its files, what the build printed)."""
     folder = tmp_path_factory.mktemp('compiled')
-    # There are no CUDA sources, so this must not ask for a CUDA toolkit.
-    done = build(isolated, 'wheel', small_source, folder, 'with torch', MMSPARX_WITH_OPS='1', FORCE_CUDA='1')
+    done = build(isolated, 'wheel', small_source, folder, 'with torch', MMSPARX_WITH_OPS='1')
     return *read_wheel(folder), done.stderr
 
 
@@ -228,7 +230,8 @@ class TestTheCompiledScan:
         assert record['version'] == mmsparx.__version__
         assert re.fullmatch(r'(g|clang)\+\+ \d+\.\d+(\.\d+)?|MSVC', record['compiler'])
         assert record['flags'][:2] == ['-O3', '-g0']
-        assert 'no CUDA kernels' in record['note']
+        no_gpu = 'torch saw no GPU when mmsparx was built. Set FORCE_CUDA=1, then install again'
+        assert record['cuda_reason'].startswith(no_gpu if torch.version.cuda else 'torch ')
         assert f'mmsparx: compiled the selective scan with {record["compiler"]}' in printed
         assert not [name for name in files if name.startswith('csrc')]
 
@@ -320,11 +323,119 @@ class TestTheCompiledScan:
         assert "MMSPARX_WITH_OPS: expected 0, 1 or unset, got 'yes'" in done.stderr
 
 
+# A CUDA toolkit whose compiler says which version it is, and fails.
+NVCC = """#!/bin/sh
+case "$1" in
+--version) echo "Cuda compilation tools, release {release}, V{release}.99" ;;
+--list-gpu-arch) echo "compute_75\ncompute_90" ;;
+--dryrun) echo "#\\$ TOP=/nowhere" ;;
+*) echo "scan.cu(1): error: no kernels today" >&2; exit 1 ;;
+esac
+"""
+
+
+@needs_compiler
+@needs_torch
+class TestTheCudaKernels:
+    @pytest.fixture
+    def release(self):
+        import torch
+
+        if torch.version.cuda is None:
+            pytest.skip('this torch is a build without CUDA')
+        return torch.version.cuda
+
+    @pytest.fixture
+    def toolkit(self, tmp_path):
+        def toolkit(release):
+            nvcc = tmp_path / 'toolkit/bin/nvcc'
+            nvcc.parent.mkdir(parents=True)
+            nvcc.write_text(NVCC.format(release=release))
+            nvcc.chmod(0o755)
+            return str(tmp_path / 'toolkit')
+
+        return toolkit
+
+    def reason(self, isolated, source, folder, **variables):
+        """Why there are no CUDA kernels; the rest is compiled, and the build says both."""
+        done = build(isolated, 'wheel', source, folder, 'with torch', FORCE_CUDA='1', **variables)
+        name, files = read_wheel(folder)
+        assert '-cp310-abi3-' in name
+        record = json.loads(files[RECORD])
+        assert record['built'] is True
+        assert record['cuda'] is record['archs'] is None
+        assert f'and not for GPUs: {record["cuda_reason"]}' in done.stderr
+        assert str(folder) not in record['cuda_reason']
+        return record['cuda_reason']
+
+    def test_not_without_nvcc(self, isolated, copy, tmp_path, release):
+        reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=str(tmp_path))
+        assert reason.startswith(
+            'no CUDA compiler: expected nvcc on PATH or in the bin folder of CUDA_HOME, found none'
+        )
+        assert f'Install the CUDA {release.split(".")[0]} toolkit, then install again' in reason
+
+    def test_not_with_the_nvcc_of_another_cuda(self, isolated, copy, tmp_path, release, toolkit):
+        home = toolkit('9.1')
+        reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=home)
+        major = release.split('.')[0]
+        assert reason.startswith(f'expected an nvcc of CUDA {major} for torch ')
+        assert f"got 'release 9.1'. Set CUDA_HOME to the folder of a CUDA {major} toolkit, then install" in reason
+
+        done = run_build(
+            isolated, 'wheel', copy, tmp_path, 'with torch', FORCE_CUDA='1', MMSPARX_WITH_OPS='1', CUDA_HOME=home
+        )
+        assert done.returncode == 1
+        assert f'MMSPARX_WITH_OPS=1, but no compiled selective scan: {reason[:60]}' in done.stderr
+
+    def test_not_with_an_nvcc_that_fails(self, isolated, copy, tmp_path, release, toolkit):
+        reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=toolkit(release))
+        assert re.search(r'and nvcc failed: scan.cu\(1\): error: no kernels today. Mend that, then install', reason)
+
+    @pytest.mark.skipif(shutil.which('nvcc') is None, reason='no nvcc on PATH')
+    def test_they_compile_link_and_load_for_two_architectures(self, isolated, built, tmp_path, release):
+        """All of setup.py's way, on a machine with or without a GPU, but for the kernels of the CPU."""
+        source = tmp_path / 'source'
+        for name, content in built[0].items():
+            if not name.startswith('csrc/selective_scan/cpu/'):
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                (source / name).write_bytes(content)
+        variables = dict(FORCE_CUDA='1', MMSPARX_WITH_OPS='1', TORCH_CUDA_ARCH_LIST='8.0;9.0+PTX')
+        build(isolated, 'wheel', source, tmp_path, 'with torch', **variables)
+        _, files = read_wheel(tmp_path)
+        record = json.loads(files[RECORD])
+        assert (record['cuda'], record['archs']) == (release, ['8.0', '9.0+PTX'])
+        (library,) = (name for name in files if name.startswith('mmsparx/_C'))
+        (tmp_path / 'kernels.so').write_bytes(files[library])
+        # Apart from this process, in which the operators have their kernels.
+        code = (
+            f'import torch; torch.ops.load_library({str(tmp_path / "kernels.so")!r}); '
+            'names = ["selective_scan_fwd_native", "selective_scan_bwd_native"]; '
+            'print([torch._C._dispatch_has_kernel_for_dispatch_key(f"mmsparx::{name}", "CUDA") for name in names])'
+        )
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+        assert done.stdout == '[True, True]\n'
+
+
 class TestWhatIsTold:
     @pytest.fixture
     def setup(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         return runpy.run_path(str(ROOT / 'setup.py'), run_name='setup')
+
+    @pytest.mark.parametrize(
+        ('architectures', 'flags'),
+        [
+            (['8.0'], ['arch=compute_80,code=sm_80']),
+            (
+                ['9.0a', '12.1+PTX'],
+                ['arch=compute_90a,code=sm_90a', *(f'arch=compute_121,code={k}_121' for k in ('sm', 'compute'))],
+            ),
+            (['8.0', 'Hopper'], []),
+        ],
+    )
+    def test_architectures(self, setup, architectures, flags):
+        assert setup['get_architecture_flags'](architectures) == [f'-gencode={flag}' for flag in flags]
 
     @pytest.mark.parametrize(
         ('text', 'expected'),

@@ -45,7 +45,7 @@ struct Inputs {
   const void* delta_bias;  // (dim,) or null
   bool delta_softplus;
 
-  int64_t group_dim() const { return dim / groups; }
+  constexpr int64_t group_dim() const { return dim / groups; }
 };
 
 // Outputs are contiguous and need not be initialised.
@@ -90,7 +90,7 @@ struct MapInputs {
   const void* delta_bias;  // (4 * channels,) or null
   bool delta_softplus;
 
-  int64_t length() const { return height * width; }
+  constexpr int64_t length() const { return height * width; }
 };
 
 struct MapForward {

@@ -67,7 +67,7 @@ def test_the_rows_of_two_devices():
     found = [(row['name'], row['device'], row['missing']) for row in doctor._rows(['cpu', 'meta'])]
     assert {('reference', 'cpu', None), ('reference', 'meta', None)} <= set(found)
     if native.missing() is None:
-        refused = 'it has kernels for cpu alone, got tensors on meta'
+        refused = 'it has kernels for cpu and cuda, got tensors on meta'
         assert {('native', 'cpu', None), ('native', 'meta', refused)} <= set(found)
 
 

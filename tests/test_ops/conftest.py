@@ -1,22 +1,53 @@
 """Fixtures of the operator's tests."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 
+import gpu_kernels
 import pytest
+import torch
 
-from mmsparx.ops import available_backends
-from mmsparx.ops.selective_scan import native
-
-
-def implementations() -> list[str]:
-    """What can run here: the backends, and for the compiled one each of its instruction sets."""
-    names = [name for name, missing in available_backends().items() if missing is None and name != 'native']
-    return [*(f'native-{name}' for name in native.instruction_sets()), *names]
+from mmsparx.ops.selective_scan import backends, native
 
 
-@pytest.fixture(params=implementations())
-def backend(request):
-    """The name for `backend=`, with one of the instruction sets in use where it is the compiled one."""
-    name, _, instruction_set = request.param.partition('-')
-    with native.use_instruction_set(instruction_set) if instruction_set else nullcontext():
-        yield name
+def compiled() -> list[str]:
+    """The compiled kernels: those for CPUs by instruction set, those for GPUs emulated, and on a GPU."""
+    names = [*(f'native-{name}' for name in native.instruction_sets()), 'emulated']
+    return names if gpu_kernels.gpu_missing() else [*names, 'gpu']
+
+
+def others() -> list[str]:
+    """The backends besides that can run on a CPU here."""
+    u = torch.empty(1, 1, 1)
+    return [x.name for x in backends.BACKENDS if x.name != 'native' and (x.missing() or x.refusal(u)) is None]
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Makes one of `compiled()` or `others()` ready: -> the name for `backend=`, on CPU tensors."""
+
+    def use(name):
+        name, _, instruction_set = name.partition('-')
+        if instruction_set:
+            stack.enter_context(native.use_instruction_set(instruction_set))
+        if name == 'emulated' and gpu_kernels.emulation_missing():
+            pytest.skip(f'the CUDA kernels cannot be emulated: {gpu_kernels.emulation_missing()}')
+        if name in ('emulated', 'gpu'):
+            planted = gpu_kernels.emulated() if name == 'emulated' else gpu_kernels.on_gpu(backends.BACKENDS[0])
+            monkeypatch.setattr(backends, 'BACKENDS', [planted, *backends.BACKENDS])
+            return planted.name
+        return name
+
+    with ExitStack() as stack:
+        yield use
+
+
+@pytest.fixture(params=[*compiled(), *others()])
+def backend(request, use):
+    """The name for `backend=` of everything that can run."""
+    return use(request.param)
+
+
+@pytest.fixture(params=compiled())
+def kernels(request, use):
+    """The name for `backend=` of the compiled kernels."""
+    return use(request.param)

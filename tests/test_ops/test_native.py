@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
+import gpu_kernels
 import pytest
 import torch
 from helpers import relative_error
+from kernel_helpers import assert_close_to_truth, inputs, run
 
 from mmsparx.ops import available_backends, selective_scan
 from mmsparx.ops.selective_scan import native, reference
@@ -47,8 +50,6 @@ LENGTHS = [
     2049,
     3136,
 ]
-NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
-OWN_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # about two halves of a unit in the last place
 forward = torch.ops.mmsparx.selective_scan_fwd
 backward = torch.ops.mmsparx.selective_scan_bwd
 
@@ -61,72 +62,53 @@ def instruction_set(request):
         yield request.param
 
 
-def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, seed=0):
-    """u, delta, A, B, C, D and delta_bias, as the operator takes them."""
-    generator = torch.Generator().manual_seed(seed)
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
-
-    def normal(*shape, dtype=dtype):
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    return (
-        normal(batch, dim, length),
-        normal(batch, dim, length),
-        -torch.exp(0.5 * normal(dim, states, dtype=exact)),
-        normal(batch, groups, states, length),
-        normal(batch, groups, states, length),
-        normal(dim, dtype=exact),
-        normal(dim, dtype=exact),
-    )
+@pytest.mark.skipif(gpu_kernels.gpu_missing() is not None, reason=f'not on a GPU: {gpu_kernels.gpu_missing()}')
+def test_a_gpu_is_tested_where_there_is_one(request):
+    assert [item for item in request.session.items if '[gpu' in item.name or '-gpu' in item.name]
 
 
-def run(tensors, backend, softplus=True, grad=None):
-    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
-    out, states = forward(*tensors, softplus, backend)
-    if grad is None:
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-    return [out, states, *backward(grad.to(out.dtype), *tensors, states, softplus, backend)]
-
-
-def assert_close_to_truth(tensors, softplus=True):
-    """Per tensor at most thrice the error of eager float32, or the rounding of 16-bit outputs."""
-    grad = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
-    truth = run([x.double() for x in tensors], 'reference', softplus, grad)
-    eager = run(tensors, 'reference', softplus, grad)
-    found = run(tensors, 'native', softplus, grad)
-    for name, ours, theirs, exact in zip(('out', 'states', *NAMES), found, eager, truth, strict=True):
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-        allowed = OWN_TOLERANCE.get(ours.dtype) or 3 * relative_error(theirs, exact) + 1e-6
-        assert relative_error(ours, exact) <= allowed, name
+@cache
+def long_truth(length):
+    """float32 inputs, and the results in float64."""
+    tensors = inputs(length, dim=2, groups=1)
+    grad = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
+    return tensors, run([x.double() for x in tensors], 'reference', grad=grad)
 
 
 class TestTruth:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize('length', LENGTHS)
-    def test_lengths(self, length, dtype, instruction_set):
-        assert_close_to_truth(inputs(length, dtype=dtype))
+    def test_lengths(self, length, dtype, kernels):
+        assert_close_to_truth(inputs(length, dtype=dtype), kernels)
 
     @pytest.mark.parametrize('states', [1, 2, 16, 64])
     @pytest.mark.parametrize('length', [17, 257])
-    def test_states(self, length, states, instruction_set):
+    def test_states(self, length, states, kernels):
         u, delta, A, B, C, D, bias = inputs(length, states=states)
-        assert_close_to_truth((u, delta, A, B, C, D, bias))
+        assert_close_to_truth((u, delta, A, B, C, D, bias), kernels)
         # Without the softplus the step itself must be positive for the recurrence to be bounded.
-        assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), softplus=False)
+        assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), kernels, softplus=False)
 
     @pytest.mark.parametrize(('dim', 'groups'), [(656, 4), (792, 4), (1272, 4), (1, 1), (3, 3), (33, 1)])
-    def test_channels(self, dim, groups, instruction_set):
-        assert_close_to_truth(inputs(65, dim=dim, groups=groups, batch=2))
+    def test_channels(self, dim, groups, kernels):
+        assert_close_to_truth(inputs(65, dim=dim, groups=groups, batch=2), kernels)
+
+    @pytest.mark.parametrize('length', [16384, 64000])
+    def test_long_sequences(self, length, kernels):
+        tensors, truth = long_truth(length)
+        for ours, exact in zip(run(tensors, kernels), truth, strict=True):
+            assert relative_error(ours, exact) < 2e-6
 
     @pytest.mark.parametrize('length', [1, 7, 65, 257])
-    def test_double(self, length, instruction_set):
+    def test_double(self, length, kernels):
         tensors = inputs(length, states=2, batch=2, dtype=torch.float64)
-        for ours, exact in zip(run(tensors, 'native'), run(tensors, 'reference'), strict=True):
+        for ours, exact in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
             assert relative_error(ours, exact) < 1e-13
 
     @pytest.mark.parametrize('states', [1, 2])
-    @pytest.mark.parametrize(('forth', 'back'), [('native', 'reference'), ('reference', 'native')])
-    def test_any_backward_reads_any_forward(self, forth, back, states, instruction_set):
+    @pytest.mark.parametrize('first', [True, False])
+    def test_any_backward_reads_any_forward(self, first, states, kernels):
+        forth, back = (kernels, 'reference') if first else ('reference', kernels)
         tensors = inputs(600, states=states, dtype=torch.float64)
         out, states = forward(*tensors, True, forth)
         for ours, exact in zip(
@@ -134,67 +116,67 @@ class TestTruth:
         ):
             assert relative_error(ours, exact) < 1e-13
 
-    def test_decay_above_one_overflows_to_infinity(self, instruction_set):
+    def test_decay_above_one_overflows_to_infinity(self, kernels):
         u, delta, A, B, C, D, bias = inputs(40)
-        out, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, 'native')
+        out, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, kernels)
         expected, _ = forward(u, delta + 100, A.abs() + 1, B, C, D, bias, True, 'reference')
         assert torch.equal(out.isfinite(), expected.isfinite())
         assert not out.isfinite().all()
 
     @pytest.mark.parametrize('length', [1, 17, 64])
-    def test_a_state_that_forgets_at_once(self, length, instruction_set):
+    def test_a_state_that_forgets_at_once(self, length, kernels):
         # A = -inf: the decay is 0, and behind the end, where the step is 0, it must not be exp(0 * inf).
         u, delta, A, B, C, D, bias = inputs(length)
         tensors = (u, delta, torch.full_like(A, -torch.inf), B, C, D, bias)
-        for ours, expected in zip(run(tensors, 'native'), run(tensors, 'reference'), strict=True):
+        for ours, expected in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
             assert torch.equal(ours.isnan(), expected.isnan())
             assert relative_error(ours.nan_to_num(), expected.nan_to_num()) < 1e-6
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-    def test_every_16_bit_number_is_read_and_written_exactly(self, dtype, instruction_set):
+    def test_every_16_bit_number_is_read_and_written_exactly(self, dtype, kernels):
         # out = D u with D = 1, and nothing else.
         bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(16, -1)
         u = bits.view(dtype).unsqueeze(0)
         u = u.where(u.isfinite(), torch.ones_like(u))  # times B = 0 they would be NaN
         zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
-        out, _ = forward(u, torch.zeros_like(u), torch.zeros(16, 1), zero, zero, torch.ones(16), None, False, 'native')
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(16, 1), zero, zero, torch.ones(16), None, False, kernels)
         assert torch.equal(out, u)
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-    def test_rounding_to_16_bits_is_torchs(self, dtype, instruction_set):
+    def test_rounding_to_16_bits_is_torchs(self, dtype, kernels):
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(1, 8, 4096, generator=generator).mul(2.0 ** torch.arange(-28, 20, 6).view(8, 1)).to(dtype)
         zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
         D = torch.rand(8, generator=generator)
-        out, _ = forward(u, torch.zeros_like(u), torch.zeros(8, 1), zero, zero, D, None, False, 'native')
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(8, 1), zero, zero, D, None, False, kernels)
         assert torch.equal(out, (u.float() * D.view(8, 1)).to(dtype))
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-    def test_rounding_at_the_largest_numbers_is_torchs(self, dtype, instruction_set):
+    def test_rounding_at_the_largest_numbers_is_torchs(self, dtype, kernels):
         # A channel of one position for each pair, since a state that is NaN stays so.
         numbers = torch.tensor([1.0, -1.0, torch.inf, -torch.inf, torch.nan])
         factors = torch.tensor([65503.0, 65519.0, 65520.0, 1e5, 3.39e38, 3.4e38])
         u = numbers.repeat(6).to(dtype).view(1, 30, 1)
         D = factors.repeat_interleave(5)
         zero = torch.zeros(1, 1, 1, 1, dtype=dtype)
-        out, _ = forward(u, torch.zeros_like(u), torch.zeros(30, 1), zero, zero, D, None, False, 'native')
+        out, _ = forward(u, torch.zeros_like(u), torch.zeros(30, 1), zero, zero, D, None, False, kernels)
         expected = (u.float() * D.view(30, 1) + 0 * u.float()).to(dtype)  # a state of 0 * u as well
         assert torch.equal(out.isnan(), expected.isnan())
         assert torch.equal(out.nan_to_num(7), expected.nan_to_num(7))
 
 
 class TestMemory:
-    def test_misaligned_storage(self, instruction_set):
+    def test_misaligned_storage(self, kernels):
         tensors = inputs(130, states=2, batch=2)
 
         def moved(x):
             storage = torch.full((x.numel() + 3,), torch.nan, dtype=x.dtype)
             return storage[3:].view(x.shape).copy_(x)
 
-        for ours, expected in zip(run([moved(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+        for ours, expected in zip(run([moved(x) for x in tensors], kernels), run(tensors, kernels), strict=True):
             assert torch.equal(ours, expected)
 
-    def test_rows_of_larger_tensors_are_read_in_place(self, instruction_set):
+    def test_rows_of_larger_tensors_are_read_in_place(self, kernels):
         tensors = inputs(130, states=2, batch=2)
 
         def inner(x):
@@ -202,12 +184,12 @@ class TestMemory:
             view = larger[tuple(slice(1, -1) for _ in x.shape)]
             return view.copy_(x)
 
-        for ours, expected in zip(run([inner(x) for x in tensors], 'native'), run(tensors, 'native'), strict=True):
+        for ours, expected in zip(run([inner(x) for x in tensors], kernels), run(tensors, kernels), strict=True):
             assert torch.equal(ours, expected)
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize('length', [1, 49, 300])
-    def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype, instruction_set):
+    def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype, kernels):
         # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
         tensors = inputs(length, states=2, dtype=dtype)
 
@@ -216,7 +198,7 @@ class TestMemory:
             return storage[64:-64].view(x.shape).copy_(x)
 
         inner = [guarded(x) for x in tensors]
-        for ours, expected in zip(run(inner, 'native'), run(tensors, 'native'), strict=True):
+        for ours, expected in zip(run(inner, kernels), run(tensors, kernels), strict=True):
             assert torch.equal(ours, expected)
             assert ours.isfinite().all()
         for x in inner:
@@ -358,7 +340,7 @@ def test_it_is_the_first_choice_on_a_cpu():
 
 
 def test_other_devices_are_refused_with_the_reason():
-    assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu alone, got tensors on meta'
+    assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu and cuda, got tensors on meta'
 
 
 class TestLoading:

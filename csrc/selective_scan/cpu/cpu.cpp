@@ -1,21 +1,15 @@
 // The CPU backend: from tensors to units of work on torch's threads.
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <tuple>
 
-#include "../checks.h"
+#include "../run.h"
 #include "instruction_sets.h"
 
 namespace mmsparx {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // One thread's working memory, on a cache line.
 class ThreadScratch {
@@ -43,29 +37,19 @@ void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
 std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                                    const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
                                    bool delta_softplus) {
-  Tensors tensors{u, delta, A, B, C, D, delta_bias};
-  Forward f{};
-  f.inputs = checked_inputs(tensors, delta_softplus);
-  const Inputs& in = f.inputs;
-  Tensor out = at::empty(u.sizes(), u.options());
-  Tensor states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
-  f.out = out.mutable_data_ptr();
-  f.states = states.mutable_data_ptr();
-
+  const ForwardRun run(u, delta, A, B, C, D, delta_bias, delta_softplus);
+  const Inputs& in = run.kernels.inputs;
   const Kernels& isa = kernels();
   const int64_t scratch_bytes = isa.scratch_bytes(in);
   const int64_t units = in.batch * in.groups * forward_blocks(in);
   in_parallel(units, kForwardRows * in.length * in.states, [&](int64_t begin, int64_t end) {
-    isa.forward(f, begin, end, ThreadScratch(scratch_bytes).get());
+    isa.forward(run.kernels, begin, end, ThreadScratch(scratch_bytes).get());
   });
-  return {out, states};
+  return {run.out, run.states};
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// (batch, ...) -> (...), summed in order, in the type of `like`; an empty tensor where it was not `wanted`.
-Tensor sum_over_batch(const Tensor& partial, const Tensor& like, bool wanted = true) {
-  if (!wanted) return at::empty({0}, like.options());
+// (batch, ...) -> (...), summed in order, in the type of `like`.
+Tensor sum_over_batch(const Tensor& partial, const Tensor& like) {
   Tensor total = at::empty(partial.sizes().slice(1), like.options());
   const int64_t batch = partial.size(0), size = total.numel();
   const double* const from = partial.const_data_ptr<double>();
@@ -83,33 +67,10 @@ Tensor sum_over_batch(const Tensor& partial, const Tensor& like, bool wanted = t
 Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                    const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
                    bool delta_softplus) {
-  Tensors tensors{u, delta, A, B, C, D, delta_bias};
-  Backward b{};
-  b.inputs = checked_inputs(tensors, delta_softplus);
+  BackwardRun run(grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus);
+  const Backward& b = run.kernels;
   const Inputs& in = b.inputs;
-  Tensor grad_rows = grad;
-  b.grad = checked_grad(grad_rows, u);
-  check_states(states, in.dim, in.length, in.states, u);
-  b.states = states.const_data_ptr();
-  b.blocks = backward_blocks(in);
-
-  Tensor du = at::empty(u.sizes(), u.options()), ddelta = at::empty_like(du);
-  Tensor dB = at::empty(B.sizes(), u.options()), dC = at::empty_like(dB);
-  Tensor dB_partial = at::empty({in.batch, in.groups, b.blocks, in.states, in.length}, A.options());
-  Tensor dC_partial = at::empty_like(dB_partial);
-  const auto sums = A.options().dtype(at::kDouble);
-  Tensor dA = at::empty({in.batch, in.dim, in.states}, sums), dD = at::empty({in.batch, in.dim}, sums);
-  Tensor dbias = at::empty_like(dD);
-  b.du = du.mutable_data_ptr();
-  b.ddelta = ddelta.mutable_data_ptr();
-  b.dB = dB.mutable_data_ptr();
-  b.dC = dC.mutable_data_ptr();
-  b.dB_partial = dB_partial.mutable_data_ptr();
-  b.dC_partial = dC_partial.mutable_data_ptr();
-  b.dA_partial = dA.mutable_data_ptr<double>();
-  b.dD_partial = dD.mutable_data_ptr<double>();
-  b.dbias_partial = dbias.mutable_data_ptr<double>();
-
+  run.allocate(backward_blocks(in));
   const Kernels& isa = kernels();
   const int64_t scratch_bytes = isa.scratch_bytes(in);
   const int64_t units = in.batch * in.groups * b.blocks;
@@ -118,8 +79,7 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
   });
   in_parallel(in.batch * in.groups, b.blocks * in.states * in.length,
               [&](int64_t begin, int64_t end) { isa.add_partials(b, begin, end); });
-  return {du, ddelta, sum_over_batch(dA, A), dB, dC, sum_over_batch(dD, A, D.has_value()),
-          sum_over_batch(dbias, A, delta_bias.has_value())};
+  return run.gradients([&](const Tensor& partial) { return sum_over_batch(partial, A); });
 }
 
 // A map's small inputs come in x's type and are converted as a whole: every channel reads them.
@@ -197,14 +157,15 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
   in_parallel(in.batch * 4, b.blocks * (in.rank + 2 * in.states) * in.length(),
               [&](int64_t begin, int64_t end) { isa.map_add_partials(b, begin, end); });
   const auto type = x.scalar_type();
+  const Tensor none = at::empty({0}, exact);
   return {dx,
           dstep.to(type),
           sum_over_batch(dweight, A).to(type),
           sum_over_batch(dA, A),
           dB.to(type),
           dC.to(type),
-          sum_over_batch(dD, A, D.has_value()),
-          sum_over_batch(dbias, A, delta_bias.has_value())};
+          D ? sum_over_batch(dD, A) : none,
+          delta_bias ? sum_over_batch(dbias, A) : none};
 }
 
 void use_instruction_set(const std::string& name) {

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmsparx.ops.selective_scan import cross
+
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[2]
 _INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir --no-binary mmsparx'
@@ -83,9 +85,23 @@ def missing() -> str | None:
     return _missing
 
 
+def without_cuda(info: dict) -> str | None:
+    """Why a library with this record has no kernels for GPUs, or None."""
+    if info.get('cuda'):
+        return None
+    return f'it was compiled without CUDA kernels: {info.get("cuda_reason") or "its record does not say why"}'
+
+
+_without_cuda = without_cuda(build_info())
+
+
 def refusal(u: Tensor) -> str | None:
     """Why they cannot run on such inputs, or None."""
-    return None if u.device.type == 'cpu' else f'it has kernels for cpu alone, got tensors on {u.device.type}'
+    if u.device.type == 'cpu':
+        return None
+    if u.device.type != 'cuda':
+        return f'it has kernels for cpu and cuda, got tensors on {u.device.type}'
+    return _without_cuda
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor]:
@@ -100,11 +116,15 @@ def backward(*arguments) -> tuple[Tensor, ...]:
 
 def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
     """As `cross.forward`, without the scan."""
+    if arguments[0].is_cuda:  # no kernels of their own there yet
+        return cross.forward(forward, *arguments)
     return torch.ops.mmsparx.cross_selective_scan_fwd_native(*arguments)
 
 
 def cross_backward(*arguments) -> tuple[Tensor, ...]:
     """As `cross.backward`, without the scan."""
+    if arguments[0].is_cuda:
+        return cross.backward(backward, *arguments)
     return torch.ops.mmsparx.cross_selective_scan_bwd_native(*arguments)
 
 

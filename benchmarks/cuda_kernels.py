@@ -1,0 +1,180 @@
+"""What nvcc makes of the CUDA kernels: registers, spilled bytes, warps that fit, instructions per element.
+
+Compiles them without torch and runs nothing, so it needs nvcc and no GPU. Instructions are counted in the machine
+code of the loop over whole tiles, for one state and reads of full width: what a warp issues for a tile, over the
+positions of the tile that a lane holds.
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[1] / 'csrc' / 'selective_scan' / 'cuda'
+TYPES = ('float', 'bfloat16', 'half', 'double')
+WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
+REGISTERS_OF_A_MULTIPROCESSOR = 65536
+WARPS_OF_A_BLOCK = 4
+
+
+@dataclass
+class Kernel:
+    """One compiled kernel.
+
+    Attributes:
+        arch: as 90 for sm_90.
+        type: of inputs and outputs.
+        direction: forward or backward.
+        items: positions that a lane holds.
+        states: N, or 0 for any.
+        registers: of a thread.
+        spilled: bytes of a thread that are stored to memory for want of registers.
+        warps: that a multiprocessor holds at once, as far as registers go, of how many there can be at all.
+        instructions: per element; None where they were not counted.
+    """
+
+    arch: str
+    type: str
+    direction: str
+    items: int
+    states: int
+    registers: int
+    spilled: int
+    warps: str
+    instructions: float | None = None
+
+
+def missing() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if shutil.which('nvcc') is None:
+        return 'no nvcc on PATH'
+    return None if SOURCES.is_dir() else 'needs the repository'
+
+
+def nvcc_version() -> str:
+    said = subprocess.run(['nvcc', '--version'], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return (re.findall(r'release \S+ V(\S+)', said) or ['unknown'])[0]
+
+
+def find_disassembler() -> str | None:
+    """cuobjdump of a CUDA toolkit, or Triton's."""
+    if found := shutil.which('cuobjdump'):
+        return found
+    if (spec := importlib.util.find_spec('triton')) is None:
+        return None
+    path = Path(spec.origin).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+    return str(path) if path.is_file() else None
+
+
+def compile_kernels(kind: str, arch: str, target: Path, *options: str) -> str:
+    """Compile the kernels of a type into a cubin; returns what the assembler reports.
+
+    Raises:
+        RuntimeError: nvcc fails; the message has its output.
+    """
+    # As torch compiles them, as far as that matters.
+    flags = ['-std=c++17', '-O3', '--expt-relaxed-constexpr', f'-arch=sm_{arch}', '-Xptxas=-v', *options]
+    command = ['nvcc', *flags, '-cubin', '-o', str(target), str(SOURCES / f'kernels_{kind}.cu')]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f'{shlex.join(command)} failed:\n{done.stdout}')
+    return done.stdout
+
+
+def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
+    """The scans' kernels in the assembler's report."""
+    entry = re.compile(
+        r"entry function '\S*?(forward|backward)_kernelI\w*?Li(\d+)ELi(\d+)E.*?"
+        r'(\d+) bytes spill stores.*?Used (\d+) registers',
+        re.S,
+    )
+    for direction, items, states, spilled, registers in entry.findall(text):
+        most = WARPS_OF_A_MULTIPROCESSOR.get(arch, 64)
+        of_a_block = -(-int(registers) // 8) * 8 * 32 * WARPS_OF_A_BLOCK
+        warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * WARPS_OF_A_BLOCK)
+        yield Kernel(arch, kind, direction, int(items), int(states), int(registers), int(spilled), f'{warps} of {most}')
+
+
+def count_instructions(disassembly: str) -> dict[tuple[str, int, int], float]:
+    """Per element, by direction, items and states, where there is one state."""
+    counts = {}
+    for function in disassembly.split('Function : ')[1:]:
+        name = re.match(r'\S*?(forward|backward)_kernelI\w*?Li(\d+)ELi1E', function)
+        if name is None:
+            continue
+        lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
+        code = [(int(address, 16), text) for address, text in lines]
+        # Behind the last exit lie the ways of a warp that has come apart.
+        end = max(address for address, text in code if re.match(r'(@\S+ )?EXIT', text))
+        loops = []
+        for address, text in code:
+            target = re.search(r'\bBRA\b.*?\b(0x[0-9a-f]+)', text)
+            if target and int(target[1], 16) < address < end:
+                loops.append([other for place, other in code if int(target[1], 16) <= place <= address])
+        # Of the loops with a tile's work, that over whole tiles is the shortest: the others mask items, or contain it.
+        tiles = [len(loop) for loop in loops if any('MUFU.EX2' in text for text in loop)]
+        if tiles:  # double has no such instruction
+            counts[name[1], int(name[2]), 1] = min(tiles) / int(name[2])
+    return counts
+
+
+def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
+    """Compile all kernels and read what was made of them."""
+    kernels = []
+    disassembler = find_disassembler()
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, 'kernels.cubin')
+        for arch in archs:
+            for kind in types:
+                found = list(read_report(compile_kernels(kind, arch, cubin), kind, arch))
+                if disassembler:
+                    compile_kernels(kind, arch, cubin, '-DMMSPARX_VECTOR=8')
+                    done = subprocess.run([disassembler, '-sass', cubin], stdout=subprocess.PIPE, text=True, check=True)
+                    counts = count_instructions(done.stdout)
+                    for kernel in found:
+                        kernel.instructions = counts.get((kernel.direction, kernel.items, kernel.states))
+                kernels += found
+    return kernels
+
+
+def table(kernels: Sequence[Kernel]) -> str:
+    """In Markdown."""
+    rows = ['| sm | type | scan | N | positions a lane | registers | spilled bytes | warps | instructions/element |']
+    rows.append('|---|---|---|---|---|---|---|---|---|')
+    order = {kind: i for i, kind in enumerate(TYPES)}
+    for k in sorted(
+        kernels, key=lambda k: (int(k.arch), order[k.type], k.direction == 'backward', k.items, k.states or 99)
+    ):
+        count = '' if k.instructions is None else f'{k.instructions:.1f}'
+        cells = (k.arch, k.type, k.direction, k.states or 'any', k.items, k.registers, k.spilled, k.warps, count)
+        rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    return '\n'.join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--arch', nargs='+', default=['80', '90'], help='architectures, as 90 for sm_90')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'), help='folder (default: %(default)s)')
+    args = parser.parse_args(argv)
+    if missing():
+        sys.exit(f'the kernels cannot be compiled: {missing()}')
+    kernels = report(args.arch)
+    nvcc = nvcc_version()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / 'cuda_kernels.json'
+    path.write_text(json.dumps({'nvcc': nvcc, 'kernels': [asdict(kernel) for kernel in kernels]}, indent=1) + '\n')
+    text = f'`python -m benchmarks.cuda_kernels --arch {" ".join(args.arch)}`, nvcc {nvcc}\n\n{table(kernels)}\n'
+    path.with_suffix('.md').write_text(text)
+    print(f'{text}\n{path}\n{path.with_suffix(".md")}')
+
+
+if __name__ == '__main__':
+    main()

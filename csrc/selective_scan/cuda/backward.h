@@ -1,0 +1,240 @@
+// The backward: a warp some rows of a group, tile after tile from the last to the first.
+//
+// What a sum runs over is cut by the sizes alone and added in one order, so that gradients repeat bit by bit: a warp
+// adds up dB and dC of its rows (its block of the group), and another kernel those of all blocks.
+
+#pragma once
+
+#include "tiles.h"
+
+namespace mmsparx {
+namespace {
+
+constexpr int kBackwardWarps = 4;
+constexpr int kAddThreads = 256;
+constexpr size_t kSharedBytes = 48 << 10;  // what every GPU has for a block without asking
+
+struct BackwardArguments {
+  Backward backward;
+  int64_t rows;  // of a block
+  int vector;    // see Items
+};
+
+// A row's share of shared memory: its dA and the gradient that enters from above, both per state, dD and dbias.
+template <typename S>
+constexpr size_t row_bytes(int64_t states) {
+  return size_t(2 * states + 2) * sizeof(S);
+}
+
+// Rows of a block. Many, since a block writes partial sums as long as a row, unless too few warps would be left.
+template <typename S>
+int64_t backward_rows(const Inputs& in) {
+  constexpr int64_t kMost = 16, kLeast = 4, kEnoughWarps = 8192;
+  int64_t rows = kMost;
+  while (rows > kLeast && in.batch * in.dim < rows * kEnoughWarps) rows /= 2;
+  const int64_t fitting = int64_t(kSharedBytes / kBackwardWarps / row_bytes<S>(in.states));
+  return rows < fitting ? rows : fitting;
+}
+
+// A warp's block of rows.
+template <typename In, int kItems, int kStates>
+struct BackwardRows {
+  using S = State<In>;
+  const Backward& b;
+  const Inputs& in;
+  const int vector, lane, states, rows;
+  const int64_t batch, first_row;
+  const In *B, *C;
+  S *dB_partial, *dC_partial;
+  // In shared memory, per row and state: dA, and the gradient of the state that leaves the tile, from later
+  // positions; per row, the other two.
+  S *dA, *leaving, *dD, *dbias;
+
+  // Adds to dB and dC of the tile where there is one state, otherwise to those in memory.
+  template <bool kWhole>
+  MMSPARX_INLINE void tile_of_row(int r, int start, S (&dB)[kItems], S (&dC)[kItems]) {
+    const int first = start + lane * kItems, valid = int(in.length) - first;
+    const int64_t row = first_row + r, place = batch * in.dim + row;
+    const S bias = value_or_zero<S>(in.delta_bias, row), D = value_or_zero<S>(in.D, row);
+    const S* const A = static_cast<const S*>(in.A) + row * states;
+    const S* const entering =
+        static_cast<const S*>(b.states) + (place * state_count(in.length) + start / kChunk) * states;
+    Steps<In, kItems> steps;
+    Items<In, kItems> grad;
+    steps.template load<kWhole>(row_of<In>(in.u, batch, row) + first, row_of<In>(in.delta, batch, row) + first, valid,
+                                vector, bias, in.delta_softplus);
+    grad.template load<kWhole>(row_of<In>(b.grad, batch, row) + first, valid, vector);
+    S ddrive[kItems] = {};  // of step * u
+    S dstep[kItems] = {};   // by way of the decay
+
+#pragma unroll 1
+    for (int n = 0; n < states; n++) {
+      Items<In, kItems> B_n, C_n;
+      B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
+      C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+      const S A_n = A[n];
+      Recurrence<In, kItems> recurrence;
+      recurrence.template make<kWhole>(steps, B_n, A_n, valid);
+
+      // h, and what of it is left in the next: decay * h, not h - drive, which would cancel.
+      S h[kItems], kept[kItems];
+      S before = enter_from_below(recurrence.all_decay, recurrence.all_drive, entering[n], lane);
+#pragma unroll
+      for (int i = 0; i < kItems; i++) {
+        kept[i] = recurrence.decay[i] * before;
+        before = h[i] = kept[i] + recurrence.drive[i];
+      }
+
+      // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}: the same recurrence from above, in decay_t dh_t.
+      S from_above = 0;
+#pragma unroll
+      for (int i = kItems - 1; i >= 0; i--) from_above = recurrence.decay[i] * (C_n[i] * grad[i] + from_above);
+      S after = enter_from_above(recurrence.all_decay, from_above, leaving[r * states + n], lane);
+      S dA_n = 0, dB_n[kItems], dC_n[kItems];
+#pragma unroll
+      for (int i = kItems - 1; i >= 0; i--) {
+        const S dh = C_n[i] * grad[i] + after;
+        after = recurrence.decay[i] * dh;
+        const S dlog = dh * kept[i];  // of the decay's logarithm
+        dA_n += dlog * steps.step[i];
+        dstep[i] += dlog * A_n;
+        ddrive[i] += dh * B_n[i];
+        dB_n[i] = dh * (steps.step[i] * steps.u[i]);
+        dC_n[i] = grad[i] * h[i];
+      }
+      dA_n = sum_to_first(dA_n);
+      sync_warp();  // every lane has read what is overwritten
+      if (lane == 0) {
+        leaving[r * states + n] = after;
+        dA[r * states + n] += dA_n;
+      }
+      sync_warp();
+
+      if constexpr (kStates == 1) {
+#pragma unroll
+        for (int i = 0; i < kItems; i++) {
+          dB[i] += dB_n[i];
+          dC[i] += dC_n[i];
+        }
+      } else {
+        add_to<kWhole>(dB_partial + n * in.length + first, valid, r, dB_n);
+        add_to<kWhole>(dC_partial + n * in.length + first, valid, r, dC_n);
+      }
+    }
+
+    S du[kItems], ddelta[kItems], dD_r = 0, dbias_r = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      du[i] = ddrive[i] * steps.step[i] + (in.D ? D * grad[i] : S(0));
+      ddelta[i] = (ddrive[i] * steps.u[i] + dstep[i]) * steps.derivative[i];
+      dD_r += grad[i] * steps.u[i];
+      dbias_r += ddelta[i];
+    }
+    store<kWhole>(static_cast<In*>(b.du) + place * in.length + first, valid, vector, du);
+    store<kWhole>(static_cast<In*>(b.ddelta) + place * in.length + first, valid, vector, ddelta);
+    dD_r = sum_to_first(dD_r);
+    dbias_r = sum_to_first(dbias_r);
+    if (lane == 0) {
+      dD[r] += dD_r;
+      dbias[r] += dbias_r;
+    }
+  }
+
+  // What the lane has written for the rows before comes back from the cache.
+  template <bool kWhole>
+  MMSPARX_INLINE void add_to(S* to, int valid, int r, S (&values)[kItems]) {
+    if (r > 0) {
+      Items<S, kItems> before;
+      before.template load<kWhole>(to, valid, vector);
+#pragma unroll
+      for (int i = 0; i < kItems; i++) values[i] += before[i];
+    }
+    store<kWhole>(to, valid, vector, values);
+  }
+
+  template <bool kWhole>
+  MMSPARX_INLINE void tile(int start) {
+    S dB[kItems] = {}, dC[kItems] = {};
+#pragma unroll 1
+    for (int r = 0; r < rows; r++) tile_of_row<kWhole>(r, start, dB, dC);
+    if constexpr (kStates == 1) {
+      const int first = start + lane * kItems, valid = int(in.length) - first;
+      store<kWhole>(dB_partial + first, valid, vector, dB);
+      store<kWhole>(dC_partial + first, valid, vector, dC);
+    }
+  }
+
+  MMSPARX_INLINE void run() {
+    for (int i = lane; i < rows * states; i += kLanes) dA[i] = leaving[i] = 0;
+    for (int i = lane; i < rows; i += kLanes) dD[i] = dbias[i] = 0;
+    sync_warp();
+    const int whole = int(in.length / kTile<kItems>) * kTile<kItems>;
+    if (whole < in.length) tile<false>(whole);
+    for (int start = whole - kTile<kItems>; start >= 0; start -= kTile<kItems>) tile<true>(start);
+    sync_warp();
+    const int64_t place = batch * in.dim + first_row;
+    for (int i = lane; i < rows * states; i += kLanes) b.dA_partial[place * states + i] = dA[i];
+    for (int i = lane; i < rows; i += kLanes) {
+      b.dD_partial[place + i] = dD[i];
+      b.dbias_partial[place + i] = dbias[i];
+    }
+  }
+};
+
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kBackwardWarps* kLanes)
+backward_kernel(const BackwardArguments arguments) {
+  using S = State<In>;
+  MMSPARX_SHARED_MEMORY(memory);
+  const Backward& b = arguments.backward;
+  const Inputs& in = b.inputs;
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes, states = kStates ? kStates : int(in.states);
+  const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(in.groups);
+  const uint32_t unit = blockIdx.x * kBackwardWarps + warp;
+  if (unit >= in.batch * groups * blocks) return;
+  const uint32_t group = unit / blocks % groups, batch = unit / blocks / groups;
+  const int64_t first_row = group * in.group_dim() + unit % blocks * arguments.rows;
+  const int64_t left = (group + 1) * in.group_dim() - first_row;
+  S* const shared = reinterpret_cast<S*>(memory + warp * arguments.rows * row_bytes<S>(states));
+  BackwardRows<In, kItems, kStates>{
+      b,
+      in,
+      vector_of(arguments),
+      lane,
+      states,
+      int(left < arguments.rows ? left : arguments.rows),
+      batch,
+      first_row,
+      matrices_of<In>(in.B, batch, group),
+      matrices_of<In>(in.C, batch, group),
+      static_cast<S*>(b.dB_partial) + int64_t(unit) * states * in.length,
+      static_cast<S*>(b.dC_partial) + int64_t(unit) * states * in.length,
+      shared,
+      shared + arguments.rows * states,
+      shared + arguments.rows * 2 * states,
+      shared + arguments.rows * (2 * states + 1),
+  }
+      .run();
+}
+
+// dB and dC from those of the blocks.
+template <typename In>
+MMSPARX_KERNEL(kAddThreads)
+add_partials_kernel(const BackwardArguments arguments) {
+  using S = State<In>;
+  const Backward& b = arguments.backward;
+  const Inputs& in = b.inputs;
+  const int64_t size = in.states * in.length, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
+  if (i >= in.batch * in.groups * size) return;
+  const int64_t first = i / size * b.blocks * size + i % size;
+  S dB = 0, dC = 0;
+  for (int64_t block = 0; block < b.blocks; block++) {
+    dB += static_cast<const S*>(b.dB_partial)[first + block * size];
+    dC += static_cast<const S*>(b.dC_partial)[first + block * size];
+  }
+  narrow(dB, static_cast<In*>(b.dB)[i]);
+  narrow(dC, static_cast<In*>(b.dC)[i]);
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,117 @@
+// The forward: a warp a row, tile after tile.
+
+#pragma once
+
+#include "tiles.h"
+
+namespace mmsparx {
+namespace {
+
+constexpr int kForwardWarps = 4;
+
+struct ForwardArguments {
+  Forward forward;
+  int vector;  // see Items
+};
+
+// Where there is one state, what it is between two tiles is kept in a register, otherwise in shared memory.
+template <typename S>
+size_t forward_shared_bytes(int64_t states) {
+  return states == 1 ? 0 : size_t(kForwardWarps * states) * sizeof(S);
+}
+
+// kStates: their number, or 0 for one that is known at run time alone.
+template <typename In, int kItems, int kStates>
+struct ForwardRow {
+  using S = State<In>;
+  const Inputs& in;
+  const int vector, lane, states;
+  const In *u, *delta, *B, *C;
+  const S* A;
+  S bias, D;
+  In* out;
+  S* saved;
+  S* entering;  // the tile, per state
+  S only = 0;   // the same, of the only one
+
+  template <bool kWhole>
+  MMSPARX_INLINE void tile(int start) {
+    const int first = start + lane * kItems, valid = int(in.length) - first, end = first + kItems;
+    Steps<In, kItems> steps;
+    steps.template load<kWhole>(u + first, delta + first, valid, vector, bias, in.delta_softplus);
+    S y[kItems];
+#pragma unroll
+    for (int i = 0; i < kItems; i++) y[i] = in.D ? D * steps.u[i] : S(0);
+    const bool saves = end % kChunk == 0 ? kWhole || valid > 0 : valid > 0 && valid <= kItems;
+
+#pragma unroll 1
+    for (int n = 0; n < states; n++) {
+      Items<In, kItems> B_n, C_n;
+      B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
+      C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+      Recurrence<In, kItems> recurrence;
+      recurrence.template make<kWhole>(steps, B_n, A[n], valid);
+      S h = enter_from_below(recurrence.all_decay, recurrence.all_drive, kStates == 1 ? only : entering[n], lane);
+#pragma unroll
+      for (int i = 0; i < kItems; i++) {
+        h = recurrence.decay[i] * h + recurrence.drive[i];
+        y[i] += C_n[i] * h;
+      }
+      if (saves) saved[((end - 1) / kChunk + 1) * int64_t(states) + n] = h;
+      if constexpr (kStates == 1) {
+        only = shuffle(h, kLanes - 1);
+      } else {
+        sync_warp();  // every lane has read what is overwritten
+        if (lane == kLanes - 1) entering[n] = h;
+        sync_warp();
+      }
+    }
+    store<kWhole>(out + first, valid, vector, y);
+  }
+
+  MMSPARX_INLINE void run() {
+    for (int n = lane; n < states; n += kLanes) {
+      saved[n] = 0;
+      if constexpr (kStates != 1) entering[n] = 0;
+    }
+    sync_warp();
+    int start = 0;
+    for (; start + kTile<kItems> <= in.length; start += kTile<kItems>) tile<true>(start);
+    if (start < in.length) tile<false>(start);
+  }
+};
+
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kForwardWarps* kLanes)
+forward_kernel(const ForwardArguments arguments) {
+  using S = State<In>;
+  MMSPARX_SHARED_MEMORY(memory);
+  const Forward& f = arguments.forward;
+  const Inputs& in = f.inputs;
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes, states = kStates ? kStates : int(in.states);
+  // Rows of a block are neighbours: what they read of B and C is the same, and comes from the cache.
+  const uint32_t place = blockIdx.x * kForwardWarps + warp;
+  if (place >= in.batch * in.dim) return;
+  const uint32_t batch = place / uint32_t(in.dim), row = place % uint32_t(in.dim);
+  const uint32_t group = row / uint32_t(in.group_dim());
+  ForwardRow<In, kItems, kStates>{
+      in,
+      vector_of(arguments),
+      lane,
+      states,
+      row_of<In>(in.u, batch, row),
+      row_of<In>(in.delta, batch, row),
+      matrices_of<In>(in.B, batch, group),
+      matrices_of<In>(in.C, batch, group),
+      static_cast<const S*>(in.A) + int64_t(row) * states,
+      value_or_zero<S>(in.delta_bias, row),
+      value_or_zero<S>(in.D, row),
+      static_cast<In*>(f.out) + int64_t(place) * in.length,
+      static_cast<S*>(f.states) + int64_t(place) * state_count(in.length) * states,
+      reinterpret_cast<S*>(memory) + warp * states,
+  }
+      .run();
+}
+
+}  // namespace
+}  // namespace mmsparx

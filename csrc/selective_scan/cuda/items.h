@@ -1,0 +1,129 @@
+// Neighbouring items of a row as one lane reads, holds and writes them.
+
+#pragma once
+
+#include <type_traits>
+
+#include "platform.h"
+//
+#include "../numbers.h"
+
+namespace mmsparx {
+namespace {
+
+template <typename In>
+using State = typename StateOf<In>::type;
+
+MMSPARX_INLINE float unpack(uint32_t word, int, float) { return float_from_bits(word); }
+MMSPARX_INLINE double unpack(uint64_t word, int, double) {
+  double x;
+  memcpy(&x, &word, sizeof(x));
+  return x;
+}
+MMSPARX_INLINE float unpack(uint32_t word, int i, BFloat16) {
+  return float_from_bits(i == 0 ? word << 16 : word & 0xffff0000u);
+}
+MMSPARX_INLINE float unpack(uint32_t word, int i, Half) { return widen(Half{uint16_t(word >> 16 * i)}); }
+
+MMSPARX_INLINE uint32_t pack(const float* x, float) { return bits_of(*x); }
+MMSPARX_INLINE uint64_t pack(const double* x, double) {
+  uint64_t word;
+  memcpy(&word, x, sizeof(word));
+  return word;
+}
+MMSPARX_INLINE uint32_t pack(const float* x, BFloat16) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0]));
+  return word;
+#else
+  BFloat16 low, high;
+  narrow(x[0], low);
+  narrow(x[1], high);
+  return low.bits | uint32_t(high.bits) << 16;
+#endif
+}
+MMSPARX_INLINE uint32_t pack(const float* x, Half) {
+  Half low, high;
+  narrow(x[0], low);
+  narrow(x[1], high);
+  return low.bits | uint32_t(high.bits) << 16;
+}
+
+// What one instruction moves.
+template <int kBytes>
+struct alignas(kBytes) Piece {
+  static constexpr int kWord = kBytes < 8 ? kBytes : 4;
+  using Word = std::conditional_t<kWord == 2, uint16_t, uint32_t>;
+  Word words[kBytes / kWord];
+};
+
+// kItems numbers of type T, converted one by one when they are used: two of 16 bits lie in a register.
+//
+// Of the items, the first `valid` lie within the row, all of them if kWhole. `vector` is a power of two that
+// divides `valid`, where that is below kItems, and whatever leads from one address to the next: so many items at a
+// time, up to 16 bytes, are moved by one instruction.
+template <typename T, int kItems>
+struct Items {
+  using S = State<T>;
+  using Word = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  static constexpr int kPerWord = sizeof(Word) / sizeof(T);
+  static constexpr int kWidest = kItems * sizeof(T) <= 16 ? kItems : 16 / sizeof(T);
+  static_assert(kItems % kPerWord == 0, "items fill their words");
+
+  Word words[kItems / kPerWord];
+
+  MMSPARX_INLINE S operator[](int i) const { return unpack(words[i / kPerWord], i % kPerWord, T{}); }
+
+  MMSPARX_INLINE void assign(const S (&values)[kItems]) {
+#pragma unroll
+    for (int i = 0; i < kItems; i += kPerWord) words[i / kPerWord] = pack(values + i, T{});
+  }
+
+  // Reads zeroes where nothing is valid.
+  template <bool kWhole, int kPiece = kWidest>
+  MMSPARX_INLINE void load(const T* from, int valid, int vector) {
+    if constexpr (kPiece > 1) {
+      if (vector < kPiece) return load<kWhole, kPiece / 2>(from, valid, vector);
+    }
+    constexpr int kBytes = kPiece * sizeof(T);
+#pragma unroll
+    for (int i = 0; i < kItems; i += kPiece) {
+      Piece<kBytes> piece{};
+      if (kWhole || i < valid) piece = *reinterpret_cast<const Piece<kBytes>*>(from + i);
+      if constexpr (kBytes == 2) {
+        words[i / 2] = i % 2 ? words[i / 2] | uint32_t(piece.words[0]) << 16 : piece.words[0];
+      } else {
+        memcpy(words + i / kPerWord, &piece, kBytes);
+      }
+    }
+  }
+
+  template <bool kWhole, int kPiece = kWidest>
+  MMSPARX_INLINE void store(T* to, int valid, int vector) const {
+    if constexpr (kPiece > 1) {
+      if (vector < kPiece) return store<kWhole, kPiece / 2>(to, valid, vector);
+    }
+    constexpr int kBytes = kPiece * sizeof(T);
+#pragma unroll
+    for (int i = 0; i < kItems; i += kPiece) {
+      Piece<kBytes> piece;
+      if constexpr (kBytes == 2) {
+        piece.words[0] = uint16_t(words[i / 2] >> 16 * (i % 2));
+      } else {
+        memcpy(&piece, words + i / kPerWord, kBytes);
+      }
+      if (kWhole || i < valid) *reinterpret_cast<Piece<kBytes>*>(to + i) = piece;
+    }
+  }
+};
+
+template <bool kWhole, typename T, int kItems>
+MMSPARX_INLINE void store(T* to, int valid, int vector, const State<T> (&values)[kItems]) {
+  Items<T, kItems> items;
+  items.assign(values);
+  items.template store<kWhole>(to, valid, vector);
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,5 @@
+#include "launch.h"
+
+namespace mmsparx {
+GpuKernels bfloat16_kernels() { return kernels_of<BFloat16>(); }
+}  // namespace mmsparx

@@ -1,0 +1,5 @@
+#include "launch.h"
+
+namespace mmsparx {
+GpuKernels double_kernels() { return kernels_of<double>(); }
+}  // namespace mmsparx

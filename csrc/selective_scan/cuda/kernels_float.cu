@@ -1,0 +1,5 @@
+#include "launch.h"
+
+namespace mmsparx {
+GpuKernels float_kernels() { return kernels_of<float>(); }
+}  // namespace mmsparx

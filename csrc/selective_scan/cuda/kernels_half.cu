@@ -1,0 +1,5 @@
+#include "launch.h"
+
+namespace mmsparx {
+GpuKernels half_kernels() { return kernels_of<Half>(); }
+}  // namespace mmsparx

@@ -1,0 +1,100 @@
+// From the contract to launches: which kernel, how many blocks, how wide its reads.
+
+#pragma once
+
+#include <initializer_list>
+
+#include "backward.h"
+#include "forward.h"
+#include "kernels.h"
+
+namespace mmsparx {
+namespace {
+
+// Items of a lane: few where a row fits into one tile of them, so that fewer lanes idle.
+constexpr int kFewItems = 2, kManyItems = 8;
+inline bool has_few_items(const Inputs& in) { return in.length <= kTile<kFewItems>; }
+
+template <typename Argument>
+struct KernelsByStates {
+  using Kernel = void (*)(Argument);
+  Kernel one, sixteen, any;
+
+  Kernel operator()(int64_t states) const { return states == 1 ? one : states == 16 ? sixteen : any; }
+};
+
+// Halves `vector` until so many items, of at most 16 bytes, are a multiple of whatever leads to an address.
+template <typename T>
+void align(int& vector, const void* data, std::initializer_list<int64_t> strides) {
+  const auto misaligned = [&] {
+    const int64_t bytes = vector * int64_t(sizeof(T));
+    if (reinterpret_cast<uintptr_t>(data) % (bytes < 16 ? bytes : 16)) return true;
+    for (const int64_t stride : strides) {
+      if (stride % vector) return true;
+    }
+    return false;
+  };
+  while (vector > 1 && misaligned()) vector /= 2;
+}
+
+template <typename In>
+int widest_vector(const Inputs& in) {
+  int vector = 8;
+  align<In>(vector, in.u.data, {in.length, in.u.batch_stride, in.u.row_stride});
+  align<In>(vector, in.delta.data, {in.delta.batch_stride, in.delta.row_stride});
+  for (const Matrices& matrices : {in.B, in.C}) {
+    align<In>(vector, matrices.data, {matrices.batch_stride, matrices.group_stride, matrices.state_stride});
+  }
+  return vector;
+}
+
+inline unsigned ceil_div(int64_t a, int64_t b) { return unsigned((a + b - 1) / b); }
+
+template <typename In, int kItems>
+constexpr KernelsByStates<ForwardArguments> kForwardKernels = {
+    forward_kernel<In, kItems, 1>, forward_kernel<In, kItems, 16>, forward_kernel<In, kItems, 0>};
+template <typename In, int kItems>
+constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {
+    backward_kernel<In, kItems, 1>, backward_kernel<In, kItems, 16>, backward_kernel<In, kItems, 0>};
+
+template <typename In>
+void run_forward(const Forward& f, void* stream) {
+  const Inputs& in = f.inputs;
+  ForwardArguments arguments{f, widest_vector<In>(in)};
+  align<In>(arguments.vector, f.out, {});
+  const unsigned blocks = ceil_div(in.batch * in.dim, kForwardWarps);
+  if (blocks == 0) return;
+  const auto& kernels = has_few_items(in) ? kForwardKernels<In, kFewItems> : kForwardKernels<In, kManyItems>;
+  launch(kernels(in.states), blocks, kForwardWarps * kLanes, forward_shared_bytes<State<In>>(in.states),
+         static_cast<Stream>(stream), arguments);
+}
+
+template <typename In>
+int64_t backward_blocks(const Inputs& in) {
+  return ceil_div(in.group_dim(), backward_rows<State<In>>(in));
+}
+
+template <typename In>
+void run_backward(const Backward& b, void* stream) {
+  using S = State<In>;
+  const Inputs& in = b.inputs;
+  BackwardArguments arguments{b, backward_rows<S>(in), widest_vector<In>(in)};
+  align<In>(arguments.vector, b.grad.data, {b.grad.batch_stride, b.grad.row_stride});
+  for (const void* const to : {b.du, b.ddelta}) align<In>(arguments.vector, to, {});
+  for (const void* const to : {b.dB_partial, b.dC_partial}) align<S>(arguments.vector, to, {});
+  const unsigned blocks = ceil_div(in.batch * in.groups * b.blocks, kBackwardWarps);
+  if (blocks == 0) return;
+  const auto& kernels = has_few_items(in) ? kBackwardKernels<In, kFewItems> : kBackwardKernels<In, kManyItems>;
+  launch(kernels(in.states), blocks, kBackwardWarps * kLanes,
+         kBackwardWarps * arguments.rows * row_bytes<S>(in.states), static_cast<Stream>(stream), arguments);
+  const int64_t sums = in.batch * in.groups * in.states * in.length;
+  launch(add_partials_kernel<In>, ceil_div(sums, kAddThreads), kAddThreads, 0, static_cast<Stream>(stream), arguments);
+}
+
+template <typename In>
+GpuKernels kernels_of() {
+  return {backward_blocks<In>, run_forward<In>, run_backward<In>};
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,96 @@
+// Where a warp finds its rows, and what both directions do with a tile of one.
+
+#pragma once
+
+#include "../selective_scan.h"
+#include "items.h"
+#include "lanes.h"
+
+namespace mmsparx {
+namespace {
+
+// Rows are cut into tiles of as many positions as a warp holds, each lane kItems neighbours; every tile begins at a
+// saved state. The last tile of a row may be a part of one (not kWhole): to a lane, so many of its items are valid,
+// none if that is not positive.
+template <int kItems>
+constexpr int kTile = kItems * kLanes;
+
+// Of a launch: see Items. A report on the kernels fixes it, to count the instructions of one way of reading.
+template <typename Arguments>
+MMSPARX_INLINE int vector_of(const Arguments& arguments) {
+#if defined(MMSPARX_VECTOR)
+  return MMSPARX_VECTOR;
+#else
+  return arguments.vector;
+#endif
+}
+
+template <typename In>
+MMSPARX_INLINE const In* row_of(const Rows& rows, int64_t batch, int64_t row) {
+  return static_cast<const In*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;
+}
+
+template <typename In>
+MMSPARX_INLINE const In* matrices_of(const Matrices& matrices, int64_t batch, int64_t group) {
+  return static_cast<const In*>(matrices.data) + batch * matrices.batch_stride + group * matrices.group_stride;
+}
+
+template <typename S>
+MMSPARX_INLINE S value_or_zero(const void* values, int64_t row) {
+  return values ? static_cast<const S*>(values)[row] : S(0);
+}
+
+// What a row's items have in common for all states. Those that are not valid have a step of 0.
+template <typename In, int kItems>
+struct Steps {
+  using S = State<In>;
+  static constexpr bool kPrecise = sizeof(In) == sizeof(S);  // what is read in 16 bits is not worth it
+  Items<In, kItems> u;
+  S step[kItems], derivative[kItems];
+
+  template <bool kWhole>
+  MMSPARX_INLINE void load(const In* u_items, const In* delta_items, int valid, int vector, S bias, bool use_softplus) {
+    Items<In, kItems> delta;
+    u.template load<kWhole>(u_items, valid, vector);
+    delta.template load<kWhole>(delta_items, valid, vector);
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      const S raw = delta[i] + bias;
+      derivative[i] = 1;
+      step[i] = use_softplus ? softplus<kPrecise>(raw, derivative[i]) : raw;
+      if (!kWhole && i >= valid) step[i] = derivative[i] = 0;
+    }
+  }
+};
+
+// The maps h -> decay * h + drive of a row's items, for one state. Those that are not valid change nothing.
+template <typename In, int kItems>
+struct Recurrence {
+  using S = State<In>;
+  S decay[kItems], drive[kItems];
+  S all_decay, all_drive;  // all of them, one after the other
+
+  template <bool kWhole>
+  MMSPARX_INLINE void make(const Steps<In, kItems>& steps, const Items<In, kItems>& B, S A, int valid) {
+    const S log2_decay = A * S(kLog2E);
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      decay[i] = power_of_two(steps.step[i] * log2_decay);
+      drive[i] = steps.step[i] * steps.u[i] * B[i];
+      if (!kWhole && i >= valid) {  // also where A is infinite
+        decay[i] = 1;
+        drive[i] = 0;
+      }
+    }
+    all_decay = decay[0];
+    all_drive = drive[0];
+#pragma unroll
+    for (int i = 1; i < kItems; i++) {
+      all_drive = decay[i] * all_drive + drive[i];
+      all_decay *= decay[i];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,95 @@
+// One call of a plain scan, from tensors to what a backend's kernels are given and back to tensors.
+
+#pragma once
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <tuple>
+
+#include "checks.h"
+
+namespace mmsparx {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// `kernels` is complete, and valid as long as this is.
+class ForwardRun {
+ public:
+  ForwardRun(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+             const OptionalTensor& D, const OptionalTensor& delta_bias, bool delta_softplus)
+      : tensors_{u, delta, A, B, C, D, delta_bias} {
+    kernels.inputs = checked_inputs(tensors_, delta_softplus);
+    const Inputs& in = kernels.inputs;
+    out = at::empty(u.sizes(), u.options());
+    states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
+    kernels.out = out.mutable_data_ptr();
+    kernels.states = states.mutable_data_ptr();
+  }
+  ForwardRun(const ForwardRun&) = delete;
+
+  Forward kernels{};
+  Tensor out, states;
+
+ private:
+  Tensors tensors_;
+};
+
+class BackwardRun {
+ public:
+  BackwardRun(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+              const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
+              bool delta_softplus)
+      : tensors_{u, delta, A, B, C, D, delta_bias}, grad_(grad), states_(states) {
+    kernels.inputs = checked_inputs(tensors_, delta_softplus);
+    const Inputs& in = kernels.inputs;
+    kernels.grad = checked_grad(grad_, u);
+    check_states(states_, in.dim, in.length, in.states, u);
+    kernels.states = states_.const_data_ptr();
+  }
+  BackwardRun(const BackwardRun&) = delete;
+
+  // `kernels` is complete after this.
+  void allocate(int64_t blocks) {
+    const Inputs& in = kernels.inputs;
+    const auto exact = tensors_.A.options(), sums = exact.dtype(at::kDouble);
+    du_ = at::empty(tensors_.u.sizes(), tensors_.u.options());
+    ddelta_ = at::empty_like(du_);
+    dB_ = at::empty(tensors_.B.sizes(), tensors_.u.options());
+    dC_ = at::empty_like(dB_);
+    dB_partial_ = at::empty({in.batch, in.groups, blocks, in.states, in.length}, exact);
+    dC_partial_ = at::empty_like(dB_partial_);
+    dA_partial_ = at::empty({in.batch, in.dim, in.states}, sums);
+    dD_partial_ = at::empty({in.batch, in.dim}, sums);
+    dbias_partial_ = at::empty_like(dD_partial_);
+    kernels.blocks = blocks;
+    kernels.du = du_.mutable_data_ptr();
+    kernels.ddelta = ddelta_.mutable_data_ptr();
+    kernels.dB = dB_.mutable_data_ptr();
+    kernels.dC = dC_.mutable_data_ptr();
+    kernels.dB_partial = dB_partial_.mutable_data_ptr();
+    kernels.dC_partial = dC_partial_.mutable_data_ptr();
+    kernels.dA_partial = dA_partial_.mutable_data_ptr<double>();
+    kernels.dD_partial = dD_partial_.mutable_data_ptr<double>();
+    kernels.dbias_partial = dbias_partial_.mutable_data_ptr<double>();
+  }
+
+  // `sum_over_batch(partial)`: (batch, ...) doubles to (...) of A's type. An absent input's gradient is empty.
+  template <typename Sum>
+  Gradients gradients(const Sum& sum_over_batch) const {
+    const Tensor none = at::empty({0}, tensors_.A.options());
+    return {du_, ddelta_, sum_over_batch(dA_partial_), dB_, dC_,
+            tensors_.D ? sum_over_batch(dD_partial_) : none, tensors_.delta_bias ? sum_over_batch(dbias_partial_) : none};
+  }
+
+  Backward kernels{};
+
+ private:
+  Tensors tensors_;
+  Tensor grad_, states_;
+  Tensor du_, ddelta_, dB_, dC_, dB_partial_, dC_partial_, dA_partial_, dD_partial_, dbias_partial_;
+};
+
+}  // namespace mmsparx

@@ -1,0 +1,55 @@
+"""What the tests of the scan's own kernels share: inputs as the operator takes them, and the truth."""
+
+import torch
+from helpers import relative_error
+from torch import Tensor
+
+import mmsparx.ops  # noqa: F401  (registers the operator)
+
+NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
+OWN_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # about two halves of a unit in the last place
+forward = torch.ops.mmsparx.selective_scan_fwd
+backward = torch.ops.mmsparx.selective_scan_bwd
+
+
+def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, seed=0):
+    """u, delta, A, B, C, D and delta_bias, as the operator takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def normal(*shape, dtype=dtype):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return (
+        normal(batch, dim, length),
+        normal(batch, dim, length),
+        -torch.exp(0.5 * normal(dim, states, dtype=exact)),
+        normal(batch, groups, states, length),
+        normal(batch, groups, states, length),
+        normal(dim, dtype=exact),
+        normal(dim, dtype=exact),
+    )
+
+
+def run(tensors, backend, softplus=True, grad=None) -> list[Tensor]:
+    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
+    out, states = forward(*tensors, softplus, backend)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    return [out, states, *backward(grad.to(out), *tensors, states, softplus, backend)]
+
+
+def to(device, tensors):
+    return [x if x is None else x.to(device) for x in tensors]
+
+
+def assert_close_to_truth(tensors, backend, softplus=True, device='cpu'):
+    """Per tensor at most thrice the error of eager float32, or the rounding of 16-bit outputs."""
+    grad = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
+    truth = run([x if x is None else x.double() for x in tensors], 'reference', softplus, grad)
+    eager = run(tensors, 'reference', softplus, grad)
+    found = to('cpu', run(to(device, tensors), backend, softplus, grad))
+    for name, ours, theirs, exact in zip(('out', 'states', *NAMES), found, eager, truth, strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        allowed = OWN_TOLERANCE.get(ours.dtype) or 3 * relative_error(theirs, exact) + 1e-6
+        assert relative_error(ours, exact) <= allowed, name

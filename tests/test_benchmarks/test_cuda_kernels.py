@@ -1,0 +1,96 @@
+"""What nvcc makes of the CUDA kernels, and whether the committed table still says so."""
+
+import json
+
+import pytest
+
+from benchmarks import cuda_kernels
+from benchmarks.cuda_kernels import Kernel, count_instructions, read_report, table
+
+COMMITTED = cuda_kernels.SOURCES.parents[2] / 'benchmarks' / 'results' / 'nvcc' / 'cuda_kernels.json'
+REPORT = """
+ptxas info    : Compiling entry function '_ZN7mmsparx19add_partials_kernelINS0_8BFloat16EEEvA' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers
+ptxas info    : Compiling entry function '_ZN7mmsparx15backward_kernelINS0_8BFloat16ELi8ELi16EEEvA' for 'sm_90'
+ptxas info    : Function properties for _ZN7mmsparx15backward_kernelINS0_8BFloat16ELi8ELi16EEEvA
+    16 bytes stack frame, 12 bytes spill stores, 40 bytes spill loads
+ptxas info    : Used 151 registers, used 0 barriers
+"""
+# Two loops with a tile's work, and behind the exit the way back of a warp that has come apart.
+DISASSEMBLY = """
+        Function : _ZN7mmsparx14forward_kernelIfLi2ELi1EEEvA
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   MUFU.EX2 R2, R2 ;
+        /*0020*/                   FADD R2, R2, R2 ;
+        /*0030*/                   FADD R2, R2, R2 ;
+        /*0040*/               @P0 BRA 0x10 ;
+        /*0050*/                   MUFU.EX2 R2, R2 ;
+        /*0060*/                   FADD R2, R2, R2 ;
+        /*0070*/              @!P0 BRA 0x50 ;
+        /*0080*/                   FADD R2, R2, R2 ;
+        /*0090*/                   BRA 0x80 ;
+        /*00a0*/                   EXIT ;
+        /*00b0*/                   WARPSYNC.COLLECTIVE R3, 0x20 ;
+        /*00c0*/                   BRA 0x60 ;
+        Function : _ZN7mmsparx14forward_kernelIfLi2ELi0EEEvA
+        /*0000*/                   MUFU.EX2 R2, R2 ;
+        /*0010*/                   EXIT ;
+"""
+needs_nvcc = pytest.mark.skipif(cuda_kernels.missing() is not None, reason=str(cuda_kernels.missing()))
+
+
+def test_the_assemblers_report():
+    assert list(read_report(REPORT, 'bfloat16', '90')) == [
+        Kernel('90', 'bfloat16', 'backward', 8, 16, registers=151, spilled=12, warps='12 of 64')
+    ]
+    (kernel,) = read_report(REPORT.replace('Used 151', 'Used 40'), 'bfloat16', '89')
+    assert kernel.warps == '48 of 48'
+
+
+def test_instructions_of_the_loop_over_whole_tiles():
+    assert count_instructions(DISASSEMBLY) == {('forward', 2, 1): 1.5}
+
+
+def test_the_table():
+    kernels = [
+        Kernel('90', 'half', 'backward', 8, 0, 151, 12, '12 of 64'),
+        Kernel('90', 'half', 'forward', 8, 1, 64, 0, '32 of 64', 44.04),
+        Kernel('80', 'half', 'forward', 8, 1, 64, 0, '32 of 64'),
+    ]
+    assert table(kernels).splitlines()[2:] == [
+        '| 80 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 |  |',
+        '| 90 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 | 44.0 |',
+        '| 90 | half | backward | any | 8 | 151 | 12 | 12 of 64 |  |',
+    ]
+
+
+def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
+    if cuda_kernels.missing():
+        pytest.skip(cuda_kernels.missing())
+    (tmp_path / 'kernels_float.cu').write_text('#error "too old"\n')
+    monkeypatch.setattr(cuda_kernels, 'SOURCES', tmp_path)
+    with pytest.raises(RuntimeError, match=r'nvcc .*kernels_float.cu failed:\n.*too old'):
+        cuda_kernels.compile_kernels('float', '90', tmp_path / 'kernels.cubin')
+
+
+@needs_nvcc
+@pytest.mark.parametrize('kind', ['float', 'bfloat16', 'half'])
+@pytest.mark.parametrize('arch', ['80', '90'])
+def test_the_committed_table(kind, arch, tmp_path):
+    """Every kernel compiles for it; those for one state have all they need in registers."""
+    found = list(read_report(cuda_kernels.compile_kernels(kind, arch, tmp_path / 'kernels.cubin'), kind, arch))
+    assert len(found) == 2 * 2 * 3  # directions, items, states
+    for kernel in found:
+        if (kernel.items, kernel.states) == (8, 1):
+            assert kernel.spilled == 0
+            assert kernel.direction == 'backward' or kernel.registers <= 64  # half of all warps fit
+    committed = json.loads(COMMITTED.read_text())
+    if committed['nvcc'] != cuda_kernels.nvcc_version():
+        pytest.skip(f'the table is of nvcc {committed["nvcc"]}, this one is {cuda_kernels.nvcc_version()}')
+    theirs = [Kernel(**row) for row in committed['kernels']]
+    for kernel in found:
+        same = [x for x in theirs if kernel == Kernel(**{**vars(x), 'instructions': None})]
+        assert same, (
+            f'{kernel}: make the table anew, by python -m benchmarks.cuda_kernels --out benchmarks/results/nvcc'
+        )
