@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmsparx'
 LAYERS = {
     '__init__': ({'models', 'timm_hook', 'version'}, set()),  # models when it is asked for
     'version': (set(), set()),
-    'ops': (set(), {'torch'}),
+    'ops': (set(), {'torch', 'triton'}),  # triton where it is used alone
     'safe_loading': (set(), {'torch', 'numpy', 'mmengine'}),
     'registry': ({'safe_loading'}, {'mmengine'}),
     'layers': ({'ops', 'registry'}, {'torch'}),

@@ -1,12 +1,18 @@
 """Fixtures of the operator's tests."""
 
+import os
 from contextlib import ExitStack
 
 import gpu_kernels
 import pytest
 import torch
 
-from mmsparx.ops.selective_scan import backends, native
+from mmsparx.ops.selective_scan import backends, native, triton_backend
+
+if os.environ.get(triton_backend.INTERPRET):
+    import triton_interpreter
+
+    triton_interpreter.mend()
 
 
 def compiled() -> list[str]:

@@ -1,14 +1,16 @@
 """Which implementation of the selective scan runs, and what is said about it."""
 
+import importlib.util
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmsparx.ops import available_backends, selective_scan
-from mmsparx.ops.selective_scan import backends, reference
+from mmsparx.ops.selective_scan import backends, reference, triton_backend
 from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 
 
@@ -22,7 +24,7 @@ def _fresh(monkeypatch):
 class Planted(Backend):
     """A backend ahead of all others, which counts its runs and is otherwise the reference."""
 
-    def __init__(self, name='planted', missing=None, refusal=None):
+    def __init__(self, name='planted', missing=None, refusal=None, devices=None):
         self.__dict__['runs'] = []
 
         def forward(*arguments):
@@ -33,7 +35,7 @@ class Planted(Backend):
             self.runs.append('backward')
             return reference.backward(*arguments)
 
-        super().__init__(name, forward, backward, lambda: missing, refusal or (lambda *_: None))
+        super().__init__(name, forward, backward, lambda: missing, refusal or (lambda *_: None), devices=devices)
 
 
 @pytest.fixture
@@ -106,6 +108,32 @@ class TestChoice:
         assert f"unknown selective-scan backend 'nonesuch', asked for by the environment variable {VARIABLE}" in (
             result.stderr
         )
+
+    def test_one_meant_for_other_devices_is_passed_over_in_silence(self, plant):
+        planted = plant(devices=('cuda',))
+        for _ in range(2):
+            with warnings.catch_warnings():
+                warnings.simplefilter('error')
+                run()
+            assert planted.runs == []
+            planted = plant(devices=('cuda',), missing='it is not installed')
+
+    def test_one_meant_for_other_devices_runs_by_name(self, plant, monkeypatch):
+        planted = plant(devices=('cuda',))
+        run(backend='planted')
+        assert planted.runs == ['forward', 'backward']
+        monkeypatch.setenv(VARIABLE, 'planted')
+        run()
+        assert planted.runs == 2 * ['forward', 'backward']
+
+    @pytest.mark.filterwarnings('ignore:selective scan runs on the slower')
+    def test_one_meant_for_this_device_is_told_about(self, plant):
+        on_gpu = SimpleNamespace(device=torch.device('cuda'))
+        planted = plant(devices=('cuda',))
+        assert backends.choose('auto', on_gpu) is planted
+        plant(devices=('cuda',), missing='it is not installed')
+        with pytest.warns(UserWarning, match="slower 'reference' backend, because 'planted' cannot: it is not install"):
+            assert backends.choose('auto', on_gpu).name == 'reference'
 
     def test_refusals_see_the_inputs(self, plant):
         planted = plant(refusal=lambda u: 'too long' if u.shape[2] > 8 else None)
@@ -187,3 +215,102 @@ def test_a_compiled_graph_chooses_when_it_runs(plant, monkeypatch):
     planted = plant()
     assert torch.equal(compiled(u), expected)
     assert planted.runs == ['forward']
+
+
+class TestTriton:
+    """The choice of the Triton kernels; the kernels themselves are in test_triton.py."""
+
+    ON_GPU = SimpleNamespace(device=torch.device('cuda'))
+
+    @pytest.fixture
+    def without_triton(self, monkeypatch):
+        found = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'triton' else found(name))
+        triton_backend.missing.cache_clear()
+        yield
+        triton_backend.missing.cache_clear()
+
+    @pytest.fixture
+    def unusable(self, monkeypatch):
+        """Makes Triton fail, or work, on a GPU that need not be there."""
+        return lambda reason: monkeypatch.setattr(triton_backend, 'unusable', lambda: reason)
+
+    def test_between_the_compiled_kernels_and_the_reference(self):
+        assert list(available_backends()) == ['native', 'triton', 'reference']
+
+    def test_first_on_a_gpu_without_compiled_kernels(self, monkeypatch, unusable):
+        if triton_backend.missing():
+            pytest.skip(triton_backend.missing())
+        native = Planted('native', missing='it was not compiled')
+        monkeypatch.setattr(backends, 'BACKENDS', [native, *BACKENDS[1:]])
+        unusable(None)
+        with pytest.warns(UserWarning, match="slower 'triton' backend, because 'native' cannot: it was not compiled"):
+            assert backends.choose('auto', self.ON_GPU).name == 'triton'
+        unusable('triton does not work here (RuntimeError: no C compiler)')
+        with pytest.warns(UserWarning, match="'reference' backend, because 'triton' cannot: triton does not work here"):
+            assert backends.choose('auto', self.ON_GPU).name == 'reference'
+
+    @pytest.mark.parametrize('interpreted', [True, False])
+    def test_never_chosen_nor_told_about_on_a_cpu(self, interpreted, monkeypatch):
+        monkeypatch.setattr(backends, 'BACKENDS', BACKENDS[1:])
+        if interpreted:
+            monkeypatch.setenv(triton_backend.INTERPRET, '1')
+            monkeypatch.setattr(triton_backend, '_interpreted', lambda: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert backends.choose('auto', torch.zeros(1)).name == 'reference'
+
+    def test_by_name_on_a_cpu(self, monkeypatch):
+        if triton_backend.missing():
+            pytest.skip(triton_backend.missing())
+        monkeypatch.delenv(triton_backend.INTERPRET, raising=False)
+        with pytest.raises(
+            RuntimeError,
+            match="'triton', asked for by backend=, cannot run: it has kernels for cuda alone, got tensors on cpu; set "
+            'TRITON_INTERPRET=1 before Python starts',
+        ):
+            run(backend='triton')
+        monkeypatch.setenv(triton_backend.INTERPRET, '1')
+        monkeypatch.setattr(triton_backend, '_interpreted', lambda: True)
+        assert triton_backend.refusal(torch.zeros(1)) is None
+        # Set too late: Triton had read it before.
+        monkeypatch.setattr(triton_backend, '_interpreted', lambda: False)
+        assert 'before Python starts' in triton_backend.refusal(torch.zeros(1))
+
+    def test_other_devices(self):
+        u = torch.empty(1, device='meta')
+        assert triton_backend.refusal(u) == 'it has kernels for cuda alone, got tensors on meta'
+
+    @pytest.mark.usefixtures('without_triton')
+    def test_not_installed(self):
+        assert available_backends()['triton'].startswith('triton is not installed; pip install triton')
+        with pytest.raises(RuntimeError, match="'triton', asked for by backend=, cannot run: triton is not installed"):
+            run(backend='triton')
+        with pytest.warns(UserWarning, match="'reference' backend, because 'triton' cannot: triton is not installed"):
+            assert backends.choose('auto', self.ON_GPU).name == 'reference'
+
+    @pytest.mark.parametrize('version', ['2.1.0', '3.1.0', '3.1.0+git5fe38ffd73'])
+    def test_too_old(self, version, monkeypatch):
+        triton = pytest.importorskip('triton')
+        monkeypatch.setattr(triton, '__version__', version)
+        reason = triton_backend.unusable.__wrapped__()
+        assert reason == f'it needs triton 3.2, and this is {version}; a newer torch brings a newer one'
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+    def test_why_it_fails_without_a_gpu(self):
+        if triton_backend.missing():
+            pytest.skip(triton_backend.missing())
+        assert triton_backend.unusable.__wrapped__().startswith(
+            'triton does not work here (RuntimeError: 0 active drivers'
+        )
+
+    def test_is_imported_by_nothing_but_its_use(self):
+        # torch's FLOP counter imports Triton by itself, where there is one.
+        code = (
+            'import sys, torch.utils.flop_counter; before = set(sys.modules); '
+            'from mmsparx.ops import available_backends, selective_scan; '
+            'x = torch.ones(1, 1, 2); selective_scan(x, x, -torch.ones(1, 1), x, x); available_backends(); '
+            'print([x for x in set(sys.modules) - before if x.startswith("triton") or x.endswith("triton_kernels")])'
+        )
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+        assert done.stdout == '[]\n'

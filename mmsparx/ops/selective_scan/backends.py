@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmsparx.ops.selective_scan import native, reference
+from mmsparx.ops.selective_scan import native, reference, triton_backend
 
 AUTO = 'auto'
 VARIABLE = 'MMSPARX_SCAN_BACKEND'
@@ -34,6 +34,7 @@ class Backend:
         refusal: u -> why it cannot run on such inputs, or None.
         cross_forward, cross_backward: as those of `cross`, without the scan; None where the two above are
             to be used by them.
+        devices: the types of device that it is meant for; 'auto' passes it over in silence on others. None: all.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Backend:
     refusal: Callable[[Tensor], str | None] = _always
     cross_forward: Callable | None = None
     cross_backward: Callable | None = None
+    devices: tuple[str, ...] | None = None
 
 
 # Best first; the last one runs on anything.
@@ -55,6 +57,14 @@ BACKENDS: list[Backend] = [
         native.refusal,
         native.cross_forward,
         native.cross_backward,
+    ),
+    Backend(
+        'triton',
+        triton_backend.forward,
+        triton_backend.backward,
+        triton_backend.missing,
+        triton_backend.refusal,
+        devices=triton_backend.DEVICES,
     ),
     Backend('reference', reference.forward, reference.backward),
 ]
@@ -87,7 +97,7 @@ def choose(name: str, u: Tensor) -> Backend:
     Args:
         name: a backend's name, which must then run, or 'auto': the environment variable
             MMSPARX_SCAN_BACKEND if it is set, else the first of the list that can run.
-            Passing over a better one is told once, by name and reason.
+            Passing over a better one that is meant for u's device is told once, by name and reason.
         u: what is scanned; the other inputs are on its device and of its type.
 
     Raises:
@@ -101,6 +111,8 @@ def choose(name: str, u: Tensor) -> Backend:
     passed_over = []
     for backend in BACKENDS:
         if name not in (AUTO, backend.name):
+            continue
+        if name == AUTO and backend.devices is not None and u.device.type not in backend.devices:
             continue
         reason = backend.missing() or backend.refusal(u)
         if reason is None:

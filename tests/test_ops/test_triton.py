@@ -1,0 +1,166 @@
+"""The Triton kernels: `triton_cases` in Triton's interpreter and on GPUs, and what they are compiled to."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmsparx.ops.selective_scan import triton_backend
+
+CASES = Path(__file__).with_name('triton_cases.py')
+needs_triton = pytest.mark.skipif(triton_backend.missing() is not None, reason=str(triton_backend.missing()))
+
+
+def run_cases(**variables):
+    """`triton_cases` in a process of its own: it passes, and is no fewer tests than it should be."""
+    # What pytest and xdist tell their own processes is not meant for this one.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith('PYTEST_') and name != triton_backend.INTERPRET
+    }
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', str(CASES)],
+        env=inherited | variables,
+        cwd=CASES.parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    passed = re.search(r'(\d+) passed', done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(passed[1]) > 85, done.stdout
+
+
+@needs_triton
+@pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
+def test_in_the_interpreter():
+    run_cases(TRITON_INTERPRET='1')
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_on_a_gpu():
+    run_cases()
+
+
+@needs_triton
+@pytest.mark.skipif(
+    bool(os.environ.get(triton_backend.INTERPRET)), reason=f'{triton_backend.INTERPRET} is set: nothing is compiled'
+)
+class TestCompiled:
+    @pytest.fixture(autouse=True)
+    def triton_compile(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+        return pytest.importorskip('triton_compile')
+
+    @pytest.fixture
+    def needs_assembler(self, triton_compile):
+        if not triton_compile.PTXAS.is_file():
+            pytest.skip('this Triton has no ptxas')
+
+    @pytest.mark.usefixtures('needs_assembler')
+    @pytest.mark.parametrize('capability', [80, 90])
+    @pytest.mark.parametrize(
+        ('dtype', 'states', 'length'),
+        [
+            (torch.float32, 1, 3136),
+            (torch.float32, 1, 49),
+            (torch.bfloat16, 1, 784),
+            (torch.float16, 16, 3136),
+        ],
+    )
+    def test_everything_is_kept_in_registers(self, dtype, states, length, capability, triton_compile):
+        with triton_compile.compiling(capability) as compiled:
+            triton_compile.launch_both(length, dim=32, dtype=dtype, states=states)
+        assert [kernel.name for kernel in compiled] == ['scan_forward', 'scan_backward']
+        for kernel in compiled:
+            registers, spilled = triton_compile.resources(kernel, capability)
+            assert 0 < registers <= 255
+            assert spilled == 0
+
+    @pytest.mark.usefixtures('needs_assembler')
+    @pytest.mark.parametrize(
+        ('dtype', 'states'), [(torch.float64, 1), (torch.float64, 3), (torch.float32, 5), (torch.bfloat16, 256)]
+    )
+    def test_any_other(self, dtype, states, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            triton_compile.launch_both(70, dtype=dtype, states=states)
+        assert len(compiled) == 2
+
+    def test_no_double_precision_but_for_double_inputs(self, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            triton_compile.launch_both(70)
+        assert not any('.f64' in kernel.asm['ptx'] for kernel in compiled)
+
+    def test_aligned_rows_are_loaded_by_16_bytes(self, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            triton_compile.launch_both(3136, dim=32)
+        for kernel in compiled:
+            ptx = kernel.asm['ptx']
+            assert 'ld.global.v4' in ptx
+            assert 'st.global.v4' in ptx
+
+    def test_one_variant_for_every_length_and_batch(self, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            for length in (68, 100, 128, 784, 1000, 3136):
+                triton_compile.launch_both(length, dim=32, groups=2)
+            triton_compile.launch_both(2000, dim=64, groups=4, batch=3)
+            triton_compile.launch_both(400, dim=17, groups=1)
+            assert len(compiled) == 2  # a forward and a backward
+            # The classes that have their own: lengths up to 64 in the forward, and every alignment.
+            triton_compile.launch_both(48, dim=32)
+            assert len(compiled) == 3
+            for length in (101, 333, 999):
+                triton_compile.launch_both(length, dim=32)
+            assert len(compiled) == 5
+            for length in (102, 998):
+                triton_compile.launch_both(length, dim=32)
+            assert len(compiled) == 7
+
+    def test_sizes_beyond_32_bits(self, triton_compile):
+        def launch(length, row):
+            shapes = ((1, 2, length), (1, 2, length), (2, 1), (1, 1, 1, length), (1, 1, 1, length))
+            u, *others = (torch.empty(shape, device='meta') for shape in shapes)
+            u = torch.empty_strided(u.shape, (2 * row, row, 1), device='meta')
+            triton_backend.forward(u, *others, None, None, True)
+
+        with triton_compile.compiling(90) as compiled:
+            launch(1000, 2**34)
+            launch(2**31 + 4, 2**31 + 4)
+        rows, length = (kernel.src.signature for kernel in compiled)
+        assert (rows['length'], rows['u_row'], rows['delta_row']) == ('i32', 'i64', 'i32')
+        assert (length['length'], length['u_row']) == ('i64', 'i64')
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'length', 'change', 'expected'),
+    [
+        (torch.float32, 3136, None, 4),
+        (torch.bfloat16, 3136, None, 8),
+        (torch.bfloat16, 196, None, 4),
+        (torch.float32, 98, None, 2),
+        (torch.float32, 49, None, 1),
+        (torch.float64, 64, None, 2),
+        (torch.float32, 64, lambda x: torch.empty(x.numel() + 1)[1:].view(x.shape), 1),  # 4 bytes off
+        (torch.float32, 64, lambda x: torch.empty(*x.shape[:2], 66)[..., :64], 2),  # rows 66 apart
+        (torch.float32, 64, lambda x: x[:1].expand_as(x), 4),
+    ],
+)
+def test_alignment(dtype, length, change, expected):
+    x = torch.empty(2, 4, length, dtype=dtype)
+    assert triton_backend.alignment(length, (x, change(x) if change else x)) == expected
+
+
+@pytest.mark.parametrize('direction', ['forward', 'backward'])
+def test_blocks_have_no_more_rows_than_a_group_rounded_up(direction):
+    for channels in (1, 2, 3, 5, 16, 192):
+        rows = triton_backend.block(direction, channels, 100, 4)['ROWS']
+        assert rows & (rows - 1) == 0
+        assert rows < 2 * channels
+    assert triton_backend.block(direction, 192, 100, 4) == triton_backend.block(direction, 1000, 3136, 4)

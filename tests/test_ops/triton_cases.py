@@ -1,0 +1,319 @@
+"""The Triton kernels against the truth, on a GPU or, under TRITON_INTERPRET=1, on a CPU.
+
+`test_triton` runs this file in a process of its own, since Triton reads that variable once.
+"""
+
+import os
+
+import pytest
+import torch
+import triton_interpreter
+from helpers import relative_error
+from kernel_helpers import NAMES, assert_close_to_truth, backward, forward, inputs, run, to
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from mmsparx.ops import cross_selective_scan, selective_scan
+from mmsparx.ops.selective_scan import native, reference, triton_backend
+
+if os.environ.get(triton_backend.INTERPRET):
+    triton_interpreter.mend()
+
+DEVICE = 'cpu' if os.environ.get(triton_backend.INTERPRET) else 'cuda'
+BACKENDS_ON = [(DEVICE, 'triton'), ('cpu', 'reference')]
+OTHERS = ['reference', *(['native'] if native.missing() is None and DEVICE == 'cpu' else [])]
+
+
+def on_device(tensors, **options):
+    """`run` by Triton, with the results on the CPU."""
+    return to('cpu', run(to(DEVICE, tensors), 'triton', **options))
+
+
+def assert_same(found, expected, tolerance=1e-6):
+    for name, ours, theirs in zip(('out', 'states', *NAMES), found, expected, strict=True):
+        assert relative_error(ours, theirs) <= tolerance, name
+
+
+class TestTruth:
+    # Around 16 positions, chunks of 64 and tiles of 128; lengths with every alignment.
+    @pytest.mark.parametrize('length', [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 196, 257, 600])
+    def test_lengths(self, length):
+        assert_close_to_truth(inputs(length), 'triton', device=DEVICE)
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize('length', [1, 49, 130, 136])
+    def test_16_bit(self, length, dtype):
+        assert_close_to_truth(inputs(length, dtype=dtype), 'triton', device=DEVICE)
+
+    @pytest.mark.parametrize('states', [2, 5, 16])
+    def test_states(self, states):
+        assert_close_to_truth(inputs(66, states=states, dim=4, groups=1), 'triton', device=DEVICE)
+
+    def test_256_states(self):
+        tensors = inputs(2, states=256, dim=2, groups=1)
+        found, expected = (forward(*to(device, tensors), True, name) for device, name in BACKENDS_ON)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert relative_error(ours.cpu(), theirs) < 1e-6
+
+    @pytest.mark.parametrize('states', [1, 2])
+    def test_without_softplus(self, states):
+        # The step itself must be positive for the recurrence to be bounded.
+        u, delta, A, B, C, D, bias = inputs(66, states=states)
+        assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), 'triton', softplus=False, device=DEVICE)
+
+    # Groups whose channels are no multiple of a program's rows, and fewer than those.
+    @pytest.mark.parametrize(('dim', 'groups'), [(1, 1), (3, 3), (33, 1), (18, 2), (12, 4)])
+    def test_channels(self, dim, groups):
+        assert_close_to_truth(inputs(65, dim=dim, groups=groups, batch=2), 'triton', device=DEVICE)
+
+    @pytest.mark.parametrize('absent', [(5,), (6,), (5, 6)])
+    def test_without_the_optional_ones(self, absent):
+        tensors = [None if i in absent else x for i, x in enumerate(inputs(66))]
+        expected = run(tensors, 'reference')
+        assert_same(on_device(tensors), expected)
+        out, states = triton_backend.forward(*to(DEVICE, tensors), True)
+        gradients = triton_backend.backward(out, *to(DEVICE, tensors), states, True)
+        assert [i for i, x in enumerate(gradients) if x is None] == list(absent)
+
+    @pytest.mark.parametrize(('length', 'states'), [(1, 1), (65, 3), (258, 1)])
+    def test_double(self, length, states):
+        tensors = inputs(length, states=states, batch=2, dtype=torch.float64)
+        assert_same(on_device(tensors), run(tensors, 'reference'), 1e-13)
+
+    @pytest.mark.parametrize('states', [1, 2])
+    @pytest.mark.parametrize('other', OTHERS)
+    def test_any_backward_reads_any_forward(self, other, states):
+        tensors = to(DEVICE, inputs(300, states=states, dtype=torch.float64))
+        for forth, back in (('triton', other), (other, 'triton')):
+            out, saved = forward(*tensors, True, forth)
+            expected = backward(out, *tensors, saved, True, forth)
+            for ours, exact in zip(backward(out, *tensors, saved, True, back), expected, strict=True):
+                assert relative_error(ours, exact) < 1e-13
+
+    @pytest.mark.parametrize('around', [-80.0, -30.0, -15.0, 20.0, 300.0])
+    def test_softplus(self, around):
+        # No bias: in float32 the sum with it would lose more bits than the softplus.
+        u, delta, A, B, C, _, _ = inputs(70)
+        delta = delta + around
+        A = A / max(around, 1)  # else the decay is 0 and no gradient reaches A and what the state kept
+        assert_close_to_truth((u, delta, A, B, C, None, None), 'triton', device=DEVICE)
+
+    def test_gradcheck(self):
+        tensors = [x.requires_grad_() for x in to(DEVICE, inputs(6, states=2, dim=2, dtype=torch.float64))]
+
+        def scan(*values):
+            return selective_scan(*values[:6], delta_bias=values[6], delta_softplus=True, backend='triton')
+
+        assert torch.autograd.gradcheck(scan, tensors, fast_mode=True)
+
+    def test_scan_of_a_map(self):
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((1, 3, 5, 7), (1, 4, 2, 35), (12, 2), (12, 2), (1, 4, 2, 35), (1, 4, 2, 35), (12,), (12,))
+        tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+        tensors[3] = -tensors[3].exp()
+
+        def gradients(backend, device):
+            leaves = [x.to(device).requires_grad_() for x in tensors]
+            out = cross_selective_scan(*leaves, delta_softplus=True, backend=backend)
+            return [x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), leaves))]
+
+        for ours, expected in zip(gradients('triton', DEVICE), gradients('reference', 'cpu'), strict=True):
+            assert relative_error(ours, expected) < 1e-6
+
+
+class TestExtremes:
+    @pytest.mark.parametrize(
+        ('value', 'dtype'),
+        [*((value, torch.float32) for value in (torch.nan, torch.inf, -torch.inf)), (torch.nan, torch.bfloat16)],
+    )
+    @pytest.mark.parametrize('index', [0, 1, 3, 4])
+    def test_what_is_not_finite_stays_so_and_does_not_leak(self, index, value, dtype):
+        clean = inputs(130, states=2, dtype=dtype)
+        dirty = list(clean)
+        dirty[index] = clean[index].clone()
+        dirty[index][0, 1, ..., 66] = value  # a channel of u and delta; a group, hence 4 channels, of B and C
+        out, expected = (forward(*to(DEVICE, x), True, 'triton')[0].cpu() for x in (dirty, clean))
+        truth, _ = forward(*(x.double() for x in dirty), True, 'reference')
+        channels = slice(4, 8) if index > 2 else slice(1, 2)
+        touched = torch.zeros_like(out, dtype=torch.bool)
+        touched[0, channels, 66:] = True
+        assert torch.equal(out[~touched], expected[~touched])
+        # Decays are multiplied first: infinity may become NaN, but nothing becomes finite.
+        assert torch.equal(out.isfinite(), truth.isfinite())
+        assert out.isnan()[truth.isnan()].all()
+
+    def test_nan_in_the_gradient_does_not_leak(self):
+        tensors = inputs(130)
+        grad = torch.ones(1, 8, 130)
+        grad[0, 1, 66] = torch.nan
+        du = on_device(tensors, grad=grad)[2]
+        assert du[0, 1, :67].isnan().all()
+        du[0, 1, :67] = 0
+        assert du.isfinite().all()
+
+    def test_decay_above_one_overflows_to_infinity(self):
+        u, delta, A, B, C, D, bias = inputs(40)
+        tensors = (u, delta + 100, A.abs() + 1, B, C, D, bias)
+        out, expected = on_device(tensors)[0], run(tensors, 'reference')[0]
+        assert torch.equal(out.isfinite(), expected.isfinite())
+        assert not out.isfinite().all()
+
+    def test_decays_whose_product_overflows_alone(self):
+        # e^(0.8 * 120) is infinite, 1e-30 times that is not.
+        u, delta, A, B, C, D, _ = inputs(120)
+        tensors = (u * 1e-30, torch.full_like(delta, 0.8), torch.ones_like(A), B, C * 1e-30, D, None)
+        doubles = [x if x is None else x.double() for x in tensors]
+        found = on_device(tensors, softplus=False)
+        for ours, exact in zip(found, run(doubles, 'reference', False), strict=True):
+            assert ours.isfinite().all()
+            assert relative_error(ours, exact) < 1e-4
+
+    @pytest.mark.parametrize('length', [1, 17, 64])
+    def test_a_state_that_forgets_at_once(self, length):
+        # A = -inf: the decay is 0, and behind the end, where the step is 0, it must not be exp(0 * inf).
+        u, delta, A, B, C, D, bias = inputs(length)
+        tensors = (u, delta, torch.full_like(A, -torch.inf), B, C, D, bias)
+        for ours, expected in zip(on_device(tensors), run(tensors, 'reference'), strict=True):
+            assert torch.equal(ours.isnan(), expected.isnan())
+            assert relative_error(ours.nan_to_num(), expected.nan_to_num()) < 1e-6
+
+    def test_an_infinite_bias_does_not_reach_the_final_state_from_behind_the_end(self):
+        tensors = list(inputs(1))
+        tensors[6] = torch.full_like(tensors[6], torch.inf)
+        found, expected = on_device(tensors)[1], run(tensors, 'reference')[1]
+        assert torch.equal(found, expected)
+        assert found[:, :, 1].isinf().all()
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_rounding_to_16_bits_is_torchs(self, dtype):
+        # out = D u, and nothing else.
+        generator = torch.Generator().manual_seed(0)
+        u = torch.randn(1, 8, 512, generator=generator).mul(2.0 ** torch.arange(-28, 20, 6).view(8, 1)).to(dtype)
+        zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
+        D = torch.rand(8, generator=generator)
+        tensors = to(DEVICE, (u, torch.zeros_like(u), torch.zeros(8, 1), zero, zero, D, None))
+        out, _ = forward(*tensors, False, 'triton')
+        assert torch.equal(out.cpu(), (u.float() * D.view(8, 1)).to(dtype))
+
+
+def moved(x):
+    """At an address that is no multiple of 16."""
+    storage = torch.full((x.numel() + 3,), torch.nan, dtype=x.dtype, device=x.device)
+    return storage[3:].view(x.shape).copy_(x)
+
+
+def inner(x):
+    """A part of a larger tensor along every dimension."""
+    larger = torch.full([n + 2 for n in x.shape], torch.nan, dtype=x.dtype, device=x.device)
+    return larger[tuple(slice(1, -1) for _ in x.shape)].copy_(x)
+
+
+def transposed(x):
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.dim() > 1 else x
+
+
+def every_other(x):
+    return torch.stack((x, torch.full_like(x, torch.nan)), -1).flatten(-2)[..., ::2]
+
+
+class TestMemory:
+    @pytest.mark.parametrize('change', [moved, inner, transposed, every_other])
+    def test_any_layout(self, change):
+        tensors = inputs(68, states=2, batch=2, dim=4)
+        changed = [change(x) for x in to(DEVICE, tensors)]
+        grad = change(torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(DEVICE))
+        found = to('cpu', run(changed, 'triton', grad=grad))
+        assert_same(found, run(tensors, 'reference'))
+
+    def test_broadcast_inputs(self):
+        u, delta, A, B, C, D, bias = inputs(66, batch=2, dim=4, groups=1)
+        row = B[:1, :, :, :1].expand_as(B)  # all strides but one are 0
+        tensors = (u, delta[:1].expand_as(delta), A, row, C[:1].expand_as(C), D, bias)
+        assert_same(on_device(tensors), run(tensors, 'reference'))
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('length', [1, 49, 68])
+    def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype):
+        # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
+        tensors = inputs(length, states=2, dim=6, dtype=dtype)
+
+        def guarded(x):
+            storage = torch.full((x.numel() + 128,), torch.nan, dtype=x.dtype, device=x.device)
+            return storage[64:-64].view(x.shape).copy_(x)
+
+        inside = [guarded(x) for x in to(DEVICE, tensors)]
+        for ours, expected in zip(to('cpu', run(inside, 'triton')), on_device(tensors), strict=True):
+            assert torch.equal(ours, expected)
+            assert ours.isfinite().all()
+        for x in inside:
+            storage = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
+            assert storage[:64].isnan().all()
+            assert storage[-64:].isnan().all()
+
+    @pytest.mark.parametrize('states', [1, 3])  # 3 of a padded 4
+    def test_reads_no_uninitialised_memory(self, states, monkeypatch):
+        tensors = inputs(66, states=states, dim=6)
+        expected = on_device(tensors)
+        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.empty(3).isnan().all()
+            found = on_device(tensors)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_repeats_bitwise(self):
+        tensors = inputs(66, states=2, dim=40)
+        first = on_device(tensors)
+        assert all(torch.equal(a, b) for a, b in zip(first, on_device(tensors), strict=True))
+
+    def test_inputs_are_left_alone(self):
+        tensors = to(DEVICE, inputs(66))
+        before = [x.clone() for x in tensors]
+        run(tensors, 'triton')
+        assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+    def test_empty_batch(self):
+        tensors = inputs(65, states=2, batch=0)
+        for ours, expected in zip(on_device(tensors), run(tensors, 'reference'), strict=True):
+            assert (ours.shape, ours.dtype) == (expected.shape, expected.dtype)
+            assert not ours.any()
+
+    def test_saved_states(self):
+        tensors = inputs(150, states=2, dtype=torch.float64)
+        states, expected = (x[1] for x in (on_device(tensors), run(tensors, 'reference')))
+        assert states.shape[2] == reference.state_count(150) == 4
+        assert not states[:, :, 0].any()
+        assert relative_error(states, expected) < 1e-13
+
+
+class TestOperator:
+    @pytest.mark.parametrize('optional', [True, False])
+    def test_opcheck(self, optional):
+        tensors = to(DEVICE, inputs(9, states=2, dim=4))
+        tensors = tensors if optional else [*tensors[:5], None, None]
+        leaves = [None if x is None else x.clone().requires_grad_() for x in tensors]
+        torch.library.opcheck(forward.default, (*leaves, True, 'triton'))
+        out, states = forward(*tensors, True, 'triton')
+        torch.library.opcheck(backward.default, (torch.randn_like(out), *tensors, states, True, 'triton'))
+
+    def test_one_graph_for_every_length(self):
+        def scan(u, delta, A, B, C, D, bias):
+            return selective_scan(u, delta, A, B, C, D, delta_bias=bias, delta_softplus=True, backend='triton')
+
+        counter = CompileCounterWithBackend('aot_eager')
+        compiled = torch.compile(scan, fullgraph=True, dynamic=True, backend=counter)
+        for length in (130, 65, 9):
+            leaves = [x.requires_grad_() for x in to(DEVICE, inputs(length, dim=4))]
+            for ours, expected in zip(
+                *(torch.autograd.grad(f(*leaves).square().sum(), leaves) for f in (compiled, scan)), strict=True
+            ):
+                assert relative_error(ours, expected) < 1e-6
+        assert counter.frame_count == 1
+
+    def test_launches_on_the_inputs_device(self):
+        if DEVICE == 'cpu' or torch.cuda.device_count() < 2:
+            pytest.skip('needs two GPUs')
+        tensors = inputs(65)
+        assert torch.cuda.current_device() == 0
+        assert_same(to('cpu', run(to('cuda:1', tensors), 'triton')), on_device(tensors), 0)

@@ -1,0 +1,98 @@
+"""The scan's Triton kernels compiled for GPUs that need not be there. As a script: registers and spills of each."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import triton
+from kernel_helpers import inputs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from mmsparx.ops.selective_scan import triton_backend, triton_kernels
+
+PTXAS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'ptxas'
+
+
+@contextmanager
+def compiling(capability: int) -> Iterator[list]:
+    """Within it, launches compile for a GPU of this capability, such as 90, and run nothing.
+
+    Yields the list of what they compiled, as Triton's CompiledKernel, each variant once.
+    """
+    compiled = []
+
+    class Kernel:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return partial(self.compile, grid=grid)
+
+        def compile(self, *args, **kwargs):
+            found = self.kernel.run(*args, warmup=True, **kwargs)
+            if not any(found is x for x in compiled):
+                compiled.append(found)
+
+    kernels = {name: getattr(triton_kernels, name) for name in ('scan_forward', 'scan_backward')}
+    before = driver._active
+    driver.set_active(
+        SimpleNamespace(
+            get_current_target=lambda: GPUTarget('cuda', capability, 32),
+            get_current_device=lambda: f'none of {capability}',
+            get_current_stream=lambda device: 0,
+        )
+    )
+    try:
+        for name, kernel in kernels.items():
+            setattr(triton_kernels, name, Kernel(kernel))
+        yield compiled
+    finally:
+        for name, kernel in kernels.items():
+            setattr(triton_kernels, name, kernel)
+        driver._active = before
+
+
+def launch_both(length: int, **options) -> None:
+    """A forward and a backward on inputs as of `kernel_helpers.inputs`."""
+    tensors = inputs(length, **options)
+    out, states = triton_backend.forward(*tensors, True)
+    triton_backend.backward(out, *tensors, states, True)
+
+
+def resources(kernel, capability: int) -> tuple[int, int]:
+    """Registers of a thread, and bytes that did not find room in them, by NVIDIA's assembler."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, 'kernel.ptx')
+        ptx.write_text(kernel.asm['ptx'])
+        command = [PTXAS, '-v', f'--gpu-name=sm_{capability}{"a" * (capability == 90)}', ptx, '-o', f'{ptx}.cubin']
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return tuple(int(re.search(rf'(\d+) {what}', told)[1]) for what in ('registers', 'bytes spill stores'))
+
+
+def table(capability: int) -> Iterator[str]:
+    yield f'sm_{capability}: kernel, type, N, L, registers, bytes spilled'
+    for dtype, states, length in (
+        (torch.float32, 1, 3136),
+        (torch.bfloat16, 1, 3136),
+        (torch.float32, 1, 49),
+        (torch.float32, 16, 3136),
+        (torch.float64, 1, 3136),
+    ):
+        with compiling(capability) as compiled:
+            launch_both(length, dim=32, states=states, dtype=dtype)
+        for kernel in compiled:
+            registers, spilled = resources(kernel, capability)
+            yield f'{kernel.name:<14}{str(dtype)[6:]:<9}{states:<4}{length:<6}{registers:>4}{spilled:>5}'
+
+
+if __name__ == '__main__':
+    for line in table(int(sys.argv[1])):
+        sys.stdout.write(f'{line}\n')
