@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,9 +33,17 @@ def batch_norm(dim: int, cfg: Mapping) -> nn.Module:
     return norm
 
 
+class MapNorm(nn.GroupNorm):
+    """GroupNorm that takes a float32 map, as the scan of a float16 model gives, where its parameters are in 16 bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.group_norm(x, self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps)
+
+
 def map_norm(dim: int) -> nn.GroupNorm:
     """The norm inside every layer: one group, so it normalises over C, H and W together."""
-    return nn.GroupNorm(1, dim)
+    return MapNorm(1, dim)
 
 
 class ChannelLayerNorm(nn.LayerNorm):

@@ -139,6 +139,17 @@ class TestNorms:
         expected = (x - x.mean((1, 2, 3), keepdim=True)) / (x.var((1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
         assert relative_error(norm(x), expected) < 1e-14
 
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+    def test_map_norm_in_16_bits_takes_a_float32_map(self, dtype):
+        norm, x = map_norm(4).to(dtype), 1e6 * torch.randn(2, 4, 3, 5)
+        with torch.no_grad():
+            norm.weight.normal_()
+            norm.bias.normal_()
+        out = norm(x)
+        assert out.dtype == torch.float32
+        assert relative_error(out, norm.float()(x)) < 1e-7
+        assert norm.to(dtype)(torch.ones(1, 4, 1, 1, dtype=dtype)).dtype == dtype
+
     def test_batch_norm_options(self):
         norm = batch_norm(4, {'type': 'BN', 'requires_grad': False, 'eps': 1e-3, 'momentum': 0.01})
         assert (type(norm), norm.eps, norm.momentum) == (nn.BatchNorm2d, 1e-3, 0.01)

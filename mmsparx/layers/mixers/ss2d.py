@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.precision import wide_range
 from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype
 from mmsparx.registry import TOKEN_MIXERS
 
@@ -91,13 +92,17 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
         h = F.silu(self.conv(self.in_proj(x, *sources)))
-        return self.out_proj(self.out_norm(self.scan(h)))
+        y = self.out_norm(self.scan(h))
+        return self.out_proj(y.to(h.dtype))
 
     def scan(self, x: Tensor) -> Tensor:
-        """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type."""
+        """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type; float32 for float16."""
         parts = F.conv2d(x, self.x_proj_weight.unsqueeze(-1))  # (B, 4 * (R + 2n), H, W)
         parts = cross_scan(parts.unflatten(1, (DIRECTIONS, -1)))  # (B, 4, R + 2n, L)
         step, B, C = parts.split([self.step_rank, self.state_size, self.state_size], dim=2)
+        # The step, B and C grow with x, and the scan with its fourth power: an x of a hundred is enough for it
+        # to pass float16's 65504, before the norm that follows brings it back.
+        x = wide_range(x)
         # Under autocast the projections are in 16 bits whatever x is; the scan wants one type. Its
         # own parameters stay in float32 (float64 in a float64 model).
         exact = state_dtype(x)
