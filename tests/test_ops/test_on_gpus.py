@@ -1,0 +1,92 @@
+"""What only a GPU has: streams, graphs, several devices. The numbers are tested with every backend's, elsewhere."""
+
+import pytest
+import torch
+from kernel_helpers import backward, forward, inputs, to
+
+from mmsparx.ops.selective_scan import native, triton_backend
+
+GPU = torch.device('cuda')
+
+
+def usable() -> list[str]:
+    """The backends with kernels for GPUs that can run."""
+    if not torch.cuda.is_available():
+        return []
+    u = torch.empty(1, 1, 1, device=GPU)
+    backends = {'native': native, 'triton': triton_backend}
+    return [name for name, backend in backends.items() if (backend.missing() or backend.refusal(u)) is None]
+
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
+    pytest.mark.parametrize('backend', usable()),
+]
+
+
+def scan(tensors, backend):
+    """out, states and all gradients."""
+    out, states = forward(*tensors, True, backend)
+    return [out, states, *backward(torch.ones_like(out), *tensors, states, True, backend)]
+
+
+def assert_same(found, expected):
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_same_bits_at_every_run(backend, dtype):
+    tensors = to(GPU, inputs(3136, dim=768, groups=4, batch=4, dtype=dtype))
+    expected = scan(tensors, backend)
+    for _ in range(5):
+        assert_same(scan(tensors, backend), expected)
+
+
+def test_two_streams(backend):
+    first, second = (to(GPU, inputs(784, dim=64, groups=4, seed=seed)) for seed in (0, 1))
+    expected = [scan(tensors, backend) for tensors in (first, second)]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    found = []
+    for stream, tensors in zip(streams, (first, second), strict=True):
+        with torch.cuda.stream(stream):
+            for _ in range(10):
+                last = scan(tensors, backend)
+            found.append(last)
+    torch.cuda.synchronize()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_captured_graph_follows_its_inputs(backend):
+    tensors = to(GPU, inputs(300, dim=16, groups=4, states=2))
+    others = to(GPU, inputs(300, dim=16, groups=4, states=2, seed=1))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as torch asks for: once before the capture
+        scan(tensors, backend)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = scan(tensors, backend)
+    for x, other in zip(tensors, others, strict=True):
+        x.copy_(other)
+    graph.replay()
+    assert_same(captured, scan(others, backend))
+
+
+def test_a_device_that_is_not_the_current_one(backend):
+    if torch.cuda.device_count() < 2:
+        pytest.skip('needs two GPUs')
+    tensors = inputs(300, dim=16, groups=4)
+    with torch.cuda.device(0):
+        found = scan(to('cuda:1', tensors), backend)
+        assert all(x.device == torch.device('cuda:1') for x in found)
+        assert_same(to('cpu', found), to('cpu', scan(to('cuda:0', tensors), backend)))
+
+
+def test_more_states_than_a_block_has_memory_for(backend):
+    if backend != 'native':
+        pytest.skip('a limit of the CUDA kernels')
+    with pytest.raises(RuntimeError, match=r'at most 1024 states, got .* 1025 states; choose another backend'):
+        forward(*to(GPU, inputs(5, states=1025)), True, backend)
