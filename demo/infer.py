@@ -27,6 +27,8 @@ import torch
 from mmengine.config import Config
 from rich.progress import track
 
+from mmsparx.zoo import resolve_config
+
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 # A picture (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
@@ -37,7 +39,7 @@ Network = Callable[[np.ndarray], tuple[np.ndarray, dict]]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', help='picture, folder of pictures, video, or the number of a camera')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a shipped one')
     parser.add_argument('checkpoint', help='checkpoint file or address')
     parser.add_argument('--out-dir', default='found', help='where the results go (default: %(default)s)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
@@ -107,13 +109,14 @@ def load_network(args: argparse.Namespace) -> Network:
     """The network that a config and a checkpoint make.
 
     Raises:
-        ValueError: the config is of none of the three libraries.
+        ValueError: the config is neither a file nor a shipped config, or of none of the three libraries.
     """
-    library = Config.fromfile(args.config).get('default_scope')
+    config = str(resolve_config(args.config))
+    library = Config.fromfile(config).get('default_scope')
     if library not in NETWORKS:
-        raise ValueError(f'{args.config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
+        raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    return NETWORKS[library](args.config, args.checkpoint, device, args.score_thr)
+    return NETWORKS[library](config, args.checkpoint, device, args.score_thr)
 
 
 def pictures(source: str) -> tuple[Iterator[tuple[str, np.ndarray | None]], int | None]:

@@ -139,7 +139,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
     pytest.importorskip('mmpretrain', reason='a classifier is what is shown')
     classes = [f'digit {i}' for i in range(10)]
     config, checkpoint, predict = make('classification/sparx_mamba_mini_digits.py', classes)
-    assert run(folder, config, checkpoint, '--device', 'cpu') == 1
+    assert run(folder, config.stem, checkpoint, '--device', 'cpu') == 1  # by its name, as a shipped one
     assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
     found, names = tmp_path / 'found', ('a', 'deep/b')
     kinds = {'pictures': 'png', 'predictions': 'json'}
@@ -182,3 +182,8 @@ def test_a_config_of_no_library(run, tmp_path):
     (tmp_path / 'config.py').write_text("default_scope = 'mmpose'\n")
     with pytest.raises(ValueError, match="expected default_scope to be one of mmdet, mmseg, mmpretrain, got 'mmpose'"):
         run(picture(tmp_path / 'a.png'), tmp_path / 'config.py', 'nothing.pth')
+
+
+def test_an_unknown_config(run, tmp_path):
+    with pytest.raises(ValueError, match=r'no config file .*fpn_sparx_t_80k'):
+        run(picture(tmp_path / 'a.png'), 'fpn_sparx_t_8k', 'nothing.pth')
