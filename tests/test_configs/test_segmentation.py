@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
+from mmseg.datasets import ADE20KDataset
 
 from mmsparx.analysis import complexity
 from mmsparx.models import SparXMamba
@@ -61,9 +62,10 @@ def test_a_leaf_builds(name):
     assert isinstance(model.backbone, SparXMamba)
     channels = list(model.backbone.arch.channels)
     assert list((model.neck if model.with_neck else model.decode_head).in_channels) == channels
-    assert model.decode_head.num_classes == 150
+    classes = len(cfg.train_dataloader.dataset.get('metainfo', ADE20KDataset.METAINFO)['classes'])
+    assert model.decode_head.num_classes == classes
     if model.with_auxiliary_head:
-        assert (model.auxiliary_head.in_channels, model.auxiliary_head.num_classes) == (channels[2], 150)
+        assert (model.auxiliary_head.in_channels, model.auxiliary_head.num_classes) == (channels[2], classes)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         Compose([TRANSFORMS.build(transform) for transform in cfg[loader].dataset.pipeline])
 
