@@ -79,9 +79,11 @@ class BackwardRun {
   // `sum_over_batch(partial)`: (batch, ...) doubles to (...) of A's type. An absent input's gradient is empty.
   template <typename Sum>
   Gradients gradients(const Sum& sum_over_batch) const {
-    const Tensor none = at::empty({0}, tensors_.A.options());
-    return {du_, ddelta_, sum_over_batch(dA_partial_), dB_, dC_,
-            tensors_.D ? sum_over_batch(dD_partial_) : none, tensors_.delta_bias ? sum_over_batch(dbias_partial_) : none};
+    const auto sum_if = [&](bool present, const Tensor& partial) {
+      return present ? sum_over_batch(partial) : at::empty({0}, tensors_.A.options());
+    };
+    return {du_, ddelta_, sum_over_batch(dA_partial_), dB_, dC_, sum_if(tensors_.D.has_value(), dD_partial_),
+            sum_if(tensors_.delta_bias.has_value(), dbias_partial_)};
   }
 
   Backward kernels{};

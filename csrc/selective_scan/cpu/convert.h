@@ -3,8 +3,6 @@
 #pragma once
 
 #include "vector.h"
-//
-#include "../numbers.h"
 
 namespace mmsparx {
 namespace {

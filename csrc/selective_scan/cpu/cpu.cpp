@@ -157,15 +157,17 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
   in_parallel(in.batch * 4, b.blocks * (in.rank + 2 * in.states) * in.length(),
               [&](int64_t begin, int64_t end) { isa.map_add_partials(b, begin, end); });
   const auto type = x.scalar_type();
-  const Tensor none = at::empty({0}, exact);
+  const auto sum_if = [&](bool present, const Tensor& partial) {
+    return present ? sum_over_batch(partial, A) : at::empty({0}, exact);
+  };
   return {dx,
           dstep.to(type),
           sum_over_batch(dweight, A).to(type),
           sum_over_batch(dA, A),
           dB.to(type),
           dC.to(type),
-          D ? sum_over_batch(dD, A) : none,
-          delta_bias ? sum_over_batch(dbias, A) : none};
+          sum_if(D.has_value(), dD),
+          sum_if(delta_bias.has_value(), dbias)};
 }
 
 void use_instruction_set(const std::string& name) {

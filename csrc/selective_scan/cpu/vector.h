@@ -15,6 +15,7 @@
 #endif
 
 #define MMSPARX_INLINE inline __attribute__((always_inline))
+#include "../numbers.h"
 
 namespace mmsparx {
 namespace {
@@ -210,20 +211,7 @@ MMSPARX_INLINE Vector<float> exp(Vector<float> x) {
   return p * power;
 }
 
-// log(1 + e) for e in [0, 1], relative to its own size: e + e^2 Q(e), minimax to 5e-9.
-MMSPARX_INLINE Vector<float> log1p_of_fraction(Vector<float> e) {
-  using V = Vector<float>;
-  V q = broadcast(-0.0032439809292554855f);
-  q = q * e + 0.019851261749863625f;
-  q = q * e - 0.056959159672260284f;
-  q = q * e + 0.10603617131710052f;
-  q = q * e - 0.15305569767951965f;
-  q = q * e + 0.19675931334495544f;
-  q = q * e - 0.24954132735729218f;
-  q = q * e + 0.3332996368408203f;
-  q = q * e - 0.4999990165233612f;
-  return q * (e * e) + e;
-}
+MMSPARX_INLINE Vector<float> log1p_of_fraction(Vector<float> e) { return log1p_in_float(e); }
 
 // Double is for checking, where libm's own accuracy counts and speed does not.
 template <bool Bounded = false>

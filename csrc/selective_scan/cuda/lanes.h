@@ -3,6 +3,8 @@
 #pragma once
 
 #include "platform.h"
+//
+#include "../numbers.h"
 
 namespace mmsparx {
 namespace {
@@ -75,20 +77,8 @@ MMSPARX_INLINE float quotient(float a, float b) {
 }
 MMSPARX_INLINE double quotient(double a, double b) { return a / b; }
 
-// log(1 + e) for e in [0, 1], relative to its own size: e + e^2 Q(e), minimax to 5e-9. The hardware's logarithm
-// is exact to 2^-22 absolutely, which is nothing for a small e.
-MMSPARX_INLINE float log1p_of_fraction(float e) {
-  float q = -0.0032439809292554855f;
-  q = q * e + 0.019851261749863625f;
-  q = q * e - 0.056959159672260284f;
-  q = q * e + 0.10603617131710052f;
-  q = q * e - 0.15305569767951965f;
-  q = q * e + 0.19675931334495544f;
-  q = q * e - 0.24954132735729218f;
-  q = q * e + 0.3332996368408203f;
-  q = q * e - 0.4999990165233612f;
-  return q * (e * e) + e;
-}
+// Not by the hardware's logarithm, which is exact to 2^-22 absolutely: nothing for a small e.
+MMSPARX_INLINE float log1p_of_fraction(float e) { return log1p_in_float(e); }
 MMSPARX_INLINE double log1p_of_fraction(double e) { return log1p(e); }
 
 constexpr double kLog2E = 1.4426950408889634;
