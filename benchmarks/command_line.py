@@ -16,7 +16,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
     # An abbreviated --out would be taken for a part of the recorded command.
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument('--device', type=_device, default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
+    parser.add_argument('--device', type=device_of, default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
     parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU (default: torch's, all cores)")
     parser.add_argument('--seconds', type=float, default=3.0, help='of samples per contender and case (default: 3)')
     parser.add_argument('--samples', type=int, default=30, help='per contender and case, at most (default: 30)')
@@ -45,7 +45,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _device(text: str) -> torch.device:
+def device_of(text: str) -> torch.device:
+    """'cpu', 'cuda' or 'cuda:1' -> the device, if it is there."""
     try:
         device = torch.device(text)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks import command_line
+from benchmarks import command_line, mamba
 from benchmarks.report import Comparison, Report, markdown
 from benchmarks.timing import Protocol, clock_of, interleave, peak_memory
 from mmsparx.models import SparXClassifier, SparXMamba
@@ -129,6 +129,21 @@ def compare(
     return Comparison(case or {}, timings)
 
 
+def contenders(families: Sequence[str], size: str, scan_backends: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Arguments of `build` by the name of the network; SparX-Mamba comes once with every backend of its scan."""
+    found = {}
+    for family in families:
+        options = dict(family=family, size=size)
+        name = f'{family}-{size[0].upper()}'
+        if family == 'SparX-Mamba' and len(scan_backends) > 1:
+            found |= {f'{name}/{backend}': options | {'scan_backend': backend} for backend in scan_backends}
+        elif family == 'SparX-Mamba':
+            found[name] = options | {'scan_backend': scan_backends[0]}
+        else:
+            found[name] = options
+    return found
+
+
 def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
     """Every case that the options name, as it is measured."""
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -142,10 +157,9 @@ def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
                     if args.compile:
                         torch.compiler.reset()
                     models = {}
-                    for family in args.families:
+                    for name, options in contenders(args.families, size, args.scan_backend).items():
                         torch.manual_seed(0)
-                        model = build(family, size, image, args.scan_backend).to(args.device, memory_format=layout)
-                        name = f'{family}-{size[0].upper()}'
+                        model = build(**options, image=image).to(args.device, memory_format=layout)
                         models[name] = model
                         if args.compile:
                             models[name + COMPILED] = torch.compile(model, dynamic=False, mode=args.compile)
@@ -156,7 +170,7 @@ def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
 
 
 def tables(report: Report) -> str:
-    """All contenders, beside Swin of their size, eager and compiled."""
+    """All contenders, beside Swin of their size, eager and compiled, and the same network with its first scan."""
     return '\n\n'.join(
         f'## {mode.capitalize()}\n\n{markdown(rows)}'
         for mode in MODES
@@ -178,9 +192,17 @@ def _rows(comparison: Comparison) -> Iterator[dict]:
         for baseline, suffix in zip(baselines, ('', COMPILED), strict=True):
             if baseline in measured:
                 row[f'speed / {BASELINE}{suffix}'] = measured[baseline].median / timing.median
+        alike = [other for other in measured if _scan_of(other) and other.endswith(COMPILED) == name.endswith(COMPILED)]
+        if _scan_of(name):
+            row[f'time / {_scan_of(alike[0])} scan'] = timing.median / measured[alike[0]].median
         if 'peak_bytes' in timing.facts:
             row['peak (GiB)'] = timing.facts['peak_bytes'] / 2**30
         yield row
+
+
+def _scan_of(name: str) -> str:
+    """The backend in a network's name; '' where it has none."""
+    return name.removesuffix(COMPILED).partition('/')[2]
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -196,7 +218,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
     add('--train-batches', nargs='+', type=positive, default=[2], metavar='N', help='of training (default: 2)')
     add('--precision', choices=PRECISIONS, default='fp32', help='tf32 needs a GPU; 16 bits by autocast (default: fp32)')
     add('--channels-last', action='store_true', help='lay pictures and weights out channels last')
-    add('--scan-backend', default='auto', help="of SparX-Mamba's selective scan (default: auto)")
+    add(
+        '--scan-backend',
+        nargs='+',
+        default=['auto'],
+        metavar='NAME',
+        help=f"of SparX-Mamba's selective scan, timed with each; {mamba.NAME} is that package's (default: auto)",
+    )
     add(
         '--compile',
         nargs='?',
@@ -205,10 +233,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
         help='time each network compiled as well, in this mode of torch.compile',
     )
     args = parser.parse_args(argv)
+    with mamba.as_backend():
+        return _run(parser, args, argv)
+
+
+def _run(parser, args, argv: Sequence[str]) -> Path:
     if args.precision == 'tf32' and args.device.type != 'cuda':
         parser.error('--precision tf32: only a GPU has it; add --device cuda, or take fp32')
     try:
-        check_name(args.scan_backend, '--scan-backend')
+        for name in args.scan_backend:
+            check_name(name, '--scan-backend')
     except ValueError as error:
         parser.error(str(error))
     protocol = command_line.prepare(parser, args)

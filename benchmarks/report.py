@@ -33,10 +33,12 @@ class Comparison:
     Attributes:
         case: what was run, as {'image': '224x224', 'batch': 1}.
         timings: by contender.
+        copy: of a large tensor within a GPU's memory, which took turns with them; None where there was none.
     """
 
     case: dict[str, str | int]
     timings: dict[str, Timing] = field(default_factory=dict)
+    copy: Timing | None = None
 
     @property
     def measured(self) -> dict[str, Timing]:
@@ -79,7 +81,11 @@ class Report:
         try:
             content = json.loads(path.read_text())
             comparisons = [
-                Comparison(entry['case'], {name: Timing(**timing) for name, timing in entry['timings'].items()})
+                Comparison(
+                    entry['case'],
+                    {name: Timing(**timing) for name, timing in entry['timings'].items()},
+                    Timing(**entry['copy']) if entry.get('copy') else None,
+                )
                 for entry in content.pop('comparisons')
             ]
             return cls(**content, comparisons=comparisons)
@@ -129,7 +135,7 @@ def environment(device: torch.device) -> dict:
         'python': platform.python_version(),
         'torch': torch.__version__,
         'torch_cpu_capability': torch.backends.cpu.get_cpu_capability(),
-        **{name: _version(name) for name in ('timm', 'numpy', 'triton')},
+        **{name: _version(name) for name in ('timm', 'numpy', 'triton', 'mamba_ssm')},
         'mmsparx': mmsparx.__version__,
         'git': _git(),
         'scan_backends': {name: why or 'available' for name, why in available_backends().items()},

@@ -2,9 +2,10 @@
 
 One case is a stage of SparX-Mamba on pictures of one size; its scan has four directions, one state,
 softplus, skip connection and bias. By default every contender runs on tiny at 224x224, batch 1, and the backends of
-mmsparx alone on the other cases; the pure-torch one not on the largest.
+mmsparx alone on the other cases, on a GPU with mamba-ssm's kernel; the pure-torch one not on the largest.
 """
 
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -15,16 +16,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import command_line
+from benchmarks import command_line, mamba
 from benchmarks.peers import PEERS
-from benchmarks.report import Comparison, Report, markdown
-from benchmarks.timing import CANNOT_RUN, Protocol, Timing, clock_of, free_memory, interleave, peak_memory
+from benchmarks.report import Comparison, Report, markdown, short
+from benchmarks.timing import (
+    CANNOT_RUN,
+    Copying,
+    Protocol,
+    Timing,
+    as_graph,
+    clock_of,
+    free_memory,
+    interleave,
+    peak_memory,
+)
 from mmsparx.models.backbones import SparXMamba
-from mmsparx.ops import available_backends, selective_scan, state_dtype
+from mmsparx.ops import selective_scan, state_dtype
 from mmsparx.ops.selective_scan import native
+from mmsparx.ops.selective_scan.backends import BACKENDS
 
+CPU = torch.device('cpu')
 DIRECTIONS = 4
-PASSES = ('forward', 'forward+backward')
+STATES = 1
+PASSES = ('forward', 'backward', 'forward+backward')
+USUAL_PASSES = ('forward', 'forward+backward')
+# Tensors of (batch, channels, positions), and of (batch, directions, states, positions), that a pass must read or
+# write: u, delta and out, or their gradients and u and delta again; B and C, or these and their gradients.
+MOVED = {'forward': (3, 2), 'backward': (5, 4), 'forward+backward': (8, 6)}
+COPY = 'copy'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 FULL = ('tiny', (224, 224), 1)  # the network, picture and batch on which all contenders run
 # Elements of one tensor (batch, channels, positions).
@@ -50,29 +69,38 @@ def _ours(u, delta, A, B, C, D, delta_bias, backend: str) -> Tensor:
     return selective_scan(u, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=True, backend=backend)
 
 
-def backends() -> dict[str, Contender]:
-    """mmsparx's backends, best first; the native one once for every instruction set that can run here."""
+def kernels(device: torch.device) -> dict[str, Contender]:
+    """mmsparx's backends for a device, best first, and for a GPU mamba-ssm's.
+
+    On a CPU the native one comes once for every instruction set that can run here.
+    """
     found = {}
-    for name, missing in available_backends().items():
-        scan = partial(_ours, backend=name)
-        if name == 'native' and missing is None:
+    for backend in BACKENDS:
+        if backend.devices is not None and device.type not in backend.devices:
+            continue
+        scan = partial(_ours, backend=backend.name)
+        if backend.name == 'native' and device.type == 'cpu' and backend.missing() is None:
             for instructions in native.instruction_sets():
                 found[f'native-{instructions}'] = Contender(scan, partial(native.use_instruction_set, instructions))
         else:
-            found[name] = Contender(scan)
+            found[backend.name] = Contender(scan)
+    if device.type in mamba.DEVICES:
+        found[mamba.NAME] = Contender(mamba.scan)
     return found
 
 
-def contenders() -> dict[str, Contender]:
-    """All that can be compared: the backends, then the peers."""
-    return backends() | {name: Contender(scan) for name, scan in PEERS.items()}
+def contenders(device: torch.device) -> dict[str, Contender]:
+    """All that can be compared on a device: the kernels, then the pure-torch forms."""
+    return kernels(device) | {name: Contender(scan) for name, scan in PEERS.items()}
 
 
-def default_names(network: str, image: tuple[int, int], batch: int, elements: int) -> list[str]:
+def default_names(
+    network: str, image: tuple[int, int], batch: int, elements: int, device: torch.device = CPU
+) -> list[str]:
     """The contenders of a case where none are asked for."""
     if (network, image, batch) == FULL:
-        return list(contenders())
-    names = list(backends())
+        return list(contenders(device))
+    names = list(kernels(device))
     slower = [name for name in names if name.startswith('native-')][1:]
     if elements > REFERENCE_UP_TO:
         slower.append('reference')
@@ -87,7 +115,12 @@ def stage_shape(network: str, image: tuple[int, int], stage: int) -> tuple[int, 
 
 
 def make_inputs(
-    batch: int, channels: int, length: int, device: torch.device, dtype: torch.dtype = torch.float32, states: int = 1
+    batch: int,
+    channels: int,
+    length: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    states: int = STATES,
 ) -> dict[str, Tensor]:
     """Inputs of a scan as a fresh network has them: steps of 0.001 to 0.1, A = -1, -2, ..."""
     generator = torch.Generator(device).manual_seed(0)
@@ -105,9 +138,12 @@ def make_inputs(
     )
 
 
-def call_of(contender: Contender, inputs: dict[str, Tensor], backward: bool) -> Callable[[], tuple[Tensor, ...]]:
-    """A call that returns the output, or all gradients of the sum of its squares over two."""
-    if not backward:
+def call_of(contender: Contender, inputs: dict[str, Tensor], which: str) -> Callable[[], tuple[Tensor, ...]]:
+    """A call that returns the output, or all gradients of the sum of its squares over two; `which`: of `PASSES`.
+
+    Where that is the backward alone, its first call makes the forward, too.
+    """
+    if which == 'forward':
 
         def forward() -> tuple[Tensor, ...]:
             with torch.no_grad(), contender.within():
@@ -115,66 +151,98 @@ def call_of(contender: Contender, inputs: dict[str, Tensor], backward: bool) -> 
 
         return forward
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    kept: list[Tensor] = []
 
-    def both() -> tuple[Tensor, ...]:
+    def backward() -> tuple[Tensor, ...]:
         with contender.within():
-            out = contender.scan(**leaves)
+            out = kept[0] if kept else contender.scan(**leaves)
+            if which == 'backward' and not kept:
+                kept.append(out)
             # Some forms do not read A where there is one position.
-            return torch.autograd.grad(out, list(leaves.values()), out.detach(), materialize_grads=True)
+            return torch.autograd.grad(
+                out, list(leaves.values()), out.detach(), retain_graph=bool(kept), materialize_grads=True
+            )
 
-    return both
+    return backward
 
 
 def relative_error(outputs: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
-    """The largest ||x - truth|| / ||truth|| among the tensors."""
+    """The largest ||x - truth|| / ||truth|| among the tensors; ||x|| where the truth is 0."""
     pairs = zip(outputs, truth, strict=True)
-    return max(((x.double() - true).norm() / true.norm()).item() for x, true in pairs)
+    return max((x.double() - true).norm().item() / (true.norm().item() or 1) for x, true in pairs)
 
 
 def compare(
     names: Sequence[str],
     inputs: dict[str, Tensor],
-    backward: bool,
+    which: str,
     protocol: Protocol,
     case: dict[str, str | int] | None = None,
+    copying: Copying | None = None,
+    graphs: bool = False,
 ) -> Comparison:
     """Time contenders on the same inputs, with their errors against float64 (unless the inputs are large).
 
     Args:
         names: of `contenders()`.
         inputs: as of `make_inputs`.
-        backward: whether to time the gradients of all inputs as well.
+        which: of `PASSES`.
         protocol: how long.
         case: what to call it.
+        copying: takes turns with the contenders where it is given: the measure of a GPU's memory.
+        graphs: whether to time CUDA graphs of the calls.
     """
-    device, known = inputs['u'].device, contenders()
-    calls = {name: call_of(known[name], inputs, backward) for name in names}
+    device = inputs['u'].device
+    known = contenders(device)
+    calls = {name: call_of(known[name], inputs, which) for name in names}
     truth = None
     if inputs['u'].numel() <= CHECKED_UP_TO:
-        truth = call_of(known['reference'], {name: x.double() for name, x in inputs.items()}, backward)()
+        truth = call_of(known['reference'], {name: x.double() for name, x in inputs.items()}, which)()
     facts: dict[str, dict] = {name: {} for name in names}
     for name, call in calls.items():
         with suppress(*CANNOT_RUN):  # `interleave` says why
             if truth is not None:
                 facts[name]['relative_error'] = relative_error(call(), truth)
-            if (peak := peak_memory(call, device)) is not None:
-                facts[name]['peak_bytes'] = peak
     del truth
-    timings = interleave(calls, protocol, clock_of(device))
+    timed = dict(calls)
+    if graphs:  # of calls of their own: a backward runs on the stream of its forward, which must be the captured one
+        timed = {name: _Graph(call_of(known[name], inputs, which), device) for name in names}
+    if copying is not None:
+        timed[COPY] = copying
+    timings = interleave(timed, protocol, clock_of(device))
+    copy = timings.pop(COPY, None)
+    if copy is not None:
+        copy.facts['bytes'] = copying.bytes
     for name, timing in timings.items():
         timing.facts = facts[name]
-    return Comparison(case or {}, timings)
+        if timing.skipped is None and device.type == 'cuda':
+            calls[name]()  # its graph may have been timed, and not itself been called before
+            timing.facts['peak_bytes'] = peak_memory(calls[name], device)
+    return Comparison(case or {}, timings, copy)
+
+
+class _Graph:
+    """A call that is captured when it is first made, where `interleave` sees it fail."""
+
+    def __init__(self, call: Callable[[], object], device: torch.device):
+        self.call, self.device, self.replay = call, device, None
+
+    def __call__(self) -> object:
+        if self.replay is None:
+            self.replay = as_graph(self.call, self.device)
+        return self.replay()
 
 
 def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
     """Every case that the options name, as it is measured."""
+    copying = Copying(args.device) if args.device.type == 'cuda' else None
     for network in args.networks:
         for image in args.images:
             for batch in args.batches:
                 for stage in args.stages:
                     channels, length = stage_shape(network, image, stage)
                     elements = batch * channels * length
-                    names = args.contenders or default_names(network, image, batch, elements)
+                    names = args.contenders or default_names(network, image, batch, elements, args.device)
                     case = {'network': network, 'image': 'x'.join(map(str, image)), 'batch': batch, 'stage': stage}
                     case |= {'channels': channels, 'length': length, 'type': args.dtype}
                     needed, free = BYTES_PER_ELEMENT * elements, free_memory(args.device)
@@ -186,13 +254,31 @@ def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
                         continue
                     inputs = make_inputs(batch, channels, length, args.device, DTYPES[args.dtype])
                     for which in args.passes:
-                        yield compare(names, inputs, which != 'forward', protocol, {**case, 'pass': which})
+                        named = {**case, 'pass': which}
+                        yield compare(names, inputs, which, protocol, named, copying, args.cuda_graphs)
+                    del inputs
 
 
 def _nanoseconds(comparison: Comparison) -> float:
     """Per second of a call: nanoseconds per element, an element being one of (batch, channels, length)."""
     case = comparison.case
     return 1e9 / (case['batch'] * case['channels'] * case['length'])
+
+
+def least_bytes(case: dict[str, str | int]) -> int:
+    """Bytes that a scan must read and write, if every tensor is moved once.
+
+    States, A, D and delta_bias are left out: they are small, and not every scan has to keep states.
+    """
+    full, shared = MOVED[case['pass']]
+    rows = full * case['channels'] + shared * DIRECTIONS * STATES
+    return case['batch'] * rows * case['length'] * DTYPES[case['type']].itemsize
+
+
+def copy_speed(comparison: Comparison) -> float | None:
+    """Bytes per second, read and written ones together; None where no copy was timed."""
+    copy = comparison.copy
+    return None if copy is None or copy.skipped is not None else copy.facts['bytes'] / copy.median
 
 
 def _pure_torch(comparison: Comparison) -> list[float]:
@@ -205,13 +291,23 @@ def tables(report: Report) -> str:
         'An element is one of (batch, channels, positions). Errors are those of the output, or the worst of all '
         'gradients, against float64.'
     ]
+    if speeds := [speed / 1e9 for comparison in report.comparisons if (speed := copy_speed(comparison)) is not None]:
+        parts.append(
+            f'A copy moved {short(statistics.median(speeds))} GB/s, bytes read and written together: the median of the '
+            f'comparisons, which were between {short(min(speeds))} and {short(max(speeds))}; "% of copy" is that of '
+            'the comparison itself.'
+        )
     for which in PASSES:
         chosen = [comparison for comparison in report.comparisons if comparison.case['pass'] == which]
-        full = [comparison for comparison in chosen if len(comparison.measured) > 2]
+        full = [comparison for comparison in chosen if len(comparison.measured) > 2 or comparison.copy]
         for place in dict.fromkeys(map(_place, full)):
             rows = [row for comparison in full if _place(comparison) == place for row in _details(comparison)]
             parts += ['## All contenders, {}: {}, {}, batch {}'.format(which, *place), markdown(rows)]
-        for title, value in (('ns per element', _best), ('times as fast as the fastest pure-torch form there', _gain)):
+        for title, value in (
+            ('ns per element', _best),
+            ('% of the speed of a copy', _share),
+            ('times as fast as the fastest pure-torch form there', _gain),
+        ):
             if rows := _over_stages(chosen, value):
                 parts += [f'## Best backend, {which}: {title}', markdown(rows)]
     parts += [
@@ -235,8 +331,7 @@ def _details(comparison: Comparison) -> Iterator[dict]:
         if timing.skipped is not None:
             yield {**row, 'remark': f'skipped: {timing.skipped}'}
             continue
-        yield {
-            **row,
+        row |= {
             'ns/element': timing.median * scale,
             'minimum': timing.minimum * scale,
             'IQR': timing.iqr * scale,
@@ -244,6 +339,17 @@ def _details(comparison: Comparison) -> Iterator[dict]:
             f'time / {first}': timing.median / comparison.timings[first].median,
             'error': timing.facts.get('relative_error'),
         }
+        if comparison.copy is not None:
+            row['GB/s'] = least_bytes(case) / timing.median / 1e9
+            row['% of copy'] = _percent_of_copy(comparison, timing)
+        if 'peak_bytes' in timing.facts:
+            row['peak (GiB)'] = timing.facts['peak_bytes'] / 2**30
+        yield row
+
+
+def _percent_of_copy(comparison: Comparison, timing: Timing) -> float | None:
+    speed = copy_speed(comparison)
+    return None if speed is None else 100 * least_bytes(comparison.case) / timing.median / speed
 
 
 def _best(comparison: Comparison) -> float | None:
@@ -251,9 +357,14 @@ def _best(comparison: Comparison) -> float | None:
     return None if first is None else first.median * _nanoseconds(comparison)
 
 
+def _share(comparison: Comparison) -> float | None:
+    first = next(iter(comparison.measured.values()), None)
+    return None if first is None else _percent_of_copy(comparison, first)
+
+
 def _gain(comparison: Comparison) -> float | None:
     first, others = next(iter(comparison.measured), None), _pure_torch(comparison)
-    if first is None or first in PEERS or first == 'reference' or not others:
+    if first is None or first in PEERS or first in ('reference', mamba.NAME) or not others:
         return None
     return min(others) / comparison.timings[first].median
 
@@ -279,12 +390,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     add('--images', nargs='+', type=size, default=images, metavar='HxW', help='(default: 224 512 800x1280)')
     add('--batches', nargs='+', type=command_line.positive, default=[1, 8], metavar='N', help='(default: 1 8)')
     add('--stages', nargs='+', type=int, choices=(1, 2, 3, 4), default=[1, 2, 3, 4], help='(default: all)')
-    add('--passes', nargs='+', choices=PASSES, default=PASSES, help='(default: both)')
+    add('--passes', nargs='+', choices=PASSES, default=USUAL_PASSES, help='(default: forward forward+backward)')
     add('--dtype', choices=DTYPES, default='float32', help='of u, delta, B and C (default: float32)')
-    add('--contenders', nargs='+', choices=list(contenders()), help='on every case (default: as said above)')
+    add('--contenders', nargs='+', metavar='NAME', help='on every case (default: as said above)')
+    add('--cuda-graphs', action='store_true', help='time CUDA graphs of the calls: without what takes to launch them')
     args = parser.parse_args(argv)
+    known = list(contenders(args.device))
+    for name in args.contenders or ():
+        if name not in known:
+            parser.error(f'argument --contenders: invalid choice: {name!r} (choose from {", ".join(known)})')
+    if args.cuda_graphs and args.device.type != 'cuda':
+        parser.error('--cuda-graphs: only a GPU has them; add --device cuda')
     protocol = command_line.prepare(parser, args)
-    return command_line.run('selective_scan', args, argv, comparisons(args, protocol), tables, args.dtype)
+    suffix = f'{args.dtype}_graphs' if args.cuda_graphs else args.dtype
+    return command_line.run('selective_scan', args, argv, comparisons(args, protocol), tables, suffix)
 
 
 if __name__ == '__main__':

@@ -20,10 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 MIN_SAMPLES = 3
 # Seconds; before samples that take longer comes no call, which would cost more than it changes.
 SETTLE_BELOW = 1.0
+# Bytes of the tensor that is copied on a GPU: far more than its caches hold.
+COPIED = 2**29
 # What a contender raises that cannot run: torch's lack of memory or of an operator is a RuntimeError.
 CANNOT_RUN = (RuntimeError, ImportError)
 
@@ -180,10 +183,45 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+class Copying:
+    """A call that copies a tensor of `size` bytes within the memory of a device.
+
+    Attributes:
+        bytes: that a call moves: what it reads and what it writes.
+    """
+
+    def __init__(self, device: torch.device, size: int = COPIED):
+        self.source, self.target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+        self.bytes = 2 * size
+
+    def __call__(self) -> Tensor:
+        return self.target.copy_(self.source)
+
+
+def as_graph(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """A call on a GPU as a CUDA graph: what its kernels take, without what Python takes to launch them.
+
+    Raises:
+        RuntimeError: the call cannot be captured.
+    """
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # what is done once, such as compiling, cannot be captured
+            run()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    return graph.replay
+
+
 def free_memory(device: torch.device) -> float:
     """Bytes that can be taken; infinite where that cannot be known."""
     if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps for the next tensor is free as well.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     with contextlib.suppress(OSError, ValueError, KeyError):  # Linux has it
         fields = dict(line.split(':', 1) for line in Path('/proc/meminfo').read_text().splitlines())
         return int(fields['MemAvailable'].split()[0]) * 1024

@@ -69,13 +69,19 @@ def test_network(tmp_path, monkeypatch):
 
     monkeypatch.setattr(timm, 'create_model', smaller)
     monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', SparXMamba(SMALL_ARCH).arch)
-    arguments = ['--sizes', 'tiny', '--images', '64', '--batches', '2', '--scan-backend', 'reference', *SHORT]
+    arguments = ['--sizes', 'tiny', '--images', '64', '--batches', '2', *SHORT]
+    arguments += ['--scan-backend', 'reference', 'mamba-ssm']
     result, tables = read(network.main([*arguments, '--out', str(tmp_path)]))
     assert set(names) == {'swin_tiny_patch4_window7_224', 'convnext_tiny'}
     assert [(c.case['mode'], c.case['batch']) for c in result.comparisons] == [('inference', 2), ('training', 2)]
     for comparison in result.comparisons:
+        assert list(comparison.timings) == [
+            'SparX-Mamba-T/reference', 'SparX-Mamba-T/mamba-ssm', 'Swin-T', 'ConvNeXt-T',
+        ]  # fmt: skip
+        other = comparison.timings.pop('SparX-Mamba-T/mamba-ssm')
+        assert "backend 'mamba-ssm', asked for by backend=, cannot run: " in other.skipped
         assert [len(timing.seconds) for timing in comparison.timings.values()] == [3, 3, 3]
-        assert list(comparison.timings) == ['SparX-Mamba-T', 'Swin-T', 'ConvNeXt-T']
+    assert 'time / reference scan' in tables
     assert '## Training' in tables
     assert 'speed / Swin' in tables
 
@@ -165,6 +171,8 @@ def test_a_contender_that_fails_stays_in_the_table(tmp_path, monkeypatch):
     ('main', 'arguments', 'message'),
     [
         (selective_scan.main, ['--contenders', 'mamba'], r"invalid choice: 'mamba' \(choose from .*unbind"),
+        (selective_scan.main, ['--contenders', 'triton'], "invalid choice: 'triton'"),  # not on a CPU
+        (selective_scan.main, ['--cuda-graphs'], 'only a GPU has them; add --device cuda'),
         (selective_scan.main, ['--networks', 'large'], "invalid choice: 'large'"),
         (selective_scan.main, ['--images', '224x'], "expected a size in pixels as 224 or 800x1280 .*got '224x'"),
         (selective_scan.main, ['--images', '0'], "got '0'"),
@@ -178,7 +186,7 @@ def test_a_contender_that_fails_stays_in_the_table(tmp_path, monkeypatch):
         (network.main, ['--precision', 'tf32'], 'only a GPU has it; add --device cuda'),
         (
             network.main,
-            ['--scan-backend', 'fast'],
+            ['--scan-backend', 'mamba-ssm', 'fast'],
             "unknown selective-scan backend 'fast', asked for by --scan-backend",
         ),
     ],

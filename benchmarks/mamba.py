@@ -1,0 +1,87 @@
+"""mamba-ssm's scan on a GPU, where it is installed: as it is called by its users, and as a backend of the networks.
+
+It wants u, delta, B and C of one type (float32 or 16 bits), A, D and delta_bias in float32, and neighbouring
+positions side by side; B and C are (b, g, n, L). That is what `mmsparx.ops` passes on, but for float64.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mmsparx.ops.selective_scan import backends
+from mmsparx.ops.selective_scan.reference import state_count
+
+NAME = 'mamba-ssm'
+EXTENSION = 'selective_scan_cuda'
+DEVICES = ('cuda',)
+CHUNK = 2048  # positions between the states that it keeps for its backward
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    """As `mmsparx.ops.selective_scan` with its softplus, by `selective_scan_fn`.
+
+    Raises:
+        ImportError: it is not installed, or not for this torch.
+    """
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    return selective_scan_fn(u, delta, A, B, C, D, delta_bias=delta_bias, delta_softplus=True)
+
+
+def missing() -> str | None:
+    """Why it cannot be a backend on this machine, or None."""
+    if importlib.util.find_spec(EXTENSION) is None:
+        return f'mamba-ssm is not installed (there is no module {EXTENSION})'
+    return None
+
+
+def refusal(u: Tensor) -> str | None:
+    """Why it cannot run on such inputs, or None."""
+    if u.device.type not in DEVICES:
+        return f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on {u.device.type}'
+    return 'it has no kernels for float64' if u.dtype == torch.float64 else None
+
+
+def forward(u, delta, A, B, C, D, delta_bias, delta_softplus: bool) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`, but for what lies in the states: its own ones, which are fewer, and then nothing."""
+    out, own, *_ = _call('fwd', *_along(u, delta, A, B, C), D, None, delta_bias, delta_softplus)
+    states = own.new_empty(u.shape[0], u.shape[1], state_count(u.shape[2]), A.shape[1])
+    states.view(-1)[: own.numel()] = own.view(-1)
+    return out, states
+
+
+def backward(grad, u, delta, A, B, C, D, delta_bias, states: Tensor, delta_softplus: bool) -> tuple[Tensor, ...]:
+    """As `reference.backward`, with the states of `forward` alone."""
+    shape = (u.shape[0], u.shape[1], -(-u.shape[2] // CHUNK), 2 * A.shape[1])
+    own = states.view(-1)[: torch.Size(shape).numel()].view(shape)
+    grad, *inputs = _along(grad, u, delta, A, B, C)
+    # Without a gate there is neither its gradient nor an ungated output, nor anything to compute anew.
+    gradients = _call('bwd', *inputs, D, None, delta_bias, grad, own, None, None, delta_softplus, False)
+    return tuple(gradients[:7])
+
+
+@contextmanager
+def as_backend() -> Iterator[None]:
+    """Within it, `backend='mamba-ssm'` is a scan's; 'auto' never takes it."""
+    added = backends.Backend(NAME, forward, backward, missing, refusal, devices=DEVICES)
+    backends.BACKENDS.append(added)
+    try:
+        yield
+    finally:
+        backends.BACKENDS.remove(added)
+
+
+def _along(*tensors: Tensor) -> list[Tensor]:
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+def _call(name: str, *arguments) -> list[Tensor]:
+    function: Callable = getattr(importlib.import_module(EXTENSION), name)
+    try:
+        return function(*arguments)
+    except TypeError as error:  # a contender that cannot run, not a mistake of this benchmark
+        first = str(error).partition('\n')[0]
+        raise RuntimeError(f'this mamba-ssm has another interface than versions 1 and 2 have: {first}') from error
