@@ -164,12 +164,13 @@ def get_architectures(torch, nvcc: str) -> list[str]:
     said = subprocess.run([nvcc, '--list-gpu-arch'], stdout=subprocess.PIPE, text=True).stdout
     known = sorted({(int(major), int(minor)) for major, minor in re.findall(r'compute_(\d+)(\d)$', said, re.M)})
     known = [one for one in known if one >= (7, 5)]
-    seen = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    forced = os.getenv('FORCE_CUDA') == '1'
+    seen = set() if forced else {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     if not known:
         raise CannotCompileError(
             f'{Path(nvcc).name} lists no architecture from 7.5 on. Set TORCH_CUDA_ARCH_LIST, {AGAIN}'
         )
-    if seen and os.getenv('FORCE_CUDA') != '1':
+    if seen:
         known = sorted({min(one, known[-1]) for one in seen})
     names = ['{}.{}'.format(*one) for one in known]
     return [*names[:-1], f'{names[-1]}+PTX']
@@ -205,7 +206,7 @@ def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
     if nvcc:
         kind, sources = CUDAExtension, sources + get_sources(cuda=True)
         record['archs'] = get_architectures(torch, nvcc)
-        compiler = [f'-Xcompiler={flag}' for flag in hidden]
+        compiler = [f'-Xcompiler={flag}' for flag in hidden if ',' not in flag]  # which would make two flags of it
         arguments['nvcc'] = ['-O3', *compiler, *get_architecture_flags(record['archs'])]
     extension = kind(NAME, sources, extra_compile_args=arguments, py_limited_api=True)
     # It registers operators and has nothing of Python in it: one library for every Python.
@@ -279,7 +280,7 @@ class BuildScan(build_ext):
         try:
             self.compile_with(torch, record, get_nvcc(torch))
             record['cuda'] = torch.version.cuda
-        except CannotCompileError as error:
+        except Exception as error:  # whatever is amiss with CUDA, the CPU's kernels do without it
             if os.getenv('FORCE_CUDA') == get_switch() == '1':
                 raise
             record.update(cuda_reason=' '.join(scrub(str(error)).split()), archs=None)

@@ -22,7 +22,7 @@ SOURCES = Path(__file__).parents[1] / 'csrc' / 'selective_scan' / 'cuda'
 TYPES = ('float', 'bfloat16', 'half', 'double')
 WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-WARPS_OF_A_BLOCK = 4
+WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1}
 
 
 @dataclass
@@ -98,8 +98,9 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
     )
     for direction, items, states, spilled, registers in entry.findall(text):
         most = WARPS_OF_A_MULTIPROCESSOR.get(arch, 64)
-        of_a_block = -(-int(registers) // 8) * 8 * 32 * WARPS_OF_A_BLOCK
-        warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * WARPS_OF_A_BLOCK)
+        block = WARPS_OF_A_BLOCK[direction]
+        of_a_block = -(-int(registers) // 8) * 8 * 32 * block
+        warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * block)
         yield Kernel(arch, kind, direction, int(items), int(states), int(registers), int(spilled), f'{warps} of {most}')
 
 

@@ -392,6 +392,11 @@ class TestTheCudaKernels:
         reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=toolkit(release))
         assert re.search(r'and nvcc failed: scan.cu\(1\): error: no kernels today. Mend that, then install', reason)
 
+    def test_not_with_an_nvcc_that_cannot_be_run(self, isolated, copy, tmp_path, release, toolkit):
+        home = toolkit(release)
+        Path(home, 'bin/nvcc').chmod(0o644)
+        assert 'Permission denied' in self.reason(isolated, copy, tmp_path, CUDA_HOME=home)
+
     @pytest.mark.skipif(shutil.which('nvcc') is None, reason='no nvcc on PATH')
     def test_they_compile_link_and_load_for_two_architectures(self, isolated, built, tmp_path, release):
         """All of setup.py's way, on a machine with or without a GPU, but for the kernels of the CPU."""

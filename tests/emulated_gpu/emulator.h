@@ -17,7 +17,7 @@
 #include <vector>
 
 #define MMSPARX_INLINE inline
-#define MMSPARX_KERNEL(threads) void
+#define MMSPARX_KERNEL(threads, blocks) void
 #define MMSPARX_SHARED_MEMORY(name) unsigned char* const name = emulator.shared.data()
 
 namespace mmsparx {

@@ -105,6 +105,16 @@ class TestTruth:
         for ours, exact in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
             assert relative_error(ours, exact) < 1e-13
 
+    def test_as_many_states_as_the_cuda_kernels_take(self, kernels):
+        tensors = inputs(3, dim=1, groups=1, states=1024, dtype=torch.float64)
+        for ours, exact in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
+            assert relative_error(ours, exact) < 1e-13
+
+    def test_no_channels(self, kernels):
+        tensors = inputs(5, dim=0, groups=2, states=3)
+        for ours, exact in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
+            assert torch.equal(ours, exact)
+
     @pytest.mark.parametrize('states', [1, 2])
     @pytest.mark.parametrize('first', [True, False])
     def test_any_backward_reads_any_forward(self, first, states, kernels):
@@ -341,6 +351,29 @@ def test_it_is_the_first_choice_on_a_cpu():
 
 def test_other_devices_are_refused_with_the_reason():
     assert native.refusal(torch.empty(1, device='meta')) == 'it has kernels for cpu and cuda, got tensors on meta'
+
+
+@pytest.mark.parametrize(
+    ('archs', 'capability', 'fits'),
+    [
+        (['9.0'], (9, 0), True),
+        (['8.0'], (8, 6), True),
+        (['8.6'], (8, 0), False),
+        (['8.0'], (9, 0), False),
+        (['8.0+PTX'], (9, 0), True),
+        (['7.5', '9.0a'], (9, 0), True),
+        (['9.0a'], (9, 3), False),
+        (['8.0', '12.1+PTX'], (9, 0), False),
+        (['Hopper'], (7, 0), True),  # for torch to know
+    ],
+)
+def test_gpus_that_the_kernels_were_not_compiled_for(archs, capability, fits):
+    reason = native.unfit(archs, capability)
+    if fits:
+        assert reason is None
+    else:
+        gpu = '{}.{}'.format(*capability)
+        assert reason.startswith(f'it was compiled for GPUs of {" ".join(archs)}, and this one is of {gpu}; set TORCH_')
 
 
 class TestLoading:

@@ -10,9 +10,10 @@
 namespace mmsparx {
 namespace {
 
-constexpr int kBackwardWarps = 4;
 constexpr int kAddThreads = 256;
-constexpr size_t kSharedBytes = 48 << 10;  // what every GPU has for a block without asking
+// Blocks, of one warp each, that are to fit into a multiprocessor: what a warp waits for, others must bridge.
+template <typename S>
+constexpr int kBackwardBlocks = sizeof(S) == 4 ? 16 : 8;
 
 struct BackwardArguments {
   Backward backward;
@@ -29,11 +30,13 @@ constexpr size_t row_bytes(int64_t states) {
 // Rows of a block. Many, since a block writes partial sums as long as a row, unless too few warps would be left.
 template <typename S>
 int64_t backward_rows(const Inputs& in) {
-  constexpr int64_t kMost = 16, kLeast = 4, kEnoughWarps = 8192;
+  constexpr int64_t kMost = 16, kEnoughWarps = 4096;
+  constexpr size_t kSharedBytes = 12 << 10;  // of a block; for one row it may be more, up to what every GPU has
   int64_t rows = kMost;
-  while (rows > kLeast && in.batch * in.dim < rows * kEnoughWarps) rows /= 2;
-  const int64_t fitting = int64_t(kSharedBytes / kBackwardWarps / row_bytes<S>(in.states));
-  return rows < fitting ? rows : fitting;
+  while (rows > 1 && (in.batch * in.dim < rows * kEnoughWarps || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes)) {
+    rows /= 2;
+  }
+  return rows;
 }
 
 // A warp's block of rows.
@@ -62,23 +65,29 @@ struct BackwardRows {
     Steps<In, kItems> steps;
     Items<In, kItems> grad;
     steps.template load<kWhole>(row_of<In>(in.u, batch, row) + first, row_of<In>(in.delta, batch, row) + first, valid,
-                                vector, bias, in.delta_softplus);
+                                vector);
     grad.template load<kWhole>(row_of<In>(b.grad, batch, row) + first, valid, vector);
+    Items<In, kItems> B_n, C_n;
+    B_n.template load<kWhole>(B + first, valid, vector);
+    C_n.template load<kWhole>(C + first, valid, vector);
+    S A_n = A[0], entering_n = entering[0];
+    steps.template make<kWhole>(valid, bias, in.delta_softplus);
     S ddrive[kItems] = {};  // of step * u
     S dstep[kItems] = {};   // by way of the decay
 
 #pragma unroll 1
     for (int n = 0; n < states; n++) {
-      Items<In, kItems> B_n, C_n;
-      B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
-      C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
-      const S A_n = A[n];
+      if (kStates != 1 && n > 0) {
+        A_n = A[n], entering_n = entering[n];
+        B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
+        C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+      }
       Recurrence<In, kItems> recurrence;
       recurrence.template make<kWhole>(steps, B_n, A_n, valid);
 
       // h, and what of it is left in the next: decay * h, not h - drive, which would cancel.
       S h[kItems], kept[kItems];
-      S before = enter_from_below(recurrence.all_decay, recurrence.all_drive, entering[n], lane);
+      S before = enter_from_below(recurrence.all_decay, recurrence.all_drive, entering_n, lane);
 #pragma unroll
       for (int i = 0; i < kItems; i++) {
         kept[i] = recurrence.decay[i] * before;
@@ -182,20 +191,19 @@ struct BackwardRows {
 };
 
 template <typename In, int kItems, int kStates>
-MMSPARX_KERNEL(kBackwardWarps* kLanes)
+MMSPARX_KERNEL(kLanes, kBackwardBlocks<State<In>>)
 backward_kernel(const BackwardArguments arguments) {
   using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.backward;
   const Inputs& in = b.inputs;
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes, states = kStates ? kStates : int(in.states);
-  const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(in.groups);
-  const uint32_t unit = blockIdx.x * kBackwardWarps + warp;
-  if (unit >= in.batch * groups * blocks) return;
+  const int lane = threadIdx.x, states = kStates ? kStates : int(in.states);
+  const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(in.groups), group_dim = uint32_t(in.dim) / groups;
+  const uint32_t unit = blockIdx.x;
   const uint32_t group = unit / blocks % groups, batch = unit / blocks / groups;
-  const int64_t first_row = group * in.group_dim() + unit % blocks * arguments.rows;
-  const int64_t left = (group + 1) * in.group_dim() - first_row;
-  S* const shared = reinterpret_cast<S*>(memory + warp * arguments.rows * row_bytes<S>(states));
+  const int64_t first_row = int64_t(group) * group_dim + unit % blocks * arguments.rows;
+  const int64_t left = int64_t(group + 1) * group_dim - first_row;
+  S* const shared = reinterpret_cast<S*>(memory);
   BackwardRows<In, kItems, kStates>{
       b,
       in,
@@ -219,14 +227,16 @@ backward_kernel(const BackwardArguments arguments) {
 
 // dB and dC from those of the blocks.
 template <typename In>
-MMSPARX_KERNEL(kAddThreads)
+MMSPARX_KERNEL(kAddThreads, 1)
 add_partials_kernel(const BackwardArguments arguments) {
   using S = State<In>;
   const Backward& b = arguments.backward;
   const Inputs& in = b.inputs;
   const int64_t size = in.states * in.length, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
   if (i >= in.batch * in.groups * size) return;
-  const int64_t first = i / size * b.blocks * size + i % size;
+  const bool small = in.batch * in.groups * size < int64_t{1} << 32;  // its division is several times as fast
+  const int64_t sequence = small ? int64_t(uint32_t(i) / uint32_t(size)) : i / size;
+  const int64_t first = sequence * b.blocks * size + (i - sequence * size);
   S dB = 0, dC = 0;
   for (int64_t block = 0; block < b.blocks; block++) {
     dB += static_cast<const S*>(b.dB_partial)[first + block * size];

@@ -8,6 +8,9 @@ namespace mmsparx {
 namespace {
 
 constexpr int kForwardWarps = 4;
+// Blocks that are to fit into a multiprocessor: as many as need no register to be spilled.
+template <typename S, int kStates>
+constexpr int kForwardBlocks = sizeof(S) == 8 ? 3 : kStates == 1 ? 8 : 5;
 
 struct ForwardArguments {
   Forward forward;
@@ -38,7 +41,13 @@ struct ForwardRow {
   MMSPARX_INLINE void tile(int start) {
     const int first = start + lane * kItems, valid = int(in.length) - first, end = first + kItems;
     Steps<In, kItems> steps;
-    steps.template load<kWhole>(u + first, delta + first, valid, vector, bias, in.delta_softplus);
+    // All reads before the first use: they are what a tile waits for.
+    steps.template load<kWhole>(u + first, delta + first, valid, vector);
+    Items<In, kItems> B_n, C_n;
+    B_n.template load<kWhole>(B + first, valid, vector);
+    C_n.template load<kWhole>(C + first, valid, vector);
+    S A_n = A[0];
+    steps.template make<kWhole>(valid, bias, in.delta_softplus);
     S y[kItems];
 #pragma unroll
     for (int i = 0; i < kItems; i++) y[i] = in.D ? D * steps.u[i] : S(0);
@@ -46,11 +55,13 @@ struct ForwardRow {
 
 #pragma unroll 1
     for (int n = 0; n < states; n++) {
-      Items<In, kItems> B_n, C_n;
-      B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
-      C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+      if (kStates != 1 && n > 0) {
+        A_n = A[n];
+        B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
+        C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+      }
       Recurrence<In, kItems> recurrence;
-      recurrence.template make<kWhole>(steps, B_n, A[n], valid);
+      recurrence.template make<kWhole>(steps, B_n, A_n, valid);
       S h = enter_from_below(recurrence.all_decay, recurrence.all_drive, kStates == 1 ? only : entering[n], lane);
 #pragma unroll
       for (int i = 0; i < kItems; i++) {
@@ -82,7 +93,7 @@ struct ForwardRow {
 };
 
 template <typename In, int kItems, int kStates>
-MMSPARX_KERNEL(kForwardWarps* kLanes)
+MMSPARX_KERNEL(kForwardWarps* kLanes, (kForwardBlocks<State<In>, kStates>))
 forward_kernel(const ForwardArguments arguments) {
   using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
@@ -93,7 +104,7 @@ forward_kernel(const ForwardArguments arguments) {
   const uint32_t place = blockIdx.x * kForwardWarps + warp;
   if (place >= in.batch * in.dim) return;
   const uint32_t batch = place / uint32_t(in.dim), row = place % uint32_t(in.dim);
-  const uint32_t group = row / uint32_t(in.group_dim());
+  const uint32_t group = row / (uint32_t(in.dim) / uint32_t(in.groups));
   ForwardRow<In, kItems, kStates>{
       in,
       vector_of(arguments),

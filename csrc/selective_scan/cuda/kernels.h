@@ -33,10 +33,10 @@ inline GpuKernels gpu_kernels(Type type) {
 
 // Null, or what of these inputs the kernels cannot count.
 inline const char* too_large(const Inputs& in) {
-  constexpr int64_t kMostStates = 1024, kMostPositions = (int64_t{1} << 31) - 4096, kMostRows = int64_t{1} << 32;
+  constexpr int64_t kMostStates = 1024, kMostPositions = (int64_t{1} << 31) - 4096, kMostRows = int64_t{1} << 31;
   if (in.states > kMostStates) return "at most 1024 states";
   if (in.length > kMostPositions) return "at most 2^31 - 4096 positions";
-  if (in.batch * in.dim >= kMostRows - 4096) return "less than 2^32 - 4096 rows (batch x dim)";
+  if (in.batch * in.dim >= kMostRows) return "less than 2^31 rows (batch x dim)";
   return nullptr;
 }
 

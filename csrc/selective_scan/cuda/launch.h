@@ -82,13 +82,14 @@ void run_backward(const Backward& b, void* stream) {
   align<In>(arguments.vector, b.grad.data, {b.grad.batch_stride, b.grad.row_stride});
   for (const void* const to : {b.du, b.ddelta}) align<In>(arguments.vector, to, {});
   for (const void* const to : {b.dB_partial, b.dC_partial}) align<S>(arguments.vector, to, {});
-  const unsigned blocks = ceil_div(in.batch * in.groups * b.blocks, kBackwardWarps);
-  if (blocks == 0) return;
+  const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
   const auto& kernels = has_few_items(in) ? kBackwardKernels<In, kFewItems> : kBackwardKernels<In, kManyItems>;
-  launch(kernels(in.states), blocks, kBackwardWarps * kLanes,
-         kBackwardWarps * arguments.rows * row_bytes<S>(in.states), static_cast<Stream>(stream), arguments);
-  const int64_t sums = in.batch * in.groups * in.states * in.length;
-  launch(add_partials_kernel<In>, ceil_div(sums, kAddThreads), kAddThreads, 0, static_cast<Stream>(stream), arguments);
+  if (blocks > 0) {
+    launch(kernels(in.states), blocks, kLanes, arguments.rows * row_bytes<S>(in.states), static_cast<Stream>(stream),
+           arguments);
+  }
+  const unsigned sums = ceil_div(in.batch * in.groups * in.states * in.length, kAddThreads);
+  if (sums > 0) launch(add_partials_kernel<In>, sums, kAddThreads, 0, static_cast<Stream>(stream), arguments);
 }
 
 template <typename In>

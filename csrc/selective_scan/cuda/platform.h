@@ -18,7 +18,8 @@
 #include <cstddef>
 
 #define MMSPARX_INLINE __device__ __forceinline__
-#define MMSPARX_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// Of so many threads a block, and so few registers that so many blocks fit into a multiprocessor.
+#define MMSPARX_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 // Of a block's threads; its size is given at the launch.
 #define MMSPARX_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 

@@ -45,19 +45,29 @@ template <typename In, int kItems>
 struct Steps {
   using S = State<In>;
   static constexpr bool kPrecise = sizeof(In) == sizeof(S);  // what is read in 16 bits is not worth it
-  Items<In, kItems> u;
+  Items<In, kItems> u, delta;
   S step[kItems], derivative[kItems];
 
   template <bool kWhole>
-  MMSPARX_INLINE void load(const In* u_items, const In* delta_items, int valid, int vector, S bias, bool use_softplus) {
-    Items<In, kItems> delta;
+  MMSPARX_INLINE void load(const In* u_items, const In* delta_items, int valid, int vector) {
     u.template load<kWhole>(u_items, valid, vector);
     delta.template load<kWhole>(delta_items, valid, vector);
+  }
+
+  template <bool kWhole>
+  MMSPARX_INLINE void make(int valid, S bias, bool use_softplus) {
+    if (use_softplus) {  // one branch, not one for every item: their softpluses shall overlap
+#pragma unroll
+      for (int i = 0; i < kItems; i++) step[i] = softplus<kPrecise>(delta[i] + bias, derivative[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kItems; i++) {
+        step[i] = delta[i] + bias;
+        derivative[i] = 1;
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kItems; i++) {
-      const S raw = delta[i] + bias;
-      derivative[i] = 1;
-      step[i] = use_softplus ? softplus<kPrecise>(raw, derivative[i]) : raw;
       if (!kWhole && i >= valid) step[i] = derivative[i] = 0;
     }
   }

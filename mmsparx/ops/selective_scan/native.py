@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -92,6 +93,27 @@ def without_cuda(info: dict) -> str | None:
     return f'it was compiled without CUDA kernels: {info.get("cuda_reason") or "its record does not say why"}'
 
 
+def unfit(archs: list[str] | None, capability: tuple[int, int]) -> str | None:
+    """Why kernels compiled for these architectures ('8.0', '9.0a', '12.1+PTX') do not run on a GPU, or None."""
+    for name in archs or []:
+        parts = re.fullmatch(r'(\d+)\.(\d+)([af]?)(\+PTX)?', name)
+        if parts is None:
+            return None  # one of torch's names for several
+        arch = int(parts[1]), int(parts[2])
+        if arch == capability or (parts[3] == '' and arch <= capability and (parts[4] or arch[0] == capability[0])):
+            return None
+    gpu = '.'.join(map(str, capability))
+    return (
+        f'it was compiled for GPUs of {" ".join(archs or [])}, and this one is of {gpu}; '
+        f'set TORCH_CUDA_ARCH_LIST={gpu} and install mmsparx anew: {_INSTALL} mmsparx'
+    )
+
+
+@cache
+def _unfit(capability: tuple[int, int]) -> str | None:
+    return unfit(build_info().get('archs'), capability)
+
+
 _without_cuda = without_cuda(build_info())
 
 
@@ -101,7 +123,7 @@ def refusal(u: Tensor) -> str | None:
         return None
     if u.device.type != 'cuda':
         return f'it has kernels for cpu and cuda, got tensors on {u.device.type}'
-    return _without_cuda
+    return _without_cuda or _unfit(torch.cuda.get_device_capability(u.device))
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor]:
