@@ -5,7 +5,7 @@
 #   PYTHON                the interpreter, 3.10 to 3.12 (default: the first suitable one found)
 #   VENV                  where the environment goes (default: .venv)
 #   MMSPARX_WHEEL_CACHE   where the compiled mmcv is kept (default: ~/.cache/mmsparx)
-#   FORCE_CUDA=1          compile mmcv's CUDA operators too; needs the CUDA toolkit that torch has
+#   FORCE_CUDA=1          compile CUDA kernels, mmcv's and this package's; needs the CUDA toolkit that torch has
 #   MMSPARX_WITH_OPS=0    leave this package's own compiled scan out (default: 1, it has to compile)
 #   MAX_JOBS              how many compilers run at once
 set -euo pipefail
