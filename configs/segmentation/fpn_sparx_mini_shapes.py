@@ -1,4 +1,4 @@
-# A small Semantic FPN learns the shapes of demo/make_shapes.py from scratch, in a quarter of an hour on a CPU. Their
+# A small Semantic FPN learns the shapes of demo/make_shapes.py from scratch, in 12 minutes on a CPU. Their
 # label maps are written by tools/dataset_converters/label_maps.py into data_root/label_maps/{train,val}.
 _base_ = ['./_base_/models/fpn_sparx_mini.py', './_base_/schedules/ade20k_overfit.py']
 

@@ -21,7 +21,7 @@ struct BackwardArguments {
   int vector;    // see Items
 };
 
-// A row's share of shared memory: its dA and the gradient that enters from above, both per state, dD and dbias.
+// A row's share of shared memory: its dA and the gradient that leaves a tile, both per state, dD and dbias.
 template <typename S>
 constexpr size_t row_bytes(int64_t states) {
   return size_t(2 * states + 2) * sizeof(S);
@@ -32,10 +32,11 @@ template <typename S>
 int64_t backward_rows(const Inputs& in) {
   constexpr int64_t kMost = 16, kEnoughWarps = 4096;
   constexpr size_t kSharedBytes = 12 << 10;  // of a block; for one row it may be more, up to what every GPU has
+  const auto too_many = [&](int64_t rows) {
+    return in.batch * in.dim < rows * kEnoughWarps || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes;
+  };
   int64_t rows = kMost;
-  while (rows > 1 && (in.batch * in.dim < rows * kEnoughWarps || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes)) {
-    rows /= 2;
-  }
+  while (rows > 1 && too_many(rows)) rows /= 2;
   return rows;
 }
 
