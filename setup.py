@@ -6,7 +6,7 @@ unless that is asked for. What was built, or why nothing was, is kept in mmsparx
 Environment variables:
     MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail where the scan cannot be
         compiled; unset, it is compiled where there are torch and a C++ compiler.
-    CXX: the compiler (default: the first of c++, g++ and clang++ that is found).
+    CXX: the compiler, such as "ccache g++" (default: the first of c++, g++ and clang++ that is found).
     CFLAGS, CXXFLAGS: further flags for it.
     FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well; together with
         MMSPARX_WITH_OPS=1 the installation fails where they cannot be compiled.
@@ -97,6 +97,24 @@ def get_compiler() -> tuple[str, str]:
     return found[0], f'{name} {version[0]}' if version else name
 
 
+@contextlib.contextmanager
+def one_program(command: str, name: str):
+    """The compiler as one program, where it is several words as in "ccache g++".
+
+    torch takes the first of them for the compiler whose version it checks, the rest for flags, and gives nvcc all of
+    them as the name of one program.
+    """
+    words = shlex.split(command)
+    if len(words) == 1:
+        yield command
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, name)  # by which torch sees what kind of compiler it is
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+        yield shlex.quote(str(program))
+
+
 def import_torch():
     """torch, under pip's build isolation as well, which hides the environment that is installed into.
 
@@ -131,7 +149,7 @@ def get_nvcc(torch) -> str:
     nvcc = Path(home, 'bin', 'nvcc') if home else None
     if nvcc is None or not nvcc.is_file():
         raise CannotCompileError(
-            'no CUDA compiler: expected nvcc on PATH or in the bin folder of CUDA_HOME, found none. '
+            'no CUDA compiler: expected nvcc in the bin folder of CUDA_HOME or, without that, on PATH; found none. '
             f'Install the CUDA {major} toolkit, {AGAIN}'
         )
     said = subprocess.run([nvcc, '--version'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
@@ -238,7 +256,7 @@ class BuildScan(build_ext):
     def run(self):
         keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version', 'log')
         record = dict.fromkeys(keys) | {'built': False, 'flags': [], 'version': self.distribution.get_version()}
-        paths = sys.path[:]
+        paths, environment = sys.path[:], os.environ.copy()
         self.remove_libraries()  # an earlier build's: a wheel would take it along, the package would load it
         try:
             self.compile(record)
@@ -258,6 +276,8 @@ class BuildScan(build_ext):
                 self.get_finalized_command('bdist_wheel').root_is_pure = True
         finally:
             sys.path[:] = paths
+            os.environ.clear()
+            os.environ.update(environment)
         for folder in self.get_folders():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + '\n')
@@ -273,6 +293,12 @@ class BuildScan(build_ext):
         command, record['compiler'] = get_compiler()
         torch = import_torch()
         record['torch'] = str(torch.__version__)
+        with one_program(command, record['compiler'].split()[0]) as program:
+            self.compile_by(program, torch, record)
+        if self.inplace:
+            self.copy_extensions_to_source()
+
+    def compile_by(self, command: str, torch, record: dict) -> None:
         os.environ['CXX'] = os.environ['CC'] = command  # the same for ninja and for any setuptools
         if sys.platform == 'linux':  # Python's own may hold an rpath of this machine
             os.environ.setdefault('LDSHARED', f'{command} -shared')
@@ -286,8 +312,6 @@ class BuildScan(build_ext):
             record.update(cuda_reason=' '.join(scrub(str(error)).split()), archs=None)
             self.remove_libraries()
             self.compile_with(torch, record)
-        if self.inplace:
-            self.copy_extensions_to_source()
 
     def compile_with(self, torch, record: dict, nvcc: str | None = None) -> None:
         from torch.utils.cpp_extension import BuildExtension

@@ -175,9 +175,8 @@ extern "C" int threads() {
   return count;
 }
 """
-needs_compiler = pytest.mark.skipif(
-    not (os.getenv('CXX') or shutil.which('c++') or shutil.which('g++')), reason='needs a C++ compiler'
-)
+COMPILER = os.getenv('CXX') or shutil.which('c++') or shutil.which('g++')
+needs_compiler = pytest.mark.skipif(not COMPILER, reason='needs a C++ compiler')
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='needs torch')
 
 
@@ -248,6 +247,21 @@ class TestTheCompiledScan:
         for path in (small_source, ROOT, Path.home(), Path(sys.prefix), Path(sys.base_prefix) / 'lib'):
             for name, content in compiled[1].items():
                 assert str(path).encode() not in content, (path, name)
+
+    @needs_compiler
+    @needs_torch
+    def test_with_a_compiler_of_several_words(self, isolated, copy, compiled, tmp_path):
+        """As "ccache g++", and such as break where they are not quoted again."""
+        blank = tmp_path / 'a folder'
+        blank.mkdir()
+        compiler = f"env LC_ALL=C 'WHAT=two words' {COMPILER} -DTHREE='words;'"
+        variables = dict(MMSPARX_WITH_OPS='1', CXX=compiler, TMPDIR=str(blank))
+        build(isolated, 'wheel', copy, tmp_path, 'with torch', **variables)
+        name, files = read_wheel(tmp_path)
+        records = [json.loads(content[RECORD]) for content in (files, compiled[1])]
+        assert records[0] == records[1]
+        assert name == compiled[0]
+        assert not list(blank.iterdir())
 
     @needs_compiler
     @needs_torch
@@ -356,6 +370,14 @@ class TestTheCudaKernels:
 
         return toolkit
 
+    @pytest.fixture
+    def nvcc(self, release):
+        if shutil.which('nvcc') is None:
+            pytest.skip('no nvcc on PATH')
+        said = subprocess.run(['nvcc', '--version'], capture_output=True, text=True, check=True).stdout
+        if f'release {release.split(".")[0]}.' not in said:
+            pytest.skip(f'the nvcc on PATH is not of the CUDA that torch is built for, {release}')
+
     def reason(self, isolated, source, folder, **variables):
         """Why there are no CUDA kernels; the rest is compiled, and the build says both."""
         done = build(isolated, 'wheel', source, folder, 'with torch', FORCE_CUDA='1', **variables)
@@ -371,7 +393,7 @@ class TestTheCudaKernels:
     def test_not_without_nvcc(self, isolated, copy, tmp_path, release):
         reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=str(tmp_path))
         assert reason.startswith(
-            'no CUDA compiler: expected nvcc on PATH or in the bin folder of CUDA_HOME, found none'
+            'no CUDA compiler: expected nvcc in the bin folder of CUDA_HOME or, without that, on PATH; found none'
         )
         assert f'Install the CUDA {release.split(".")[0]} toolkit, then install again' in reason
 
@@ -392,12 +414,20 @@ class TestTheCudaKernels:
         reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=toolkit(release))
         assert re.search(r'and nvcc failed: scan.cu\(1\): error: no kernels today. Mend that, then install', reason)
 
+    @pytest.mark.usefixtures('nvcc')
+    def test_with_a_compiler_of_several_words(self, isolated, copy, tmp_path, release):
+        """Which torch takes for one program in two places more than without CUDA."""
+        variables = dict(FORCE_CUDA='1', MMSPARX_WITH_OPS='1', TORCH_CUDA_ARCH_LIST='9.0')
+        build(isolated, 'wheel', copy, tmp_path, 'with torch', CXX=f'env LC_ALL=C {COMPILER}', **variables)
+        record = json.loads(read_wheel(tmp_path)[1][RECORD])
+        assert (record['cuda'], record['archs']) == (release, ['9.0'])
+
     def test_not_with_an_nvcc_that_cannot_be_run(self, isolated, copy, tmp_path, release, toolkit):
         home = toolkit(release)
         Path(home, 'bin/nvcc').chmod(0o644)
         assert 'Permission denied' in self.reason(isolated, copy, tmp_path, CUDA_HOME=home)
 
-    @pytest.mark.skipif(shutil.which('nvcc') is None, reason='no nvcc on PATH')
+    @pytest.mark.usefixtures('nvcc')
     def test_they_compile_link_and_load_for_two_architectures(self, isolated, built, tmp_path, release):
         """All of setup.py's way, on a machine with or without a GPU, but for the kernels of the CPU."""
         source = tmp_path / 'source'
