@@ -4,8 +4,8 @@
 #   benchmarks/gpu.sh                      everything
 #   benchmarks/gpu.sh build tests op      some stages, in the order in which they are named
 #
-# Stages: build, tests, sanitize, op, peers, network, compiled-bf16, compiled-tf32. A stage goes on after a step that
-# fails, and the exit status is then 1. Each writes a log for every step, and benchmarks their results, to OUT.
+# Stages: build, tests, sanitize, op, maps, peers, network, compiled-bf16, compiled-tf32. A stage goes on after a step
+# that fails, and the exit status is then 1. Each writes a log for every step, and benchmarks their results, to OUT.
 #
 #   OUT                    (default: work_dirs/gpu)
 #   PYTHON                 (default: .venv/bin/python where it is, else python3)
@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STAGES=(build tests sanitize op peers network compiled-bf16 compiled-tf32)
+STAGES=(build tests sanitize op maps peers network compiled-bf16 compiled-tf32)
 OUT=${OUT:-work_dirs/gpu}
 DEVICE=${DEVICE:-cuda}
 if [ -z "${PYTHON:-}" ]; then
@@ -71,7 +71,7 @@ stage_tests() {
 stage_sanitize() {
   local scans=("$PYTHON" -m benchmarks.sanitize --device "$DEVICE") tool
   if ! on_gpu; then
-    step scans "${scans[@]}" --backend reference --lengths 1 49 --states 1 5
+    step scans "${scans[@]}" --backend reference --lengths 1 49 --states 1 5 --maps 7x7
     return
   fi
   step scans "${scans[@]}"
@@ -81,7 +81,7 @@ stage_sanitize() {
   fi
   for tool in memcheck racecheck; do
     step "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "${scans[@]}" --lengths 1 49 784 3137 --states 1 5
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "${scans[@]}" --lengths 1 49 784 3137 --states 1 5 --maps 7x7 14x14 65x78
   done
 }
 
@@ -100,6 +100,23 @@ stage_op() {
   done
   benchmark op_bfloat16_graphs selective_scan "${sizes[@]}" --passes forward backward --dtype bfloat16 \
     --networks tiny --cuda-graphs --contenders "${kernels[@]}"
+}
+
+# What the networks call: maps along four directions, by kernels of their own and by plain scans. T, and a detector's
+# picture; no more samples than leave the stage some two minutes.
+stage_maps() {
+  local kernels=(native native-plain triton mamba-ssm-plain) type
+  local settings=(--networks tiny --passes forward backward --seconds 0.5 --samples 7 --contenders "${kernels[@]}")
+  if ! on_gpu; then
+    benchmark maps_float32 cross_selective_scan --networks tiny --images 32x48 --batches 1 --stages 3 4 \
+      --passes forward backward --seconds 0.01 --samples 3
+    return
+  fi
+  for type in bfloat16 float32; do
+    benchmark "maps_$type" cross_selective_scan "${settings[@]}" --dtype "$type" --images 224 --batches 1 128
+    benchmark "maps_${type}_detection" cross_selective_scan "${settings[@]}" --dtype "$type" \
+      --images 800x1344 --batches 2
+  done
 }
 
 # The pure-torch forms beside them, on one picture.

@@ -63,10 +63,15 @@ def backward(grad, u, delta, A, B, C, D, delta_bias, states: Tensor, delta_softp
     return tuple(gradients[:7])
 
 
+def backend() -> backends.Backend:
+    """It as one of the backends of `mmsparx.ops`, which are not told of it."""
+    return backends.Backend(NAME, forward, backward, missing, refusal, devices=DEVICES)
+
+
 @contextmanager
 def as_backend() -> Iterator[None]:
     """Within it, `backend='mamba-ssm'` is a scan's; 'auto' never takes it."""
-    added = backends.Backend(NAME, forward, backward, missing, refusal, devices=DEVICES)
+    added = backend()
     backends.BACKENDS.append(added)
     try:
         yield

@@ -5,11 +5,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.report import Comparison, Report, short
+from benchmarks.scan_tables import PLAIN
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 OURS, THEIRS, OTHERS = '#D55E00', '#0072B2', '#56B4E9'
 NETWORKS = {'tiny': '#0072B2', 'small': '#E69F00', 'base': '#009E73'}
 MARKERS = 'osD^vP'
+# The benchmarks of scans, with their pictures' titles.
+SCANS = {'selective_scan': 'Selective scan', 'cross_selective_scan': 'Scan of maps along four directions'}
 
 
 def draw(report: Report, out: Path) -> Path:
@@ -24,7 +27,7 @@ def draw(report: Report, out: Path) -> Path:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False})
-    figure = {'selective_scan': _scan, 'network': _networks}[report.benchmark](plt, report)
+    figure = (_scan if report.benchmark in SCANS else _networks)(plt, report)
     figure.savefig(out, dpi=110)
     plt.close(figure)
     return out
@@ -51,7 +54,7 @@ def _bars(axis, values: dict[str, tuple[float, float, float]], colors: list[str]
 
 
 def _scan(plt, report: Report):
-    """All contenders on the largest stage that has several; the best one over all cases."""
+    """All contenders on the largest stage that has several; the best one over all cases, and its plain scan's maps."""
     passes = list(dict.fromkeys(comparison.case['pass'] for comparison in report.comparisons))
     figure, axes = plt.subplots(
         len(passes), 2, figsize=(11, 3.4 * len(passes)), squeeze=False, layout='constrained', sharex='col'
@@ -65,7 +68,7 @@ def _scan(plt, report: Report):
                 report.environment['scan_backends'],
             )
             _scan_sizes(right, chosen)
-    figure.suptitle(f'Selective scan on {_hardware(report)}: time per element, median', fontsize=11)
+    figure.suptitle(f'{SCANS[report.benchmark]} on {_hardware(report)}: time per element, median', fontsize=11)
     return figure
 
 
@@ -79,7 +82,7 @@ def _scan_contenders(axis, comparison: Comparison, ours: Collection[str]) -> Non
         name: tuple(scale * x for x in (timing.median, *timing.quartiles))
         for name, timing in sorted(comparison.measured.items(), key=lambda entry: entry[1].median)
     }
-    colors = [OURS if name.partition('-')[0] in ours else OTHERS for name in values]
+    colors = [OURS if name.partition('-')[0] in ours and not name.endswith(PLAIN) else OTHERS for name in values]
     axis.set_xscale('log')
     _bars(axis, values, colors)
     axis.set_title(f'{case["pass"]}: {case["network"]}, {case["image"]}, stage {case["stage"]}, batch {case["batch"]}')
@@ -88,25 +91,30 @@ def _scan_contenders(axis, comparison: Comparison, ours: Collection[str]) -> Non
 
 def _scan_sizes(axis, chosen: list[Comparison]) -> None:
     batches = list(dict.fromkeys(c.case['batch'] for c in chosen))
+    first = '/'.join(dict.fromkeys(next(iter(comparison.measured)) for comparison in chosen))
+    highest = 0
     for network, color in NETWORKS.items():
         for marker, batch in zip(MARKERS, batches, strict=False):
-            points = []
+            best, plain = [], []
             for comparison in chosen:
                 if comparison.case['network'] == network and comparison.case['batch'] == batch:
-                    best = next(iter(comparison.measured.values()))
-                    points.append((_elements(comparison) / 1e6, best.median / _elements(comparison) * 1e9))
-            if points:
-                axis.plot(
-                    *zip(*sorted(points), strict=True), marker, color=color, markersize=5, alpha=0.85,
-                    label=f'{network}, batch {batch}',
-                )  # fmt: skip
-    first = '/'.join(dict.fromkeys(next(iter(comparison.measured)) for comparison in chosen))
-    highest = max(next(iter(c.measured.values())).median / _elements(c) * 1e9 for c in chosen)
+                    elements, (name, timing) = _elements(comparison), next(iter(comparison.measured.items()))
+                    best.append((elements / 1e6, timing.median / elements * 1e9))
+                    if (other := comparison.measured.get(name + PLAIN)) is not None:
+                        plain.append((elements / 1e6, other.median / elements * 1e9))
+            options = dict(color=color, markersize=5, alpha=0.85)
+            if best:
+                axis.plot(*zip(*sorted(best), strict=True), marker, label=f'{network}, batch {batch}', **options)
+            if plain:
+                axis.plot(*zip(*sorted(plain), strict=True), marker, fillstyle='none', **options)
+            highest = max([highest, *(nanoseconds for _, nanoseconds in best + plain)])
+    hollow = any(name.endswith(PLAIN) for c in chosen for name in c.measured)
     axis.set(xscale='log', ylim=(0, 1.4 * highest), ylabel='ns per element', xlabel='millions of elements (log scale)')
     axis.xaxis.set_minor_formatter('')
     axis.set_title(f'{chosen[0].case["pass"]}: {first}, all stages and images')
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8, ncols=3, loc='upper center')
+    title = 'hollow: by its plain scan' if hollow else None
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc='upper center', title=title, title_fontsize=8)
 
 
 def _networks(plt, report: Report):

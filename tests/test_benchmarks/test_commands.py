@@ -15,7 +15,7 @@ pytest.importorskip('timm')
 import timm
 from torch import nn
 
-from benchmarks import command_line, network, plot, report, selective_scan
+from benchmarks import command_line, cross_selective_scan, network, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report, markdown, short
 from benchmarks.timing import Protocol, Timing
 from mmsparx.models import SparXClassifier, SparXMamba
@@ -132,11 +132,12 @@ def test_sizes_are_those_of_the_token_mixers():
         mixer = stage.layers[0].mixer
         mixer.scan = lambda x, mixer=mixer: shapes.append((len(mixer.D), x.shape[2] * x.shape[3])) or x
     backbone(torch.zeros(2, 3, 70, 40))
-    assert shapes == [selective_scan.stage_shape('tiny', (70, 40), stage) for stage in (1, 2, 3, 4)]
+    expected = [selective_scan.stage_shape('tiny', (70, 40), stage) for stage in (1, 2, 3, 4)]
+    assert shapes == [(shape['channels'], shape['length']) for shape in expected]
 
 
 def test_default_contenders():
-    elements = selective_scan.CHECKED_UP_TO
+    elements = scans.CHECKED_UP_TO
     every = selective_scan.default_names('tiny', (224, 224), 1, elements)
     assert set(selective_scan.PEERS) < set(every)
     few = selective_scan.default_names('base', (224, 224), 1, elements)
@@ -148,7 +149,7 @@ def test_default_contenders():
 
 @pytest.mark.usefixtures('_quick')
 def test_what_does_not_fit_into_memory_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(selective_scan, 'free_memory', lambda device: 1000)
+    monkeypatch.setattr(scans, 'free_memory', lambda device: 1000)
     path = selective_scan.main([*SCAN, '--out', str(tmp_path), '--contenders', 'unbind'])
     result, tables = read(path)
     assert not any(comparison.measured for comparison in result.comparisons)
@@ -174,6 +175,8 @@ def test_a_contender_that_fails_stays_in_the_table(tmp_path, monkeypatch):
         (selective_scan.main, ['--contenders', 'triton'], "invalid choice: 'triton'"),  # not on a CPU
         (selective_scan.main, ['--cuda-graphs'], 'only a GPU has them; add --device cuda'),
         (selective_scan.main, ['--networks', 'large'], "invalid choice: 'large'"),
+        (cross_selective_scan.main, ['--contenders', 'unbind'], r"invalid choice: 'unbind' \(choose from .*reference"),
+        (cross_selective_scan.main, ['--contenders', 'mamba-ssm-plain'], "invalid choice: 'mamba-ssm-plain'"),
         (selective_scan.main, ['--images', '224x'], "expected a size in pixels as 224 or 800x1280 .*got '224x'"),
         (selective_scan.main, ['--images', '0'], "got '0'"),
         (selective_scan.main, ['--batches', '0'], "expected a whole number from 1 on, got '0'"),
@@ -205,9 +208,10 @@ def test_cuda_without_a_gpu(capsys):
     assert 'this torch sees no GPU' in capsys.readouterr().err
 
 
-def test_run_as_a_module():
+@pytest.mark.parametrize('module', ['selective_scan', 'cross_selective_scan'])
+def test_run_as_a_module(module):
     done = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.selective_scan', '--help'], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, '-m', f'benchmarks.{module}', '--help'], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert '--contenders' in done.stdout

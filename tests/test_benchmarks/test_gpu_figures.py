@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('timm')
-from benchmarks import network, peers, plot, report, selective_scan
+from benchmarks import network, peers, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report
+from benchmarks.scan_tables import copy_speed
 from benchmarks.timing import Copying, Protocol, Timing
-from mmsparx.ops.selective_scan import native
-from mmsparx.ops.selective_scan.backends import BACKENDS
+from mmsparx.ops.selective_scan import backends, native
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')
 # Of stage 1 of tiny at 224x224, batch 128, with one state and four directions.
@@ -113,10 +113,12 @@ def test_copying_copies():
 def test_the_copy_takes_turns_with_the_contenders():
     inputs = selective_scan.make_inputs(1, 8, 4, CPU)
     names, copying = ['reference', 'unbind'], Copying(CPU, 2**10)
-    result = selective_scan.compare(names, inputs, 'backward', Protocol(1e-3, 3, 0), case('backward'), copying)
+    result = scans.compare(
+        selective_scan.SCAN, names, inputs, 'backward', Protocol(1e-3, 3, 0), case('backward'), copying
+    )
     assert list(result.timings) == names
     assert (len(result.copy.seconds), result.copy.facts) == (3, {'bytes': 2**11})
-    assert selective_scan.copy_speed(result) == 2**11 / result.copy.median
+    assert copy_speed(result) == 2**11 / result.copy.median
     assert all(timing.facts['relative_error'] < 1e-5 for timing in result.timings.values())
 
 
@@ -128,10 +130,7 @@ def test_the_backward_alone_runs_its_forward_once():
         return peers.PEERS['chunks'](**inputs)
 
     inputs = selective_scan.make_inputs(1, 8, 4, CPU)
-    call, both = (
-        selective_scan.call_of(selective_scan.Contender(scan), inputs, which)
-        for which in ('backward', 'forward+backward')
-    )
+    call, both = (scans.call_of(scans.Contender(scan), inputs, which) for which in ('backward', 'forward+backward'))
     first, second = call(), call()
     assert len(calls) == 1
     for alone, again, together in zip(first, second, both(), strict=True):
@@ -150,11 +149,18 @@ def test_graphs_are_captured_once_and_timed_in_the_place_of_the_calls(monkeypatc
         captured.append(run())
         return lambda: replayed.append(run)
 
-    monkeypatch.setattr(selective_scan, 'as_graph', as_graph)
+    monkeypatch.setattr(scans, 'as_graph', as_graph)
     inputs = selective_scan.make_inputs(1, 8, 4, CPU)
     names = ['reference', 'unbind', 'chunks']
-    result = selective_scan.compare(
-        names, inputs, 'backward', Protocol(1e-3, 3, 0), case('backward'), Copying(CPU, 8), graphs=True
+    result = scans.compare(
+        selective_scan.SCAN,
+        names,
+        inputs,
+        'backward',
+        Protocol(1e-3, 3, 0),
+        case('backward'),
+        Copying(CPU, 8),
+        graphs=True,
     )
     assert [len(gradients) for gradients in captured] == [7, 7]
     assert [len(timing.seconds) for timing in result.timings.values()] == [3, 3, 0]
@@ -165,7 +171,7 @@ def test_graphs_are_captured_once_and_timed_in_the_place_of_the_calls(monkeypatc
 
 def test_contenders_are_those_that_serve_the_device(monkeypatch):
     monkeypatch.setattr(native, 'instruction_sets', lambda: ('avx512', 'avx2'))
-    monkeypatch.setattr(selective_scan, 'BACKENDS', [replace(one, missing=lambda: None) for one in BACKENDS])
+    monkeypatch.setattr(backends, 'BACKENDS', [replace(one, missing=lambda: None) for one in backends.BACKENDS])
     assert list(selective_scan.kernels(CPU)) == ['native-avx512', 'native-avx2', 'reference']
     assert list(selective_scan.kernels(GPU)) == ['native', 'triton', 'reference', 'mamba-ssm']
     assert list(selective_scan.contenders(GPU)) == [*selective_scan.kernels(GPU), *peers.PEERS]

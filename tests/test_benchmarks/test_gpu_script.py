@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('timm')
-from benchmarks import command_line, network, sanitize, selective_scan
+from benchmarks import command_line, cross_selective_scan, network, sanitize, selective_scan
 from mmsparx.ops.selective_scan import backends, reference
 
 ROOT = Path(__file__).parents[2]
-SMALL = ['--lengths', '1', '5', '--states', '1', '2']
+SMALL = ['--lengths', '1', '5', '--states', '1', '2', '--maps', '2x3']
 needs_bash = pytest.mark.skipif(shutil.which('bash') is None, reason='there is no bash')
 
 
@@ -32,7 +32,7 @@ def test_a_stage(tmp_path):
     done = gpu_sh('sanitize', OUT=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     log = (tmp_path / 'scans.log').read_text().splitlines()
-    assert len(log) == 2 * 2 * 4
+    assert len(log) == 2 * 2 * 4 + 4  # and a map
     assert all(line.startswith('right: ') for line in log)
     assert 'all done' in done.stdout
 
@@ -56,8 +56,9 @@ def test_a_build_can_be_left_out(tmp_path):
 def test_bad_calls_say_what_is_wrong(tmp_path):
     unknown = gpu_sh('tests', 'speed', OUT=str(tmp_path / 'out'))
     assert unknown.returncode == 2
-    assert "expected stages of: build tests sanitize op peers network compiled-bf16 compiled-tf32; got 'speed'" in (
-        unknown.stderr
+    assert (
+        "expected stages of: build tests sanitize op maps peers network compiled-bf16 compiled-tf32; got 'speed'"
+        in (unknown.stderr)
     )
     without = gpu_sh('op', DEVICE='cuda', PYTHON='false', OUT=str(tmp_path / 'out'))
     assert without.returncode == 2
@@ -88,11 +89,12 @@ def test_what_is_run_on_a_gpu_is_understood(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(command_line, 'run', lambda name, args, *_: ran.append((name, args)))
     ran = []
+    measured = {module.__name__: module for module in (selective_scan, cross_selective_scan, network)}
     for command in commands:
-        if command[1] == '-m' and command[2] in ('benchmarks.selective_scan', 'benchmarks.network'):
-            {'selective_scan': selective_scan, 'network': network}[command[2].partition('.')[2]].main(command[3:])
+        if command[1] == '-m' and command[2] in measured:
+            measured[command[2]].main(command[3:])
     names = [args.name for _, args in ran]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 12
     scans = [args for name, args in ran if name == 'selective_scan' and args.contenders]
     assert {(args.dtype, batch, which) for args in scans for batch in args.batches for which in args.passes} == {
         (dtype, batch, which)
@@ -100,6 +102,11 @@ def test_what_is_run_on_a_gpu_is_understood(tmp_path, monkeypatch):
         for batch in (1, 8, 128)
         for which in ('forward', 'backward')
     }
+    maps = [args for name, args in ran if name == 'cross_selective_scan']
+    cases = {(args.dtype, image, batch) for args in maps for image in args.images for batch in args.batches}
+    sizes = [((224, 224), 1), ((224, 224), 128), ((800, 1344), 2)]
+    assert cases == {(dtype, *size) for dtype in ('float32', 'bfloat16') for size in sizes}
+    assert all({'native', 'native-plain'} < set(args.contenders) for args in maps)
     networks = [args for name, args in ran if name == 'network']
     assert {(args.precision, args.compile, mode) for args in networks for mode in args.modes} == {
         (precision, compiled, mode)
@@ -112,7 +119,7 @@ def test_what_is_run_on_a_gpu_is_understood(tmp_path, monkeypatch):
 def test_right_scans(capsys):
     assert sanitize.main(['--backend', 'reference', *SMALL]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * 2 * 4
+    assert len(lines) == 2 * 2 * 4 + 4
     assert all(line.startswith('right: ') for line in lines)
 
 
@@ -124,10 +131,13 @@ def test_wrong_scans(wrong, monkeypatch, capsys):
 
     planted = backends.Backend('planted', reference.forward, backward)
     monkeypatch.setattr(backends, 'BACKENDS', [*backends.BACKENDS, planted])
-    assert sanitize.main(['--backend', 'planted', '--lengths', '5', '--states', '1', '--types', 'bfloat16']) == 1
+    sizes = ['--lengths', '5', '--states', '1', '--maps', '2x3', '--types', 'float32']
+    assert sanitize.main(['--backend', 'planted', *sizes]) == 1
     said = capsys.readouterr()
-    assert said.out.startswith('WRONG: L 5, N 1, bfloat16: error / tolerance: u ')
-    assert said.err == '1 cases are wrong\n'
+    sequence, of_map = said.out.splitlines()
+    assert sequence.startswith('WRONG: L 5, N 1, float32: error / tolerance: u ')
+    assert of_map.startswith('WRONG: map 2x3, float32: error / tolerance: x ')
+    assert said.err == '2 cases are wrong\n'
 
 
 def test_an_unknown_backend(capsys):

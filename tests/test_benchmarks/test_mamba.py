@@ -8,7 +8,8 @@ import torch
 from helpers import naive_scan, relative_error
 
 pytest.importorskip('mmengine')
-from benchmarks import mamba, selective_scan
+from benchmarks import cross_selective_scan, mamba, scans, selective_scan
+from benchmarks.timing import Protocol
 from mmsparx.layers.mixers import SS2D
 from mmsparx.ops import selective_scan as scan
 from mmsparx.ops.selective_scan import backends, reference
@@ -117,6 +118,16 @@ def test_a_mixer_with_its_scan_is_the_same_mixer():
     assert relative_error(out, expected) < 1e-6
     for (name, ours), theirs in zip(mixer.named_parameters(), other.parameters(), strict=True):
         assert relative_error(ours.grad, theirs.grad) < 1e-5, name
+
+
+@pytest.mark.usefixtures('extension')
+def test_the_scan_of_maps_by_its_plain_scan():
+    inputs = cross_selective_scan.make_inputs(2, 24, (5, 3), 2, CPU)
+    for which in scans.PASSES:
+        result = scans.compare(
+            cross_selective_scan.CROSS_SCAN, ['mamba-ssm-plain'], inputs, which, Protocol(1e-3, 3, 0)
+        )
+        assert result.measured['mamba-ssm-plain'].facts['relative_error'] < 1e-5
 
 
 def test_it_is_a_backend_within_the_context_alone():
