@@ -22,7 +22,9 @@ SOURCES = Path(__file__).parents[1] / 'csrc' / 'selective_scan' / 'cuda'
 TYPES = ('float', 'bfloat16', 'half', 'double')
 WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1}
+WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1, 'map_forward': 4, 'small_map_forward': 2, 'map_backward': 1}
+SCANS = tuple(WARPS_OF_A_BLOCK)
+NAME = r'\d((?:small_)?(?:map_)?(?:forward|backward))_kernelI\w*?Li(\d+)ELi(\d+)E'  # as the compiler mangles it
 
 
 @dataclass
@@ -32,18 +34,19 @@ class Kernel:
     Attributes:
         arch: as 90 for sm_90.
         type: of inputs and outputs.
-        direction: forward or backward.
+        scan: forward or backward, of a map with one of these names before it; one of `SCANS`.
         items: positions that a lane holds.
         states: N, or 0 for any.
         registers: of a thread.
         spilled: bytes of a thread that are stored to memory for want of registers.
         warps: that a multiprocessor holds at once, as far as registers go, of how many there can be at all.
+            A small map's shared memory may allow fewer.
         instructions: per element; None where they were not counted.
     """
 
     arch: str
     type: str
-    direction: str
+    scan: str
     items: int
     states: int
     registers: int
@@ -92,24 +95,26 @@ def compile_kernels(kind: str, arch: str, target: Path, *options: str) -> str:
 def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
     """The scans' kernels in the assembler's report."""
     entry = re.compile(
-        r"entry function '\S*?(forward|backward)_kernelI\w*?Li(\d+)ELi(\d+)E.*?"
-        r'(\d+) bytes spill stores.*?Used (\d+) registers',
+        rf"entry function '\S*?{NAME}.*?(\d+) bytes spill stores.*?Used (\d+) registers",
         re.S,
     )
-    for direction, items, states, spilled, registers in entry.findall(text):
+    for scan, items, states, spilled, registers in entry.findall(text):
         most = WARPS_OF_A_MULTIPROCESSOR.get(arch, 64)
-        block = WARPS_OF_A_BLOCK[direction]
+        block = WARPS_OF_A_BLOCK[scan]
         of_a_block = -(-int(registers) // 8) * 8 * 32 * block
         warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * block)
-        yield Kernel(arch, kind, direction, int(items), int(states), int(registers), int(spilled), f'{warps} of {most}')
+        yield Kernel(arch, kind, scan, int(items), int(states), int(registers), int(spilled), f'{warps} of {most}')
 
 
 def count_instructions(disassembly: str) -> dict[tuple[str, int, int], float]:
-    """Per element, by direction, items and states, where there is one state."""
+    """Per element, by scan, items and states, where there is one state.
+
+    A map's tiles are read and written by one of two ways, there and back, of which both are counted.
+    """
     counts = {}
     for function in disassembly.split('Function : ')[1:]:
-        name = re.match(r'\S*?(forward|backward)_kernelI\w*?Li(\d+)ELi1E', function)
-        if name is None:
+        name = re.match(r'\S*?' + NAME, function)
+        if name is None or name[3] != '1':
             continue
         lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
         code = [(int(address, 16), text) for address, text in lines]
@@ -141,7 +146,7 @@ def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
                     done = subprocess.run([disassembler, '-sass', cubin], stdout=subprocess.PIPE, text=True, check=True)
                     counts = count_instructions(done.stdout)
                     for kernel in found:
-                        kernel.instructions = counts.get((kernel.direction, kernel.items, kernel.states))
+                        kernel.instructions = counts.get((kernel.scan, kernel.items, kernel.states))
                 kernels += found
     return kernels
 
@@ -151,11 +156,10 @@ def table(kernels: Sequence[Kernel]) -> str:
     rows = ['| sm | type | scan | N | positions a lane | registers | spilled bytes | warps | instructions/element |']
     rows.append('|---|---|---|---|---|---|---|---|---|')
     order = {kind: i for i, kind in enumerate(TYPES)}
-    for k in sorted(
-        kernels, key=lambda k: (int(k.arch), order[k.type], k.direction == 'backward', k.items, k.states or 99)
-    ):
+    for k in sorted(kernels, key=lambda k: (int(k.arch), order[k.type], SCANS.index(k.scan), k.items, k.states or 99)):
         count = '' if k.instructions is None else f'{k.instructions:.1f}'
-        cells = (k.arch, k.type, k.direction, k.states or 'any', k.items, k.registers, k.spilled, k.warps, count)
+        name = k.scan.replace('_', ' ')
+        cells = (k.arch, k.type, name, k.states or 'any', k.items, k.registers, k.spilled, k.warps, count)
         rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(rows)
 

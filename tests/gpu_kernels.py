@@ -3,13 +3,13 @@
 import importlib.util
 import shutil
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmsparx.ops.selective_scan import native
+from mmsparx.ops.selective_scan import cross, native
 from mmsparx.ops.selective_scan.backends import Backend
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,13 @@ def emulated() -> Backend:
         is_python_module=False,
     )
     operators = torch.ops.mmsparx_emulated
-    return Backend('emulated', operators.forward, operators.backward)
+    return Backend(
+        'emulated',
+        operators.forward,
+        operators.backward,
+        cross_forward=partial(cross.forward_with_delta, operators.map_forward),
+        cross_backward=partial(cross.backward_with_delta, operators.map_backward),
+    )
 
 
 def gpu_missing() -> str | None:
@@ -61,7 +67,13 @@ def on_gpu(backend: Backend) -> Backend:
     def elsewhere(run):
         return lambda *arguments: _everywhere(run(*_everywhere(arguments, 'cuda')), 'cpu')
 
-    return Backend(f'{backend.name}-on-gpu', elsewhere(backend.forward), elsewhere(backend.backward))
+    return Backend(
+        f'{backend.name}-on-gpu',
+        elsewhere(backend.forward),
+        elsewhere(backend.backward),
+        cross_forward=elsewhere(backend.cross_forward),
+        cross_backward=elsewhere(backend.cross_backward),
+    )
 
 
 def _everywhere(values: tuple, device: str) -> tuple:

@@ -50,6 +50,16 @@ const void* vector_or_null(const char* name, std::optional<at::Tensor>& x, int64
   return x->const_data_ptr();
 }
 
+void check_sequences(const at::Tensor& u) {
+  TORCH_CHECK(u.dim() == 3 && u.size(2) >= 1, "selective_scan: expected u of shape (batch, dim, L) with L >= 1, got ",
+              u.sizes());
+}
+
+void check_map(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 4 && x.size(2) >= 1 && x.size(3) >= 1,
+              "selective_scan: expected x of shape (batch, channels, H, W) of at least one pixel, got ", x.sizes());
+}
+
 int64_t checked_states(const at::Tensor& A, int64_t dim) {
   TORCH_CHECK(A.dim() == 2 && A.size(0) == dim && A.size(1) >= 1, "selective_scan: expected A of shape (", dim,
               ", N) for ", dim, " channels, got ", A.sizes());
@@ -60,21 +70,21 @@ int64_t checked_states(const at::Tensor& A, int64_t dim) {
 
 at::ScalarType state_type(const at::Tensor& u) { return u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-Inputs checked_inputs(Tensors& t, bool delta_softplus) {
+Inputs checked_inputs(Tensors& t, bool delta_softplus, bool map) {
   const at::Tensor& u = t.u;
-  TORCH_CHECK(u.dim() == 3 && u.size(2) >= 1, "selective_scan: expected u of shape (batch, dim, L) with L >= 1, got ",
-              u.sizes());
+  map ? check_map(u) : check_sequences(u);
   Inputs in{};
   in.type = type_of(u);
   in.batch = u.size(0);
-  in.dim = u.size(1);
-  in.length = u.size(2);
+  in.dim = map ? 4 * u.size(1) : u.size(1);
+  in.length = map ? u.size(2) * u.size(3) : u.size(2);
   in.states = checked_states(t.A, in.dim);
   TORCH_CHECK(t.B.dim() == 4, "selective_scan: expected B of shape (batch, G, N, L), got ", t.B.sizes());
   in.groups = t.B.size(1);
   TORCH_CHECK(in.groups >= 1 && in.dim % in.groups == 0, "selective_scan: expected groups (B.shape[1]) that divide ",
               in.dim, " channels, got ", in.groups);
-  check("delta", t.delta, u.sizes(), u.scalar_type(), u);
+  TORCH_CHECK(!map || in.groups == 4, "selective_scan: expected B of a map's 4 directions, got ", in.groups);
+  check("delta", t.delta, {in.batch, in.dim, in.length}, u.scalar_type(), u);
   check("A", t.A, {in.dim, in.states}, state_type(u), u);
   check("B", t.B, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
   check("C", t.C, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
@@ -92,8 +102,7 @@ Inputs checked_inputs(Tensors& t, bool delta_softplus) {
 
 MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
   const at::Tensor& x = t.x;
-  TORCH_CHECK(x.dim() == 4 && x.size(2) >= 1 && x.size(3) >= 1,
-              "selective_scan: expected x of shape (batch, channels, H, W) of at least one pixel, got ", x.sizes());
+  check_map(x);
   MapInputs in{};
   in.type = type_of(x);
   in.batch = x.size(0);

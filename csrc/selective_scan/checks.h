@@ -28,7 +28,9 @@ at::ScalarType state_type(const at::Tensor& u);
 // Raise c10::Error (RuntimeError in Python) for what does not fit together; otherwise return the sizes and
 // where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept
 // as long as the result is in use.
-Inputs checked_inputs(Tensors& tensors, bool delta_softplus);
+//
+// `map`: u is a map (batch, channels, H, W), and the rest that of its 4 * channels rows (see MapInputs).
+Inputs checked_inputs(Tensors& tensors, bool delta_softplus, bool map = false);
 MapInputs checked_inputs(MapTensors& tensors, bool delta_softplus);
 
 // The gradient of out, which has u's shape, and the states a forward saved for `dim` rows.

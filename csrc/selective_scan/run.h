@@ -1,4 +1,4 @@
-// One call of a plain scan, from tensors to what a backend's kernels are given and back to tensors.
+// One call of a scan, from tensors to what a backend's kernels are given and back to tensors.
 
 #pragma once
 
@@ -15,13 +15,13 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// `kernels` is complete, and valid as long as this is.
+// `kernels` is complete, and valid as long as this is. `map`: see checked_inputs.
 class ForwardRun {
  public:
   ForwardRun(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
-             const OptionalTensor& D, const OptionalTensor& delta_bias, bool delta_softplus)
+             const OptionalTensor& D, const OptionalTensor& delta_bias, bool delta_softplus, bool map = false)
       : tensors_{u, delta, A, B, C, D, delta_bias} {
-    kernels.inputs = checked_inputs(tensors_, delta_softplus);
+    kernels.inputs = checked_inputs(tensors_, delta_softplus, map);
     const Inputs& in = kernels.inputs;
     out = at::empty(u.sizes(), u.options());
     states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
@@ -41,9 +41,9 @@ class BackwardRun {
  public:
   BackwardRun(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
               const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
-              bool delta_softplus)
+              bool delta_softplus, bool map = false)
       : tensors_{u, delta, A, B, C, D, delta_bias}, grad_(grad), states_(states) {
-    kernels.inputs = checked_inputs(tensors_, delta_softplus);
+    kernels.inputs = checked_inputs(tensors_, delta_softplus, map);
     const Inputs& in = kernels.inputs;
     kernels.grad = checked_grad(grad_, u);
     check_states(states_, in.dim, in.length, in.states, u);
@@ -56,7 +56,7 @@ class BackwardRun {
     const Inputs& in = kernels.inputs;
     const auto exact = tensors_.A.options(), sums = exact.dtype(at::kDouble);
     du_ = at::empty(tensors_.u.sizes(), tensors_.u.options());
-    ddelta_ = at::empty_like(du_);
+    ddelta_ = at::empty(tensors_.delta.sizes(), du_.options());
     dB_ = at::empty(tensors_.B.sizes(), tensors_.u.options());
     dC_ = at::empty_like(dB_);
     dB_partial_ = at::empty({in.batch, in.groups, blocks, in.states, in.length}, exact);

@@ -16,29 +16,25 @@
 namespace mmsparx {
 namespace {
 
-std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
-                                   bool delta_softplus) {
-  return forward_on(nullptr, u, delta, A, B, C, D, delta_bias, delta_softplus);
-}
-
-Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
-                   bool delta_softplus) {
-  return backward_on(nullptr, grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus);
-}
+struct Emulation {
+  explicit Emulation(const Tensor&) {}
+  void* stream() const { return nullptr; }
+  void check() const {}
+};
 
 }  // namespace
 
+#define FORWARD \
+  "Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, bool delta_softplus) -> (Tensor, Tensor)"
+#define BACKWARD                                                                                           \
+  "Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor states, "             \
+  "bool delta_softplus) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+
 TORCH_LIBRARY(mmsparx_emulated, m) {
-  m.def(
-      "forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
-      "bool delta_softplus) -> (Tensor, Tensor)",
-      forward);
-  m.def(
-      "backward(Tensor grad, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
-      "Tensor states, bool delta_softplus) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-      backward);
+  m.def("forward(Tensor u, " FORWARD, Operator<Emulation, forward_on>::call);
+  m.def("backward(Tensor grad, Tensor u, " BACKWARD, Operator<Emulation, backward_on>::call);
+  m.def("map_forward(Tensor x, " FORWARD, Operator<Emulation, map_forward_on>::call);
+  m.def("map_backward(Tensor grad, Tensor x, " BACKWARD, Operator<Emulation, map_backward_on>::call);
 }
 
 }  // namespace mmsparx

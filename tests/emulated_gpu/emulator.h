@@ -1,9 +1,10 @@
 // Runs the GPU kernels on a CPU, so that their numbers can be tested where there is no GPU.
 //
-// It takes the place of csrc/selective_scan/cuda/platform.h. The 32 lanes of a warp are fibers: each runs until it
-// needs the others (a shuffle, a barrier), then the next one does, in an order that changes every time. So a kernel
-// that relies on lanes running in step, or on an order, gives other numbers or stops with an error. What it cannot
-// show: races between warps, and what the GPU's own instructions round.
+// It takes the place of csrc/selective_scan/cuda/platform.h. A block's threads are fibers: each runs until it needs
+// the other lanes of its warp (a shuffle, a barrier) or the other warps, then the next one does, in an order that
+// changes every time, and so does that of the warps. So a kernel that relies on lanes running in step, or on an order,
+// gives other numbers or stops with an error. What it cannot show: all races between warps, which run one after
+// another between two barriers, and what the GPU's own instructions round.
 
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 #define MMSPARX_INLINE inline
+#define MMSPARX_BOTH inline
 #define MMSPARX_KERNEL(threads, blocks) void
 #define MMSPARX_SHARED_MEMORY(name) unsigned char* const name = emulator.shared.data()
 
@@ -39,62 +41,103 @@ class Emulator {
   void run_block(unsigned number, unsigned threads, size_t shared_bytes, const Body& body) {
     block.x = number;
     shared.assign(shared_bytes, 0xff);  // NaN in every type
-    for (unsigned first = 0; first < threads; first += kWarp) run_warp(first, body);
+    body_ = [](const void* what) { (*static_cast<const Body*>(what))(); };
+    argument_ = &body;
+    if (warps_.size() < threads / kWarp) warps_ = std::vector<Warp>(threads / kWarp);  // contexts cannot be moved
+    const size_t warps = threads / kWarp;
+    for (size_t i = 0; i < warps; i++) start(warps_[i]);
+    for (size_t ended = 0; ended < warps;) {
+      const size_t first = random() % warps;
+      size_t waiting = 0;
+      ended = 0;
+      for (size_t i = 0; i < warps; i++) {
+        const size_t w = (first + i) % warps;
+        if (warps_[w].state == kRuns) run_to_block_barrier(warps_[w], unsigned(w) * kWarp);
+        waiting += warps_[w].state == kWaitsForBlock;
+        ended += warps_[w].state == kEnded;
+      }
+      if (waiting > 0 && ended > 0) throw std::runtime_error("some warps of a block ended, and others wait");
+      for (size_t i = 0; i < warps; i++) {
+        if (warps_[i].state == kWaitsForBlock) warps_[i].state = kRuns;
+      }
+    }
   }
 
   // The value that lane `from` gives, for all lanes at once.
   template <typename S>
   S exchange(S x, int from) {
-    const int lane = lane_, side = uses_[lane]++ % 2;  // two sides: a fast lane's next value overwrites none in use
-    std::memcpy(slots_[side][lane], &x, sizeof(x));
-    wait();
-    std::memcpy(&x, slots_[side][from], sizeof(x));
+    Warp& warp = *warp_;
+    const int lane = lane_, side = warp.uses[lane]++ % 2;  // two: a fast lane's next value overwrites none in use
+    std::memcpy(warp.slots[side][lane], &x, sizeof(x));
+    wait(kRuns);
+    std::memcpy(&x, warp.slots[side][from], sizeof(x));
     return x;
   }
 
-  void wait() {
-    const int lane = lane_;
-    swapcontext(&lanes_[lane], &scheduler_);
-  }
-
+  void sync_warp() { wait(kRuns); }
+  void sync_block() { wait(kWaitsForBlock); }
   int lane() const { return lane_; }
 
  private:
-  template <typename Body>
-  void run_warp(unsigned first, const Body& body) {
-    body_ = [](const void* what) { (*static_cast<const Body*>(what))(); };
-    argument_ = &body;
+  enum State { kRuns, kWaitsForBlock, kEnded };
+
+  struct Warp {
+    State state;
+    ucontext_t lanes[kWarp];
+    std::vector<char> stacks[kWarp];
+    unsigned char slots[2][kWarp][8];
+    unsigned uses[kWarp];
+  };
+
+  void start(Warp& warp) {
+    warp.state = kRuns;
     for (int lane = 0; lane < kWarp; lane++) {
-      uses_[lane] = 0;
-      stacks_[lane].resize(256 << 10);
-      getcontext(&lanes_[lane]);
-      lanes_[lane].uc_stack.ss_sp = stacks_[lane].data();
-      lanes_[lane].uc_stack.ss_size = stacks_[lane].size();
-      lanes_[lane].uc_link = &scheduler_;
-      makecontext(&lanes_[lane], enter, 0);
+      warp.uses[lane] = 0;
+      warp.stacks[lane].resize(256 << 10);
+      getcontext(&warp.lanes[lane]);
+      warp.lanes[lane].uc_stack.ss_sp = warp.stacks[lane].data();
+      warp.lanes[lane].uc_stack.ss_size = warp.stacks[lane].size();
+      warp.lanes[lane].uc_link = &scheduler_;
+      makecontext(&warp.lanes[lane], enter, 0);
     }
-    for (int ended = 0; ended == 0;) {
-      order_ = order_ * 1664525u + 1013904223u;
+  }
+
+  void run_to_block_barrier(Warp& warp, unsigned first_thread) {
+    warp_ = &warp;
+    while (warp.state == kRuns) {
+      int states[3] = {};
+      const int order = int(random());
       for (int turn = 0; turn < kWarp; turn++) {
-        lane_ = int((order_ >> 8) + turn * 2 * (order_ >> 20) + turn) % kWarp;  // an odd step meets every lane
-        thread.x = first + lane_;
-        ended_ = false;
-        swapcontext(&scheduler_, &lanes_[lane_]);
-        ended += ended_;
+        lane_ = (order % kWarp + turn * (2 * (order / kWarp % kWarp) + 1)) % kWarp;  // an odd step meets every lane
+        thread.x = first_thread + lane_;
+        lane_state_ = kEnded;
+        swapcontext(&scheduler_, &warp.lanes[lane_]);
+        states[lane_state_]++;
       }
-      if (ended != 0 && ended != kWarp) throw std::runtime_error("some lanes of a warp ended, and others wait");
+      warp.state = lane_state_;
+      if (states[lane_state_] != kWarp) throw std::runtime_error("lanes of a warp wait for different things, or ended");
     }
+  }
+
+  void wait(State state) {
+    const int lane = lane_;
+    lane_state_ = state;
+    swapcontext(&warp_->lanes[lane], &scheduler_);
+  }
+
+  unsigned random() {
+    random_ = random_ * 1664525u + 1013904223u;
+    return random_ >> 8;
   }
 
   static void enter();
 
-  ucontext_t scheduler_, lanes_[kWarp];
-  std::vector<char> stacks_[kWarp];
-  unsigned char slots_[2][kWarp][8];
-  unsigned uses_[kWarp];
+  ucontext_t scheduler_;
+  std::vector<Warp> warps_;
+  Warp* warp_ = nullptr;
   int lane_ = 0;
-  bool ended_ = false;
-  unsigned order_ = 1;
+  State lane_state_ = kRuns;
+  unsigned random_ = 1;
   void (*body_)(const void*) = nullptr;
   const void* argument_ = nullptr;
 };
@@ -103,7 +146,7 @@ Emulator emulator;
 
 inline void Emulator::enter() {
   emulator.body_(emulator.argument_);
-  emulator.ended_ = true;
+  emulator.lane_state_ = kEnded;
 }
 
 #define threadIdx emulator.thread
@@ -124,7 +167,8 @@ template <typename S>
 S shuffle(S x, int lane) {
   return emulator.exchange(x, lane);
 }
-void sync_warp() { emulator.wait(); }
+void sync_warp() { emulator.sync_warp(); }
+void sync_block() { emulator.sync_block(); }
 
 template <typename Argument>
 void launch(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared_bytes, Stream,

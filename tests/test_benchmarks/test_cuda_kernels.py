@@ -16,6 +16,9 @@ ptxas info    : Compiling entry function '_ZN7mmsparx15backward_kernelINS0_8BFlo
 ptxas info    : Function properties for _ZN7mmsparx15backward_kernelINS0_8BFloat16ELi8ELi16EEEvA
     16 bytes stack frame, 12 bytes spill stores, 40 bytes spill loads
 ptxas info    : Used 151 registers, used 0 barriers
+ptxas info    : Compiling entry function '_ZN7mmsparx24small_map_forward_kernelINS0_8BFloat16ELi2ELi1EEEvA' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 48 registers, used 1 barriers
 """
 # Two loops with a tile's work, and behind the exit the way back of a warp that has come apart.
 DISASSEMBLY = """
@@ -42,9 +45,10 @@ needs_nvcc = pytest.mark.skipif(cuda_kernels.missing() is not None, reason=str(c
 
 def test_the_assemblers_report():
     assert list(read_report(REPORT, 'bfloat16', '90')) == [
-        Kernel('90', 'bfloat16', 'backward', 8, 16, registers=151, spilled=12, warps='13 of 64')
+        Kernel('90', 'bfloat16', 'backward', 8, 16, registers=151, spilled=12, warps='13 of 64'),
+        Kernel('90', 'bfloat16', 'small_map_forward', 2, 1, registers=48, spilled=0, warps='42 of 64'),
     ]
-    (kernel,) = read_report(REPORT.replace('Used 151', 'Used 40'), 'bfloat16', '89')
+    kernel, _ = read_report(REPORT.replace('Used 151', 'Used 40'), 'bfloat16', '89')
     assert kernel.warps == '48 of 48'
 
 
@@ -56,12 +60,14 @@ def test_the_table():
     kernels = [
         Kernel('90', 'half', 'backward', 8, 0, 151, 12, '12 of 64'),
         Kernel('90', 'half', 'forward', 8, 1, 64, 0, '32 of 64', 44.04),
+        Kernel('90', 'half', 'map_forward', 8, 1, 64, 0, '32 of 64', 50.0),
         Kernel('80', 'half', 'forward', 8, 1, 64, 0, '32 of 64'),
     ]
     assert table(kernels).splitlines()[2:] == [
         '| 80 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 |  |',
         '| 90 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 | 44.0 |',
         '| 90 | half | backward | any | 8 | 151 | 12 | 12 of 64 |  |',
+        '| 90 | half | map forward | 1 | 8 | 64 | 0 | 32 of 64 | 50.0 |',
     ]
 
 
@@ -80,11 +86,11 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 def test_the_committed_table(kind, arch, tmp_path):
     """Every kernel compiles for it; those for one state have all they need in registers."""
     found = list(read_report(cuda_kernels.compile_kernels(kind, arch, tmp_path / 'kernels.cubin'), kind, arch))
-    assert len(found) == 2 * 2 * 3  # directions, items, states
+    assert len(found) == 2 * 2 * 3 + (1 + 2 + 2) * 2  # plain, of maps: scans, items, states
     for kernel in found:
         if (kernel.items, kernel.states) == (8, 1):
             assert kernel.spilled == 0
-            assert kernel.direction == 'backward' or kernel.registers <= 64  # half of all warps fit
+            assert 'backward' in kernel.scan or kernel.registers <= 64  # half of all warps fit
     committed = json.loads(COMMITTED.read_text())
     if committed['nvcc'] != cuda_kernels.nvcc_version():
         pytest.skip(f'the table is of nvcc {committed["nvcc"]}, this one is {cuda_kernels.nvcc_version()}')

@@ -82,6 +82,11 @@ class TestTruth:
     def test_channels(self, channels, dtype, backend):
         assert_agrees(inputs(6, 7, channels, dtype=dtype), backend, TOLERANCE[dtype])
 
+    # Beyond a GPU block's shared memory for every type, in squares of 32 pixels a side and parts of them.
+    @pytest.mark.parametrize(('height', 'width', 'states'), [(63, 81, 1), (96, 64, 1), (1, 4999, 1), (71, 71, 2)])
+    def test_large_maps(self, height, width, states, dtype, kernels):
+        assert_agrees(inputs(height, width, 2, states, batch=1, dtype=dtype), kernels, 2 * TOLERANCE[dtype])
+
     @pytest.mark.parametrize(('states', 'rank'), [(2, 1), (16, 5), (1, 20)])
     def test_states_and_ranks(self, states, rank, dtype, backend):
         tensors = inputs(5, 14, states=states, rank=rank, dtype=dtype)
@@ -107,6 +112,11 @@ def test_16_bit(dtype, backend):
     own = backend == 'native'
     tolerance = {torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype] if own else TOLERANCE_16_BIT[dtype]
     assert_agrees(inputs(9, 33, channels=6, dtype=dtype), backend, tolerance)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_16_bit_large_maps(dtype, kernels):
+    assert_agrees(inputs(64, 80, channels=2, batch=1, dtype=dtype), kernels, TOLERANCE_16_BIT[dtype])
 
 
 def test_gradcheck(backend):

@@ -1,5 +1,7 @@
 """What only a GPU has: streams, graphs, several devices. The numbers are tested with every backend's, elsewhere."""
 
+from functools import partial
+
 import pytest
 import torch
 from kernel_helpers import backward, forward, inputs, to
@@ -7,6 +9,8 @@ from kernel_helpers import backward, forward, inputs, to
 from mmsparx.ops.selective_scan import native, triton_backend
 
 GPU = torch.device('cuda')
+map_forward = torch.ops.mmsparx.cross_selective_scan_fwd
+map_backward = torch.ops.mmsparx.cross_selective_scan_bwd
 
 
 def usable() -> list[str]:
@@ -25,9 +29,31 @@ pytestmark = [
 
 
 def scan(tensors, backend):
-    """out, states and all gradients."""
-    out, states = forward(*tensors, True, backend)
-    return [out, states, *backward(torch.ones_like(out), *tensors, states, True, backend)]
+    """out, states and all gradients, of a plain scan or a map's."""
+    forth, back = (forward, backward) if tensors[0].dim() == 3 else (map_forward, map_backward)
+    out, states = forth(*tensors, True, backend)
+    return [out, states, *back(torch.ones_like(out), *tensors, states, True, backend)]
+
+
+def map_inputs(height, width, *, channels, states=1, batch=1, dtype=torch.float32, seed=0):
+    """x, step, weight, A, B, C, D and delta_bias, as the operator takes them."""
+    _, _, *others = inputs(
+        height * width, dim=4 * channels, states=states, groups=4, batch=batch, dtype=dtype, seed=seed
+    )
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, height, width, generator=generator)
+    step = torch.randn(batch, 4, 3, height * width, generator=generator)
+    weight = torch.randn(4 * channels, 3, generator=generator) / 2
+    return [x.to(dtype), step.to(dtype), weight.to(dtype), *others]
+
+
+# By name: what makes inputs of a seed. Of maps, one that fits into a block's shared memory and one that does not.
+CASES = {
+    'sequences': partial(inputs, 784, dim=64, groups=4),
+    'small maps': partial(map_inputs, 28, 28, channels=48),
+    'large maps': partial(map_inputs, 96, 70, channels=16),
+}
+every_case = pytest.mark.parametrize('make', CASES.values(), ids=CASES)
 
 
 def assert_same(found, expected):
@@ -35,15 +61,17 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_the_same_bits_at_every_run(backend, dtype):
-    tensors = to(GPU, inputs(3136, dim=768, groups=4, batch=4, dtype=dtype))
+@every_case
+def test_the_same_bits_at_every_run(make, backend, dtype):
+    tensors = to(GPU, make(batch=64, dtype=dtype))
     expected = scan(tensors, backend)
     for _ in range(5):
         assert_same(scan(tensors, backend), expected)
 
 
-def test_two_streams(backend):
-    first, second = (to(GPU, inputs(784, dim=64, groups=4, seed=seed)) for seed in (0, 1))
+@every_case
+def test_two_streams(make, backend):
+    first, second = (to(GPU, make(seed=seed)) for seed in (0, 1))
     expected = [scan(tensors, backend) for tensors in (first, second)]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
@@ -58,9 +86,10 @@ def test_two_streams(backend):
         assert_same(ours, theirs)
 
 
-def test_a_captured_graph_follows_its_inputs(backend):
-    tensors = to(GPU, inputs(300, dim=16, groups=4, states=2))
-    others = to(GPU, inputs(300, dim=16, groups=4, states=2, seed=1))
+@every_case
+def test_a_captured_graph_follows_its_inputs(make, backend):
+    tensors = to(GPU, make(states=2))
+    others = to(GPU, make(states=2, seed=1))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # as torch asks for: once before the capture
@@ -75,10 +104,11 @@ def test_a_captured_graph_follows_its_inputs(backend):
     assert_same(captured, scan(others, backend))
 
 
-def test_a_device_that_is_not_the_current_one(backend):
+@every_case
+def test_a_device_that_is_not_the_current_one(make, backend):
     if torch.cuda.device_count() < 2:
         pytest.skip('needs two GPUs')
-    tensors = inputs(300, dim=16, groups=4)
+    tensors = make()
     with torch.cuda.device(0):
         found = scan(to('cuda:1', tensors), backend)
         assert all(x.device == torch.device('cuda:1') for x in found)

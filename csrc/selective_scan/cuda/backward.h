@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kAddThreads = 256;
 // Blocks, of one warp each, that are to fit into a multiprocessor: what a warp waits for, others must bridge.
-template <typename S>
-constexpr int kBackwardBlocks = sizeof(S) == 4 ? 16 : 8;
+template <typename S, int kItems>
+constexpr int kBackwardBlocks = sizeof(S) == 8 ? 8 : kItems <= 2 ? 20 : 16;
 
 struct BackwardArguments {
   Backward backward;
@@ -40,6 +40,20 @@ int64_t backward_rows(const Inputs& in) {
   return rows;
 }
 
+// The rows of a block, in memory.
+template <typename T>
+struct Lines {
+  T* first;
+  int64_t stride;
+
+  MMSPARX_INLINE T* operator[](int r) const { return first + r * stride; }
+};
+
+template <typename In>
+MMSPARX_INLINE Lines<const In> lines_of(const Rows& rows, int64_t batch, int64_t first_row) {
+  return {row_of<In>(rows, batch, first_row), rows.row_stride};
+}
+
 // A warp's block of rows.
 template <typename In, int kItems, int kStates>
 struct BackwardRows {
@@ -48,6 +62,9 @@ struct BackwardRows {
   const Inputs& in;
   const int vector, lane, states, rows;
   const int64_t batch, first_row;
+  const Lines<const In> u_rows, grad_rows;
+  const Lines<In> du_rows;
+  bool reversed;  // these are read and written from their ends, and du is added to
   const In *B, *C;
   S *dB_partial, *dC_partial;
   // In shared memory, per row and state: dA, and the gradient of the state that leaves the tile, from later
@@ -57,7 +74,9 @@ struct BackwardRows {
   // Adds to dB and dC of the tile where there is one state, otherwise to those in memory.
   template <bool kWhole>
   MMSPARX_INLINE void tile_of_row(int r, int start, S (&dB)[kItems], S (&dC)[kItems]) {
-    const int first = start + lane * kItems, valid = int(in.length) - first;
+    const int length = int(in.length), first = start + lane * kItems;
+    const Span<kWhole> span{length, first, vector, false}, way{length, first, vector, reversed};
+    const int valid = span.valid();
     const int64_t row = first_row + r, place = batch * in.dim + row;
     const S bias = value_or_zero<S>(in.delta_bias, row), D = value_or_zero<S>(in.D, row);
     const S* const A = static_cast<const S*>(in.A) + row * states;
@@ -65,12 +84,12 @@ struct BackwardRows {
         static_cast<const S*>(b.states) + (place * state_count(in.length) + start / kChunk) * states;
     Steps<In, kItems> steps;
     Items<In, kItems> grad;
-    steps.template load<kWhole>(row_of<In>(in.u, batch, row) + first, row_of<In>(in.delta, batch, row) + first, valid,
-                                vector);
-    grad.template load<kWhole>(row_of<In>(b.grad, batch, row) + first, valid, vector);
+    way.load(steps.u, u_rows[r]);
+    way.load(grad, grad_rows[r]);
+    span.load(steps.delta, row_of<In>(in.delta, batch, row));
     Items<In, kItems> B_n, C_n;
-    B_n.template load<kWhole>(B + first, valid, vector);
-    C_n.template load<kWhole>(C + first, valid, vector);
+    span.load(B_n, B);
+    span.load(C_n, C);
     S A_n = A[0], entering_n = entering[0];
     steps.template make<kWhole>(valid, bias, in.delta_softplus);
     S ddrive[kItems] = {};  // of step * u
@@ -80,8 +99,8 @@ struct BackwardRows {
     for (int n = 0; n < states; n++) {
       if (kStates != 1 && n > 0) {
         A_n = A[n], entering_n = entering[n];
-        B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
-        C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+        span.load(B_n, B + n * in.B.state_stride);
+        span.load(C_n, C + n * in.C.state_stride);
       }
       Recurrence<In, kItems> recurrence;
       recurrence.template make<kWhole>(steps, B_n, A_n, valid);
@@ -127,8 +146,9 @@ struct BackwardRows {
           dC[i] += dC_n[i];
         }
       } else {
-        add_to<kWhole>(dB_partial + n * in.length + first, valid, r, dB_n);
-        add_to<kWhole>(dC_partial + n * in.length + first, valid, r, dC_n);
+        // What the lane has written for the rows before comes back from the cache.
+        r > 0 ? span.add(dB_partial + n * in.length, dB_n) : span.store(dB_partial + n * in.length, dB_n);
+        r > 0 ? span.add(dC_partial + n * in.length, dC_n) : span.store(dC_partial + n * in.length, dC_n);
       }
     }
 
@@ -140,8 +160,8 @@ struct BackwardRows {
       dD_r += grad[i] * steps.u[i];
       dbias_r += ddelta[i];
     }
-    store<kWhole>(static_cast<In*>(b.du) + place * in.length + first, valid, vector, du);
-    store<kWhole>(static_cast<In*>(b.ddelta) + place * in.length + first, valid, vector, ddelta);
+    reversed ? way.add(du_rows[r], du) : span.store(du_rows[r], du);
+    span.store(static_cast<In*>(b.ddelta) + place * in.length, ddelta);
     dD_r = sum_to_first(dD_r);
     dbias_r = sum_to_first(dbias_r);
     if (lane == 0) {
@@ -150,27 +170,15 @@ struct BackwardRows {
     }
   }
 
-  // What the lane has written for the rows before comes back from the cache.
-  template <bool kWhole>
-  MMSPARX_INLINE void add_to(S* to, int valid, int r, S (&values)[kItems]) {
-    if (r > 0) {
-      Items<S, kItems> before;
-      before.template load<kWhole>(to, valid, vector);
-#pragma unroll
-      for (int i = 0; i < kItems; i++) values[i] += before[i];
-    }
-    store<kWhole>(to, valid, vector, values);
-  }
-
   template <bool kWhole>
   MMSPARX_INLINE void tile(int start) {
     S dB[kItems] = {}, dC[kItems] = {};
 #pragma unroll 1
     for (int r = 0; r < rows; r++) tile_of_row<kWhole>(r, start, dB, dC);
     if constexpr (kStates == 1) {
-      const int first = start + lane * kItems, valid = int(in.length) - first;
-      store<kWhole>(dB_partial + first, valid, vector, dB);
-      store<kWhole>(dC_partial + first, valid, vector, dC);
+      const Span<kWhole> span{int(in.length), start + lane * kItems, vector, false};
+      span.store(dB_partial, dB);
+      span.store(dC_partial, dC);
     }
   }
 
@@ -191,39 +199,57 @@ struct BackwardRows {
   }
 };
 
+// A block's rows of a group, `number` among its blocks.
 template <typename In, int kItems, int kStates>
-MMSPARX_KERNEL(kLanes, kBackwardBlocks<State<In>>)
-backward_kernel(const BackwardArguments arguments) {
+MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsigned char* memory, int64_t batch,
+                                       uint32_t group, uint32_t group_dim, uint32_t number, Lines<const In> u,
+                                       Lines<const In> grad, Lines<In> du, bool reversed) {
   using S = State<In>;
-  MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.backward;
   const Inputs& in = b.inputs;
-  const int lane = threadIdx.x, states = kStates ? kStates : int(in.states);
-  const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(in.groups), group_dim = uint32_t(in.dim) / groups;
-  const uint32_t unit = blockIdx.x;
-  const uint32_t group = unit / blocks % groups, batch = unit / blocks / groups;
-  const int64_t first_row = int64_t(group) * group_dim + unit % blocks * arguments.rows;
-  const int64_t left = int64_t(group + 1) * group_dim - first_row;
+  const int states = kStates ? kStates : int(in.states);
+  const int64_t before = number * arguments.rows, left = group_dim - before;
+  const int64_t partials = ((batch * in.groups + group) * b.blocks + number) * states * in.length;
   S* const shared = reinterpret_cast<S*>(memory);
   BackwardRows<In, kItems, kStates>{
       b,
       in,
       vector_of(arguments),
-      lane,
+      int(threadIdx.x),
       states,
       int(left < arguments.rows ? left : arguments.rows),
       batch,
-      first_row,
+      group * group_dim + before,
+      u,
+      grad,
+      du,
+      reversed,
       matrices_of<In>(in.B, batch, group),
       matrices_of<In>(in.C, batch, group),
-      static_cast<S*>(b.dB_partial) + int64_t(unit) * states * in.length,
-      static_cast<S*>(b.dC_partial) + int64_t(unit) * states * in.length,
+      static_cast<S*>(b.dB_partial) + partials,
+      static_cast<S*>(b.dC_partial) + partials,
       shared,
       shared + arguments.rows * states,
       shared + arguments.rows * 2 * states,
       shared + arguments.rows * (2 * states + 1),
   }
       .run();
+}
+
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kLanes, (kBackwardBlocks<State<In>, kItems>))
+backward_kernel(const BackwardArguments arguments) {
+  MMSPARX_SHARED_MEMORY(memory);
+  const Backward& b = arguments.backward;
+  const Inputs& in = b.inputs;
+  const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(in.groups), group_dim = uint32_t(in.dim) / groups;
+  const uint32_t unit = blockIdx.x;
+  const uint32_t group = unit / blocks % groups, batch = unit / blocks / groups, number = unit % blocks;
+  const int64_t first_row = int64_t(group) * group_dim + number * arguments.rows;
+  differentiate_rows<In, kItems, kStates>(
+      arguments, memory, batch, group, group_dim, number, lines_of<In>(in.u, batch, first_row),
+      lines_of<In>(b.grad, batch, first_row),
+      {static_cast<In*>(b.du) + (batch * in.dim + first_row) * in.length, in.length}, false);
 }
 
 // dB and dC from those of the blocks.

@@ -11,30 +11,21 @@
 namespace mmsparx {
 namespace {
 
-std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
-                                   bool delta_softplus) {
-  const c10::cuda::CUDAGuard guard(u.device());
-  auto result = forward_on(c10::cuda::getCurrentCUDAStream(), u, delta, A, B, C, D, delta_bias, delta_softplus);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return result;
-}
+struct Gpu {
+  const c10::cuda::CUDAGuard guard;
 
-Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                   const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
-                   bool delta_softplus) {
-  const c10::cuda::CUDAGuard guard(u.device());
-  auto result =
-      backward_on(c10::cuda::getCurrentCUDAStream(), grad, u, delta, A, B, C, D, delta_bias, states, delta_softplus);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return result;
-}
+  explicit Gpu(const Tensor& on) : guard(on.device()) {}
+  void* stream() const { return c10::cuda::getCurrentCUDAStream(); }
+  void check() const { C10_CUDA_KERNEL_LAUNCH_CHECK(); }
+};
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mmsparx, CUDA, m) {
-  m.impl("selective_scan_fwd_native", forward);
-  m.impl("selective_scan_bwd_native", backward);
+  m.impl("selective_scan_fwd_native", Operator<Gpu, forward_on>::call);
+  m.impl("selective_scan_bwd_native", Operator<Gpu, backward_on>::call);
+  m.impl("map_selective_scan_fwd_native", Operator<Gpu, map_forward_on>::call);
+  m.impl("map_selective_scan_bwd_native", Operator<Gpu, map_backward_on>::call);
 }
 
 }  // namespace mmsparx

@@ -23,8 +23,8 @@ size_t forward_shared_bytes(int64_t states) {
   return states == 1 ? 0 : size_t(kForwardWarps * states) * sizeof(S);
 }
 
-// kStates: their number, or 0 for one that is known at run time alone.
-template <typename In, int kItems, int kStates>
+// kStates: their number, or 0 for one that is known at run time alone. `Out`: of the output, In or its state's type.
+template <typename In, typename Out, int kItems, int kStates>
 struct ForwardRow {
   using S = State<In>;
   const Inputs& in;
@@ -32,20 +32,24 @@ struct ForwardRow {
   const In *u, *delta, *B, *C;
   const S* A;
   S bias, D;
-  In* out;
+  Out* out;
   S* saved;
-  S* entering;  // the tile, per state
-  S only = 0;   // the same, of the only one
+  S* entering;    // the tile, per state
+  bool reversed;  // the row is read from its end, and what it makes added to `out`, from its end too
+  S only = 0;     // the state that enters the tile, of the only one
 
   template <bool kWhole>
   MMSPARX_INLINE void tile(int start) {
-    const int first = start + lane * kItems, valid = int(in.length) - first, end = first + kItems;
+    const int length = int(in.length), first = start + lane * kItems, end = first + kItems;
+    const Span<kWhole> span{length, first, vector, false}, way{length, first, vector, reversed};
+    const int valid = span.valid();
     Steps<In, kItems> steps;
     // All reads before the first use: they are what a tile waits for.
-    steps.template load<kWhole>(u + first, delta + first, valid, vector);
+    way.load(steps.u, u);
+    span.load(steps.delta, delta);
     Items<In, kItems> B_n, C_n;
-    B_n.template load<kWhole>(B + first, valid, vector);
-    C_n.template load<kWhole>(C + first, valid, vector);
+    span.load(B_n, B);
+    span.load(C_n, C);
     S A_n = A[0];
     steps.template make<kWhole>(valid, bias, in.delta_softplus);
     S y[kItems];
@@ -57,8 +61,8 @@ struct ForwardRow {
     for (int n = 0; n < states; n++) {
       if (kStates != 1 && n > 0) {
         A_n = A[n];
-        B_n.template load<kWhole>(B + n * in.B.state_stride + first, valid, vector);
-        C_n.template load<kWhole>(C + n * in.C.state_stride + first, valid, vector);
+        span.load(B_n, B + n * in.B.state_stride);
+        span.load(C_n, C + n * in.C.state_stride);
       }
       Recurrence<In, kItems> recurrence;
       recurrence.template make<kWhole>(steps, B_n, A_n, valid);
@@ -77,7 +81,7 @@ struct ForwardRow {
         sync_warp();
       }
     }
-    store<kWhole>(out + first, valid, vector, y);
+    reversed ? way.add(out, y) : span.store(out, y);
   }
 
   MMSPARX_INLINE void run() {
@@ -105,7 +109,7 @@ forward_kernel(const ForwardArguments arguments) {
   if (place >= in.batch * in.dim) return;
   const uint32_t batch = place / uint32_t(in.dim), row = place % uint32_t(in.dim);
   const uint32_t group = row / (uint32_t(in.dim) / uint32_t(in.groups));
-  ForwardRow<In, kItems, kStates>{
+  ForwardRow<In, In, kItems, kStates>{
       in,
       vector_of(arguments),
       lane,
@@ -120,6 +124,7 @@ forward_kernel(const ForwardArguments arguments) {
       static_cast<In*>(f.out) + int64_t(place) * in.length,
       static_cast<S*>(f.states) + int64_t(place) * state_count(in.length) * states,
       reinterpret_cast<S*>(memory) + warp * states,
+      false,
   }
       .run();
 }

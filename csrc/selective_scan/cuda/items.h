@@ -80,17 +80,17 @@ struct Items {
     for (int i = 0; i < kItems; i += kPerWord) words[i / kPerWord] = pack(values + i, T{});
   }
 
-  // Reads zeroes where nothing is valid.
+  // Reads zeroes where nothing is valid, as are the first `invalid` items, of whose number the same holds.
   template <bool kWhole, int kPiece = kWidest>
-  MMSPARX_INLINE void load(const T* from, int valid, int vector) {
+  MMSPARX_INLINE void load(const T* from, int valid, int vector, int invalid = 0) {
     if constexpr (kPiece > 1) {
-      if (vector < kPiece) return load<kWhole, kPiece / 2>(from, valid, vector);
+      if (vector < kPiece) return load<kWhole, kPiece / 2>(from, valid, vector, invalid);
     }
     constexpr int kBytes = kPiece * sizeof(T);
 #pragma unroll
     for (int i = 0; i < kItems; i += kPiece) {
       Piece<kBytes> piece{};
-      if (kWhole || i < valid) piece = *reinterpret_cast<const Piece<kBytes>*>(from + i);
+      if (kWhole || (i < valid && i >= invalid)) piece = *reinterpret_cast<const Piece<kBytes>*>(from + i);
       if constexpr (kBytes == 2) {
         words[i / 2] = i % 2 ? words[i / 2] | uint32_t(piece.words[0]) << 16 : piece.words[0];
       } else {
@@ -100,9 +100,9 @@ struct Items {
   }
 
   template <bool kWhole, int kPiece = kWidest>
-  MMSPARX_INLINE void store(T* to, int valid, int vector) const {
+  MMSPARX_INLINE void store(T* to, int valid, int vector, int invalid = 0) const {
     if constexpr (kPiece > 1) {
-      if (vector < kPiece) return store<kWhole, kPiece / 2>(to, valid, vector);
+      if (vector < kPiece) return store<kWhole, kPiece / 2>(to, valid, vector, invalid);
     }
     constexpr int kBytes = kPiece * sizeof(T);
 #pragma unroll
@@ -113,17 +113,27 @@ struct Items {
       } else {
         memcpy(&piece, words + i / kPerWord, kBytes);
       }
-      if (kWhole || i < valid) *reinterpret_cast<Piece<kBytes>*>(to + i) = piece;
+      if (kWhole || (i < valid && i >= invalid)) *reinterpret_cast<Piece<kBytes>*>(to + i) = piece;
     }
   }
-};
 
-template <bool kWhole, typename T, int kItems>
-MMSPARX_INLINE void store(T* to, int valid, int vector, const State<T> (&values)[kItems]) {
-  Items<T, kItems> items;
-  items.assign(values);
-  items.template store<kWhole>(to, valid, vector);
-}
+  // The last one becomes the first.
+  MMSPARX_INLINE void reverse() {
+    constexpr int kWords = kItems / kPerWord;
+#pragma unroll
+    for (int i = 0; i < (kWords + 1) / 2; i++) {
+      const Word word = turned(words[i]);
+      words[i] = turned(words[kWords - 1 - i]);
+      words[kWords - 1 - i] = word;
+    }
+  }
+
+ private:
+  static MMSPARX_INLINE Word turned(Word word) {
+    if constexpr (kPerWord == 1) return word;
+    return word >> 16 | word << 16;
+  }
+};
 
 }  // namespace
 }  // namespace mmsparx

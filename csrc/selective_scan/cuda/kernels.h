@@ -6,11 +6,24 @@
 
 namespace mmsparx {
 
+// A scan that is a map's, along its four directions (see MapInputs) with delta given, is described by a plain one of
+// their 4 * channels rows, but for u and out and their gradients: these are the map, (batch, channels, height * width).
+struct GpuMap {
+  int64_t channels, height, width;
+  // Working memory, (batch, channels, width * height) but for the last; uninitialised.
+  void* columns;       // not used by a forward that fits into shared memory
+  void* grad_columns;  // of a backward
+  void* lines;         // (batch, 2, channels, length); as `columns`
+};
+
 // For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
 struct GpuKernels {
   int64_t (*backward_blocks)(const Inputs&);  // Backward::blocks
   void (*forward)(const Forward&, void* stream);
   void (*backward)(const Backward&, void* stream);  // all but the sums over samples
+  bool (*map_fits)(const Inputs&);                  // whether a map's forward fits into shared memory
+  void (*map_forward)(const Forward&, const GpuMap&, void* stream);
+  void (*map_backward)(const Backward&, const GpuMap&, void* stream);  // as `backward`
 };
 
 GpuKernels double_kernels();

@@ -1,4 +1,4 @@
-#include "launch.h"
+#include "kernels_of.h"
 
 namespace mmsparx {
 GpuKernels float_kernels() { return kernels_of<float>(); }

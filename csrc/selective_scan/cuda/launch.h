@@ -75,26 +75,34 @@ int64_t backward_blocks(const Inputs& in) {
 }
 
 template <typename In>
-void run_backward(const Backward& b, void* stream) {
+BackwardArguments backward_arguments(const Backward& b) {
   using S = State<In>;
-  const Inputs& in = b.inputs;
-  BackwardArguments arguments{b, backward_rows<S>(in), widest_vector<In>(in)};
+  BackwardArguments arguments{b, backward_rows<S>(b.inputs), widest_vector<In>(b.inputs)};
   align<In>(arguments.vector, b.grad.data, {b.grad.batch_stride, b.grad.row_stride});
-  for (const void* const to : {b.du, b.ddelta}) align<In>(arguments.vector, to, {});
+  align<In>(arguments.vector, b.ddelta, {});
   for (const void* const to : {b.dB_partial, b.dC_partial}) align<S>(arguments.vector, to, {});
-  const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
-  const auto& kernels = has_few_items(in) ? kBackwardKernels<In, kFewItems> : kBackwardKernels<In, kManyItems>;
-  if (blocks > 0) {
-    launch(kernels(in.states), blocks, kLanes, arguments.rows * row_bytes<S>(in.states), static_cast<Stream>(stream),
-           arguments);
-  }
-  const unsigned sums = ceil_div(in.batch * in.groups * in.states * in.length, kAddThreads);
-  if (sums > 0) launch(add_partials_kernel<In>, sums, kAddThreads, 0, static_cast<Stream>(stream), arguments);
+  return arguments;
 }
 
 template <typename In>
-GpuKernels kernels_of() {
-  return {backward_blocks<In>, run_forward<In>, run_backward<In>};
+void add_partials(const BackwardArguments& arguments, Stream stream) {
+  const Inputs& in = arguments.backward.inputs;
+  const unsigned sums = ceil_div(in.batch * in.groups * in.states * in.length, kAddThreads);
+  if (sums > 0) launch(add_partials_kernel<In>, sums, kAddThreads, 0, stream, arguments);
+}
+
+template <typename In>
+void run_backward(const Backward& b, void* stream) {
+  const Inputs& in = b.inputs;
+  BackwardArguments arguments = backward_arguments<In>(b);
+  align<In>(arguments.vector, b.du, {});
+  const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
+  const auto& kernels = has_few_items(in) ? kBackwardKernels<In, kFewItems> : kBackwardKernels<In, kManyItems>;
+  if (blocks > 0) {
+    launch(kernels(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states),
+           static_cast<Stream>(stream), arguments);
+  }
+  add_partials<In>(arguments, static_cast<Stream>(stream));
 }
 
 }  // namespace

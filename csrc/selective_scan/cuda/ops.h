@@ -38,5 +38,64 @@ Gradients backward_on(void* stream, const Tensor& grad, const Tensor& u, const T
   return run.gradients([&](const Tensor& partial) { return at::sum(partial, 0).to(A.scalar_type()); });
 }
 
+// As these, of a map along its four directions, u and out and their gradients: x is (batch, channels, H, W), and
+// delta (batch, 4 * channels, H * W).
+
+GpuMap map_of(const Tensor& x) { return {x.size(1), x.size(2), x.size(3), nullptr, nullptr, nullptr}; }
+
+// So many maps for every one of x.
+Tensor working_maps(const Tensor& x, int64_t maps) {
+  return at::empty({x.size(0), maps, x.size(1), x.size(2) * x.size(3)}, x.options());
+}
+
+std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const Tensor& delta, const Tensor& A,
+                                          const Tensor& B, const Tensor& C, const OptionalTensor& D,
+                                          const OptionalTensor& delta_bias, bool delta_softplus) {
+  const ForwardRun run(x, delta, A, B, C, D, delta_bias, delta_softplus, true);
+  const Inputs& in = run.kernels.inputs;
+  check_sizes(in);
+  const GpuKernels kernels = gpu_kernels(in.type);
+  GpuMap map = map_of(x);
+  Tensor columns, lines;
+  if (!kernels.map_fits(in)) {
+    columns = working_maps(x, 1);
+    lines = working_maps(x, 2);
+    map.columns = columns.mutable_data_ptr();
+    map.lines = lines.mutable_data_ptr();
+  }
+  kernels.map_forward(run.kernels, map, stream);
+  return {run.out, run.states};
+}
+
+Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, const Tensor& delta, const Tensor& A,
+                          const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
+                          const Tensor& states, bool delta_softplus) {
+  BackwardRun run(grad, x, delta, A, B, C, D, delta_bias, states, delta_softplus, true);
+  const Inputs& in = run.kernels.inputs;
+  check_sizes(in);
+  const GpuKernels kernels = gpu_kernels(in.type);
+  run.allocate(kernels.backward_blocks(in));
+  const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1), lines = working_maps(x, 2);
+  GpuMap map = map_of(x);
+  map.columns = columns.mutable_data_ptr();
+  map.grad_columns = grad_columns.mutable_data_ptr();
+  map.lines = lines.mutable_data_ptr();
+  kernels.map_backward(run.kernels, map, stream);
+  return run.gradients([&](const Tensor& partial) { return at::sum(partial, 0).to(A.scalar_type()); });
+}
+
+// One of these as an operator: `Device` is made of the first tensor, and has its stream and a check after the launch.
+template <typename Device, auto run>
+struct Operator;
+template <typename Device, typename Result, typename... Rest, Result (*run)(void*, const Tensor&, Rest...)>
+struct Operator<Device, run> {
+  static Result call(const Tensor& first, Rest... rest) {
+    const Device device(first);
+    Result result = run(device.stream(), first, rest...);
+    device.check();
+    return result;
+  }
+};
+
 }  // namespace
 }  // namespace mmsparx

@@ -18,6 +18,8 @@
 #include <cstddef>
 
 #define MMSPARX_INLINE __device__ __forceinline__
+// Of the host, too.
+#define MMSPARX_BOTH __host__ __device__ __forceinline__
 // Of so many threads a block, and so few registers that so many blocks fit into a multiprocessor.
 #define MMSPARX_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 // Of a block's threads; its size is given at the launch.
@@ -49,6 +51,9 @@ template <typename S>
 MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 #endif
+
+// All warps of a block.
+MMSPARX_INLINE void sync_block() { __syncthreads(); }
 
 template <typename Argument>
 void launch(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared_bytes, Stream stream,

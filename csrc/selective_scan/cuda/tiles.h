@@ -40,6 +40,43 @@ MMSPARX_INLINE S value_or_zero(const void* values, int64_t row) {
   return values ? static_cast<const S*>(values)[row] : S(0);
 }
 
+// Where a lane's items lie in a row of `length` positions that is read from its first to its last or, `reversed`, from
+// its last to its first.
+template <bool kWhole>
+struct Span {
+  int length, first;  // of the items, in the order of reading
+  int vector;         // see Items
+  bool reversed;
+
+  MMSPARX_INLINE int valid() const { return length - first; }
+
+  template <typename T, int kItems>
+  MMSPARX_INLINE void load(Items<T, kItems>& items, const T* row) const {
+    if (!reversed) return items.template load<kWhole>(row + first, valid(), vector);
+    items.template load<kWhole>(row + (length - first - kItems), kItems, vector, kItems - valid());
+    items.reverse();
+  }
+
+  template <typename T, int kItems>
+  MMSPARX_INLINE void store(T* row, const State<T> (&values)[kItems]) const {
+    Items<T, kItems> items;
+    items.assign(values);
+    if (!reversed) return items.template store<kWhole>(row + first, valid(), vector);
+    items.reverse();
+    items.template store<kWhole>(row + (length - first - kItems), kItems, vector, kItems - valid());
+  }
+
+  // To what lies there.
+  template <typename T, int kItems>
+  MMSPARX_INLINE void add(T* row, State<T> (&values)[kItems]) const {
+    Items<T, kItems> before;
+    load(before, row);
+#pragma unroll
+    for (int i = 0; i < kItems; i++) values[i] += before[i];
+    store(row, values);
+  }
+};
+
 // What a row's items have in common for all states. Those that are not valid have a step of 0.
 template <typename In, int kItems>
 struct Steps {
@@ -47,12 +84,6 @@ struct Steps {
   static constexpr bool kPrecise = sizeof(In) == sizeof(S);  // what is read in 16 bits is not worth it
   Items<In, kItems> u, delta;
   S step[kItems], derivative[kItems];
-
-  template <bool kWhole>
-  MMSPARX_INLINE void load(const In* u_items, const In* delta_items, int valid, int vector) {
-    u.template load<kWhole>(u_items, valid, vector);
-    delta.template load<kWhole>(delta_items, valid, vector);
-  }
 
   template <bool kWhole>
   MMSPARX_INLINE void make(int valid, S bias, bool use_softplus) {

@@ -1,11 +1,12 @@
-"""The scan of a map along four directions, made of a backend's plain scan and the reordering around it.
+"""The scan of a map along four directions, made of a backend's scan with delta and the products around it.
 
-For backends without kernels of their own for it. The direction of a sequence is its group; what belongs to
-a sequence (step, A, B, C, D, delta_bias, states) is in the order of its direction.
+For backends without kernels for all of it. The direction of a sequence is its group; what belongs to
+a sequence (delta, step, A, B, C, D, delta_bias, states) is in the order of its direction.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +19,7 @@ def forward(scan: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) ->
 
     Returns (out as x, states).
     """
-    with _no_autocast(x):
-        out, states = scan(*_sequences(x, step, weight), *others)
-    return cross_merge(out.unflatten(1, (4, -1)), *x.shape[2:]), states
+    return forward_with_delta(partial(_scan_sequences, scan), x, step, weight, *others)
 
 
 def backward(differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, weight: Tensor, *others) -> tuple:
@@ -28,14 +27,35 @@ def backward(differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, wei
 
     Returns the gradients of x, step, weight and of what follows.
     """
+    return backward_with_delta(partial(_differentiate_sequences, differentiate), grad, x, step, weight, *others)
+
+
+def forward_with_delta(scan_map: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) -> tuple[Tensor, Tensor]:
+    """As `forward`, by a scan of maps: (x, delta (b, 4 D, L), *others) -> (out as x, states)."""
     with _no_autocast(x):
-        u, delta = _sequences(x, step, weight)
-        du, ddelta, *gradients = differentiate(cross_scan(grad).flatten(1, 2), u, delta, *others)
-        dx = cross_merge(du.unflatten(1, (4, -1)), *x.shape[2:])
+        return scan_map(x, _delta(step, weight), *others)
+
+
+def backward_with_delta(
+    differentiate_map: Callable, grad: Tensor, x: Tensor, step: Tensor, weight: Tensor, *others
+) -> tuple:
+    """As `backward`, by one of maps: (grad, x, delta, *others) -> the gradients of x, delta and of what follows."""
+    with _no_autocast(x):
+        dx, ddelta, *gradients = differentiate_map(grad, x, _delta(step, weight), *others)
         ddelta = ddelta.unflatten(1, (4, -1))
         dstep = torch.matmul(weight.unflatten(0, (4, -1)).transpose(1, 2), ddelta)
         dweight = torch.matmul(ddelta, step.transpose(2, 3)).sum(0).flatten(0, 1)
     return dx, dstep, dweight, *gradients
+
+
+def _scan_sequences(scan: Callable, x: Tensor, delta: Tensor, *others) -> tuple[Tensor, Tensor]:
+    out, states = scan(_sequences(x), delta, *others)
+    return cross_merge(out.unflatten(1, (4, -1)), *x.shape[2:]), states
+
+
+def _differentiate_sequences(differentiate: Callable, grad: Tensor, x: Tensor, *others) -> tuple:
+    du, *gradients = differentiate(_sequences(grad), _sequences(x), *others)
+    return cross_merge(du.unflatten(1, (4, -1)), *x.shape[2:]), *gradients
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager:
@@ -45,6 +65,11 @@ def _no_autocast(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _sequences(x: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """u and delta (b, 4 D, L)."""
-    return cross_scan(x).flatten(1, 2), torch.matmul(weight.unflatten(0, (4, -1)), step).flatten(1, 2)
+def _delta(step: Tensor, weight: Tensor) -> Tensor:
+    """(b, 4 D, L)."""
+    return torch.matmul(weight.unflatten(0, (4, -1)), step).flatten(1, 2)
+
+
+def _sequences(x: Tensor) -> Tensor:
+    """(b, 4 D, L)."""
+    return cross_scan(x).flatten(1, 2)

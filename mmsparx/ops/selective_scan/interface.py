@@ -109,7 +109,7 @@ def cross_selective_scan(
         cross_merge(selective_scan(cross_scan(x), weight @ step, A, B, C, ...))
 
     without its intermediate results, each four times as large as x, in memory or kept for the backward,
-    where the backend has kernels for it; by these very steps where it has not.
+    where the backend has kernels for it (on GPUs these read delta from memory); by these very steps where it has not.
 
     Args:
         x: (batch, D, H, W), of the types of `selective_scan`'s u.

@@ -1,0 +1,18 @@
+// All kernels for one type of inputs.
+
+#pragma once
+
+#include "launch.h"
+#include "map_launch.h"
+
+namespace mmsparx {
+namespace {
+
+template <typename In>
+GpuKernels kernels_of() {
+  return {backward_blocks<In>, run_forward<In>,     run_backward<In>,
+          map_fits<In>,        run_map_forward<In>, run_map_backward<In>};
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,39 @@
+// The backward of a map: a warp takes rows of some channels, or columns, there and back.
+
+#pragma once
+
+#include "backward.h"
+
+namespace mmsparx {
+namespace {
+
+struct MapBackwardArguments {
+  BackwardArguments plain;  // of four groups; u and grad are (batch, channels, length)
+  int64_t channels;
+  Rows columns, grad_columns;  // these transposed
+  void* lines;                 // (batch, 2, channels, length): du along rows and along columns
+};
+
+// Blocks as of many items: for more there are too few registers.
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kLanes, (kBackwardBlocks<State<In>, 8>))
+map_backward_kernel(const MapBackwardArguments arguments) {
+  MMSPARX_SHARED_MEMORY(memory);
+  const Backward& b = arguments.plain.backward;
+  const Inputs& in = b.inputs;
+  const uint32_t blocks = uint32_t(b.blocks), unit = blockIdx.x;
+  const uint32_t order = unit / blocks % 2, batch = unit / blocks / 2, number = unit % blocks;
+  const int64_t channels = arguments.channels, channel = number * arguments.plain.rows;
+  const Lines<const In> u = lines_of<In>(order ? arguments.columns : in.u, batch, channel);
+  const Lines<const In> grad = lines_of<In>(order ? arguments.grad_columns : b.grad, batch, channel);
+  const int64_t line = (int64_t(batch) * 2 + order) * channels + channel;
+  const Lines<In> du = {static_cast<In*>(arguments.lines) + line * in.length, in.length};
+#pragma unroll 1
+  for (int way = 0; way < 2; way++) {
+    differentiate_rows<In, kItems, kStates>(arguments.plain, memory, batch, order + 2 * way, uint32_t(channels), number,
+                                            u, grad, du, way == 1);
+  }
+}
+
+}  // namespace
+}  // namespace mmsparx

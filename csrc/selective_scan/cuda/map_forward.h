@@ -1,0 +1,140 @@
+// The forward of a map: a warp reads a channel's rows, or its columns, there and back.
+//
+// Small maps stay in a block's shared memory, which transposes them, holds the sums and merges them. Others are
+// transposed in memory before, and merged in it afterwards.
+
+#pragma once
+
+#include "forward.h"
+
+namespace mmsparx {
+namespace {
+
+struct MapForwardArguments {
+  Forward forward;  // of four groups; u is (batch, channels, length), and so is out, of small maps
+  int64_t channels, height, width;
+  const void* columns;  // u transposed, (batch, channels, length)
+  void* lines;          // (batch, 2, channels, length): the sums along rows and along columns
+  int vector;           // see Items
+};
+
+// One order of one channel: the sum of both ways. `order`: 0 for rows, 1 for columns, which `u` and `out` are in.
+template <typename In, typename Out, int kItems, int kStates>
+MMSPARX_INLINE void scan_both_ways(const MapForwardArguments& arguments, int64_t batch, int64_t order, int64_t channel,
+                                   const In* u, Out* out, State<In>* entering) {
+  using S = State<In>;
+  const Forward& f = arguments.forward;
+  const Inputs& in = f.inputs;
+  const int lane = threadIdx.x % kLanes, states = kStates ? kStates : int(in.states);
+#pragma unroll 1
+  for (int way = 0; way < 2; way++) {
+    const int64_t group = order + 2 * way, row = group * arguments.channels + channel;
+    ForwardRow<In, Out, kItems, kStates>{
+        in,
+        vector_of(arguments),
+        lane,
+        states,
+        u,
+        row_of<In>(in.delta, batch, row),
+        matrices_of<In>(in.B, batch, group),
+        matrices_of<In>(in.C, batch, group),
+        static_cast<const S*>(in.A) + row * states,
+        value_or_zero<S>(in.delta_bias, row),
+        value_or_zero<S>(in.D, row),
+        out,
+        static_cast<S*>(f.states) + (batch * in.dim + row) * state_count(in.length) * states,
+        entering,
+        way == 1,
+    }
+        .run();
+  }
+}
+
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kForwardWarps* kLanes, (kForwardBlocks<State<In>, kStates>))
+map_forward_kernel(const MapForwardArguments arguments) {
+  using S = State<In>;
+  MMSPARX_SHARED_MEMORY(memory);
+  const Inputs& in = arguments.forward.inputs;
+  const uint32_t warp = threadIdx.x / kLanes, channels = uint32_t(arguments.channels);
+  const uint32_t place = blockIdx.x * kForwardWarps + warp;
+  if (place >= in.batch * 2 * channels) return;
+  const uint32_t channel = place % channels, order = place / channels % 2, batch = place / channels / 2;
+  const In* const columns = static_cast<const In*>(arguments.columns);
+  scan_both_ways<In, In, kItems, kStates>(
+      arguments, batch, order, channel,
+      order ? columns + (int64_t(batch) * channels + channel) * in.length : row_of<In>(in.u, batch, channel),
+      static_cast<In*>(arguments.lines) + int64_t(place) * in.length,
+      reinterpret_cast<S*>(memory) + warp * in.states);
+}
+
+constexpr int kMapWarps = 2;
+
+// A small map's shared memory: the sums along rows and along columns, the map transposed, and what is between two
+// tiles, per warp and state. Every part begins where 16 bytes do.
+template <typename In>
+struct MapMemory {
+  using S = State<In>;
+  int64_t padded, states;
+
+  MMSPARX_BOTH explicit MapMemory(const Inputs& in)
+      : padded((in.length + 7) / 8 * 8), states(in.states == 1 ? 0 : in.states) {}
+  MMSPARX_BOTH size_t bytes() const {
+    return size_t(kMapWarps * (padded + states)) * sizeof(S) + size_t(padded) * sizeof(In);
+  }
+  MMSPARX_BOTH S* line(void* memory, int order) const { return static_cast<S*>(memory) + order * padded; }
+  MMSPARX_BOTH In* transposed(void* memory) const { return reinterpret_cast<In*>(line(memory, kMapWarps)); }
+  MMSPARX_BOTH S* entering(void* memory, int warp) const {
+    return reinterpret_cast<S*>(transposed(memory) + padded) + warp * states;
+  }
+};
+
+// A block's walk over a map, thread by thread.
+struct Pixels {
+  const int height, width, stride;
+  int position, row, column;
+
+  MMSPARX_INLINE Pixels(int height, int width, int stride, int thread)
+      : height(height), width(width), stride(stride), position(thread), row(thread / width), column(thread % width) {}
+  MMSPARX_INLINE bool within() const { return row < height; }
+  MMSPARX_INLINE int transposed() const { return column * height + row; }
+  MMSPARX_INLINE void advance() {
+    position += stride;
+    row += stride / width;
+    column += stride % width;
+    if (column >= width) {
+      column -= width;
+      row++;
+    }
+  }
+};
+
+// A block a channel, one warp its rows and another its columns.
+template <typename In, int kItems, int kStates>
+MMSPARX_KERNEL(kMapWarps* kLanes, (kForwardBlocks<State<In>, kStates> * kForwardWarps / kMapWarps))
+small_map_forward_kernel(const MapForwardArguments arguments) {
+  using S = State<In>;
+  MMSPARX_SHARED_MEMORY(memory);
+  const Inputs& in = arguments.forward.inputs;
+  const uint32_t channels = uint32_t(arguments.channels), batch = blockIdx.x / channels, channel = blockIdx.x % channels;
+  const int height = int(arguments.height), width = int(arguments.width);
+  const int order = threadIdx.x / kLanes;
+  const MapMemory<In> parts(in);
+  const In* const rows = row_of<In>(in.u, batch, channel);
+  In* const transposed = parts.transposed(memory);
+  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
+    transposed[at.transposed()] = rows[at.position];
+  }
+  sync_block();
+  scan_both_ways<In, S, kItems, kStates>(arguments, batch, order, channel, order ? transposed : rows,
+                                         parts.line(memory, order), parts.entering(memory, order));
+  sync_block();
+  In* const out = static_cast<In*>(arguments.forward.out) + int64_t(blockIdx.x) * in.length;
+  const S *const along_rows = parts.line(memory, 0), *const along_columns = parts.line(memory, 1);
+  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
+    narrow(along_rows[at.position] + along_columns[at.transposed()], out[at.position]);
+  }
+}
+
+}  // namespace
+}  // namespace mmsparx
