@@ -1,4 +1,4 @@
-"""The scan's Triton kernels compiled for GPUs that need not be there. As a script: registers and spills of each."""
+"""The Triton kernels compiled for GPUs that need not be there. As a script: registers and spills of each."""
 
 import re
 import subprocess
@@ -16,8 +16,12 @@ from kernel_helpers import inputs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from mmsparx.ops.selective_scan import triton_backend, triton_kernels
+from mmsparx.ops.selective_scan import triton_backend, triton_kernels, triton_reorder
 
+KERNELS = [
+    *((triton_kernels, name) for name in ('scan_forward', 'scan_backward')),
+    *((triton_reorder, name) for name in ('map_to_sequences', 'sum_of_sequences')),
+]
 PTXAS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'ptxas'
 
 
@@ -41,7 +45,7 @@ def compiling(capability: int) -> Iterator[list]:
             if not any(found is x for x in compiled):
                 compiled.append(found)
 
-    kernels = {name: getattr(triton_kernels, name) for name in ('scan_forward', 'scan_backward')}
+    kernels = [(module, name, getattr(module, name)) for module, name in KERNELS]
     before = driver._active
     driver.set_active(
         SimpleNamespace(
@@ -51,12 +55,12 @@ def compiling(capability: int) -> Iterator[list]:
         )
     )
     try:
-        for name, kernel in kernels.items():
-            setattr(triton_kernels, name, Kernel(kernel))
+        for module, name, kernel in kernels:
+            setattr(module, name, Kernel(kernel))
         yield compiled
     finally:
-        for name, kernel in kernels.items():
-            setattr(triton_kernels, name, kernel)
+        for module, name, kernel in kernels:
+            setattr(module, name, kernel)
         driver._active = before
 
 
@@ -65,6 +69,11 @@ def launch_both(length: int, **options) -> None:
     tensors = inputs(length, **options)
     out, states = triton_backend.forward(*tensors, True)
     triton_backend.backward(out, *tensors, states, True)
+
+
+def reorder_both(*shape: int, dtype: torch.dtype = torch.float32) -> None:
+    """A map of shape (b, D, H, W) to its sequences and back."""
+    triton_backend.from_sequences(triton_backend.to_sequences(torch.empty(shape, dtype=dtype)), *shape[2:])
 
 
 def resources(kernel, capability: int) -> tuple[int, int]:
@@ -90,7 +99,14 @@ def table(capability: int) -> Iterator[str]:
             launch_both(length, dim=32, states=states, dtype=dtype)
         for kernel in compiled:
             registers, spilled = resources(kernel, capability)
-            yield f'{kernel.name:<14}{str(dtype)[6:]:<9}{states:<4}{length:<6}{registers:>4}{spilled:>5}'
+            yield f'{kernel.name:<17}{str(dtype)[6:]:<9}{states:<4}{length:<6}{registers:>4}{spilled:>5}'
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        for side in (56, 14, 7):
+            with compiling(capability) as compiled:
+                reorder_both(1, 32, side, side, dtype=dtype)
+            for kernel in compiled:
+                registers, spilled = resources(kernel, capability)
+                yield f'{kernel.name:<17}{str(dtype)[6:]:<9}{"":<4}{side * side:<6}{registers:>4}{spilled:>5}'
 
 
 if __name__ == '__main__':

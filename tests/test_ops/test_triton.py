@@ -1,6 +1,8 @@
 """The Triton kernels: `triton_cases` in Triton's interpreter and on GPUs, and what they are compiled to."""
 
 import importlib.util
+import itertools
+import math
 import os
 import re
 import subprocess
@@ -34,7 +36,7 @@ def run_cases(**variables):
     )
     passed = re.search(r'(\d+) passed', done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(passed[1]) > 85, done.stdout
+    assert int(passed[1]) > 180, done.stdout
 
 
 @needs_triton
@@ -85,6 +87,20 @@ class TestCompiled:
             assert spilled == 0
 
     @pytest.mark.usefixtures('needs_assembler')
+    @pytest.mark.parametrize('capability', [80, 90])
+    @pytest.mark.parametrize(
+        ('dtype', 'side'), [(torch.float32, 56), (torch.float32, 7), (torch.bfloat16, 14), (torch.float64, 33)]
+    )
+    def test_maps_are_kept_in_registers(self, dtype, side, capability, triton_compile):
+        with triton_compile.compiling(capability) as compiled:
+            triton_compile.reorder_both(1, 32, side, side, dtype=dtype)
+        assert [kernel.name for kernel in compiled] == ['map_to_sequences', 'sum_of_sequences']
+        for kernel in compiled:
+            registers, spilled = triton_compile.resources(kernel, capability)
+            assert 0 < registers <= 255
+            assert spilled == 0
+
+    @pytest.mark.usefixtures('needs_assembler')
     @pytest.mark.parametrize(
         ('dtype', 'states'), [(torch.float64, 1), (torch.float64, 3), (torch.float32, 5), (torch.bfloat16, 256)]
     )
@@ -96,6 +112,7 @@ class TestCompiled:
     def test_no_double_precision_but_for_double_inputs(self, triton_compile):
         with triton_compile.compiling(90) as compiled:
             triton_compile.launch_both(70)
+            triton_compile.reorder_both(1, 2, 7, 10)
         assert not any('.f64' in kernel.asm['ptx'] for kernel in compiled)
 
     def test_aligned_rows_are_loaded_by_16_bytes(self, triton_compile):
@@ -105,6 +122,51 @@ class TestCompiled:
             ptx = kernel.asm['ptx']
             assert 'ld.global.v4' in ptx
             assert 'st.global.v4' in ptx
+
+    # Alike in all four directions, and lanes side by side: a tile of one dimension, in which a thread has one vector.
+    @pytest.mark.parametrize(
+        ('dtype', 'shape', 'align', 'width'),
+        [
+            (torch.float32, (56, 56), 4, '.v4.b32'),
+            (torch.bfloat16, (56, 48), 8, '.v4.b32'),
+            (torch.float32, (14, 100), 2, '.v2.b32'),
+            (torch.float32, (7, 7), 1, '.b32'),
+            (torch.bfloat16, (33, 48), 1, '.b16'),
+            (torch.float64, (14, 14), 2, '.v2.b64'),
+        ],
+    )
+    def test_maps_are_read_and_written_in_vectors_side_by_side(self, dtype, shape, align, width, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            triton_compile.reorder_both(2, 32, *shape, dtype=dtype)
+        for kernel in compiled:
+            assert set(re.findall(r'(?:ld|st)\.global([.\w]*)', kernel.asm['ptx'])) == {width}
+            accesses = re.findall(r'tt\.(?:load|store) .*, (#\w+)>', kernel.asm['ttgir'])
+            assert len(accesses) == 5
+            layouts = dict(re.findall(r'^(#\w+) = #ttg\.(.*)$', kernel.asm['ttgir'], re.MULTILINE))
+            for name in accesses:
+                assert f'sizePerThread = [{align}], threadsPerWarp = [32]' in layouts[name]
+
+    def test_one_variant_for_every_map_of_a_kind(self, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            for shape in ((1, 32, 36, 68), (3, 40, 100, 44), (2, 1, 1000, 28)):
+                triton_compile.reorder_both(*shape)
+            assert len(compiled) == 2
+            triton_compile.reorder_both(1, 32, 37, 68)  # another alignment
+            triton_compile.reorder_both(1, 32, 16, 68)  # another tile
+            assert len(compiled) == 6
+
+    def test_maps_beyond_32_bits(self, triton_compile):
+        with triton_compile.compiling(90) as compiled:
+            for batch_stride, height in ((2**34, 64), (2**32, 2**16)):
+                x = torch.empty_strided((2, 1, height, 2**16), (batch_stride, 1, 2**16, 1), device='meta')
+                triton_backend.from_sequences(triton_backend.to_sequences(x), height, 2**16)
+        signatures = [kernel.src.signature for kernel in compiled]
+        assert [(x['length'], x['height'], x.get('x_batch')) for x in signatures] == [
+            ('i32', 'i32', 'i64'),
+            ('i32', 'i32', None),
+            ('i64', 'i32', 'i64'),
+            ('i64', 'i32', None),
+        ]
 
     def test_one_variant_for_every_length_and_batch(self, triton_compile):
         with triton_compile.compiling(90) as compiled:
@@ -155,6 +217,23 @@ class TestCompiled:
 def test_alignment(dtype, length, change, expected):
     x = torch.empty(2, 4, length, dtype=dtype)
     assert triton_backend.alignment(length, (x, change(x) if change else x)) == expected
+
+
+def test_alignment_of_a_side():
+    x = torch.empty(2, 4, 14 * 16)
+    assert [triton_backend.alignment(14 * 16, (x,), side) for side in (16, 14, 7)] == [4, 2, 1]
+
+
+def test_tiles_of_maps():
+    for channels, height, width in itertools.product((1, 3, 96, 1000), (1, 7, 14, 33, 800), (1, 7, 28, 56, 1333)):
+        tile = triton_backend.map_tile(channels, height, width)
+        sides = [tile[name] for name in ('CHANNELS', 'ROWS', 'COLUMNS')]
+        assert all(side & (side - 1) == 0 for side in sides)
+        assert math.prod(sides) <= 512 * tile['num_warps'] == 512 * max(sides[1] * sides[2] // 512, 1)
+    for side in (7, 14, 28, 56, 112):
+        tile = triton_backend.map_tile(96, side, side)
+        for size, part in ((96, tile['CHANNELS']), (side, tile['ROWS']), (side, tile['COLUMNS'])):
+            assert -(-size // part) * part <= size * 8 / 7
 
 
 @pytest.mark.parametrize('direction', ['forward', 'backward'])

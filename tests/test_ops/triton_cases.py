@@ -9,10 +9,10 @@ import pytest
 import torch
 import triton_interpreter
 from helpers import relative_error
-from kernel_helpers import NAMES, assert_close_to_truth, backward, forward, inputs, run, to
+from kernel_helpers import NAMES, OWN_TOLERANCE, assert_close_to_truth, backward, forward, inputs, run, to
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmsparx.ops import cross_selective_scan, selective_scan
+from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, selective_scan
 from mmsparx.ops.selective_scan import native, reference, triton_backend
 
 if os.environ.get(triton_backend.INTERPRET):
@@ -20,6 +20,9 @@ if os.environ.get(triton_backend.INTERPRET):
 
 DEVICE = 'cpu' if os.environ.get(triton_backend.INTERPRET) else 'cuda'
 BACKENDS_ON = [(DEVICE, 'triton'), ('cpu', 'reference')]
+CROSS_NAMES = ('x', 'step', 'weight', *NAMES[2:])
+cross_forward = torch.ops.mmsparx.cross_selective_scan_fwd
+cross_backward = torch.ops.mmsparx.cross_selective_scan_bwd
 OTHERS = ['reference', *(['native'] if native.missing() is None and DEVICE == 'cpu' else [])]
 
 
@@ -104,20 +107,6 @@ class TestTruth:
             return selective_scan(*values[:6], delta_bias=values[6], delta_softplus=True, backend='triton')
 
         assert torch.autograd.gradcheck(scan, tensors, fast_mode=True)
-
-    def test_scan_of_a_map(self):
-        generator = torch.Generator().manual_seed(0)
-        shapes = ((1, 3, 5, 7), (1, 4, 2, 35), (12, 2), (12, 2), (1, 4, 2, 35), (1, 4, 2, 35), (12,), (12,))
-        tensors = [torch.randn(shape, generator=generator) for shape in shapes]
-        tensors[3] = -tensors[3].exp()
-
-        def gradients(backend, device):
-            leaves = [x.to(device).requires_grad_() for x in tensors]
-            out = cross_selective_scan(*leaves, delta_softplus=True, backend=backend)
-            return [x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), leaves))]
-
-        for ours, expected in zip(gradients('triton', DEVICE), gradients('reference', 'cpu'), strict=True):
-            assert relative_error(ours, expected) < 1e-6
 
 
 class TestExtremes:
@@ -287,6 +276,196 @@ class TestMemory:
         assert relative_error(states, expected) < 1e-13
 
 
+def maps(height, width, channels=5, batch=2, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def sequences(height, width, channels=5, batch=2, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 4, channels, height * width, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def in_sequences(x):
+    return triton_backend.to_sequences(x.to(DEVICE)).cpu()
+
+
+def in_maps(y, height, width):
+    return triton_backend.from_sequences(y.to(DEVICE), height, width).cpu()
+
+
+# Parts of tiles, whole tiles and several, with every alignment; more channels than a tile has, and fewer.
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ('height', 'width', 'channels'),
+    [(1, 1, 9), (1, 9, 3), (9, 1, 1), (7, 7, 10), (14, 10, 3), (16, 40, 2), (33, 65, 1), (64, 36, 1)],
+)
+class TestReordering:
+    def test_map_to_sequences(self, height, width, channels, dtype):
+        x = maps(height, width, channels, dtype=dtype)
+        found = in_sequences(x)
+        assert found.is_contiguous()
+        assert torch.equal(found, cross_scan(x))
+
+    def test_sum_of_sequences_is_rounded_once(self, height, width, channels, dtype):
+        y = sequences(height, width, channels, dtype=dtype)
+        found = in_maps(y, height, width)
+        assert (found.dtype, found.is_contiguous()) == (dtype, True)
+        wide = y if dtype == torch.float64 else y.float()
+        assert torch.equal(found, cross_merge(wide, height, width).to(dtype))
+        if dtype in OWN_TOLERANCE:
+            truth = cross_merge(y.double(), height, width)
+            half_unit = torch.finfo(dtype).eps / 4 * torch.exp2(torch.frexp(truth).exponent)
+            assert ((found.double() - truth).abs() <= half_unit * 1.001).all()
+
+
+class TestReorderedMemory:
+    @pytest.mark.parametrize(
+        'change',
+        [
+            moved,
+            inner,
+            transposed,
+            every_other,
+            lambda x: x.contiguous(memory_format=torch.channels_last),
+            lambda x: inner(x.flatten(2)).unflatten(2, x.shape[2:]),  # rows that are no multiple of 16 bytes apart
+            lambda x: torch.cat((x * torch.nan, x, x * torch.nan), 1)[:, x.shape[1] : -x.shape[1]],
+        ],
+    )
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_any_layout(self, change, dtype):
+        x = maps(12, 20, dtype=dtype).to(DEVICE)
+        changed = change(x)
+        assert torch.equal(changed, x)
+        assert torch.equal(in_sequences(changed), cross_scan(x).cpu())
+
+    @pytest.mark.parametrize('shape', [(1, 5, 12, 20), (2, 1, 12, 20), (2, 5, 1, 1)])
+    def test_broadcast_maps(self, shape):
+        x = maps(12, 20)[tuple(slice(n) for n in shape)].expand(2, 5, 12, 20)
+        assert torch.equal(in_sequences(x), cross_scan(x))
+
+    def test_maps_in_one_piece_are_not_copied(self, monkeypatch):
+        read = []
+        launch = triton_backend._reorder
+
+        def note(kernel, tensors, *others):
+            read.append(tensors[0].data_ptr())
+            launch(kernel, tensors, *others)
+
+        monkeypatch.setattr(triton_backend, '_reorder', note)
+        x = maps(6, 8, 9).to(DEVICE)
+        apart = [x, x[:, 2:5], x.transpose(0, 1), x[1:, ::2]]
+        for view in apart:
+            triton_backend.to_sequences(view)
+        assert read == [view.data_ptr() for view in apart]
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_nothing_beyond_the_ends_is_used_or_changed(self, dtype):
+        for size in ((7, 7), (12, 20)):
+            x, y = maps(*size, dtype=dtype).to(DEVICE), sequences(*size, dtype=dtype).to(DEVICE)
+            for tensor, run_one in ((x, in_sequences), (y, lambda y, size=size: in_maps(y, *size))):
+                storage = torch.full((tensor.numel() + 4096,), torch.nan, dtype=dtype, device=DEVICE)
+                within = storage[2048:-2048].view(tensor.shape).copy_(tensor)
+                assert torch.equal(run_one(within), run_one(tensor))
+                assert torch.equal(within, tensor)
+                assert storage[:2048].isnan().all()
+                assert storage[-2048:].isnan().all()
+
+    def test_everything_is_written_and_repeats_bitwise(self, monkeypatch):
+        x, y = maps(7, 12), sequences(7, 12)
+        expected = in_sequences(x), in_maps(y, 7, 12)
+        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
+        torch.use_deterministic_algorithms(True)
+        try:
+            found = in_sequences(x), in_maps(y, 7, 12)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_no_maps(self):
+        x = maps(3, 4, batch=0)
+        assert in_sequences(x).shape == (0, 4, 5, 12)
+        assert in_maps(sequences(3, 4, batch=0), 3, 4).shape == x.shape
+
+
+def map_inputs(height, width, channels=3, states=1, batch=1, dtype=torch.float32):
+    """x, step, weight, A, B, C, D and delta_bias, as the operator takes them."""
+    length = height * width
+    _, _, *others = inputs(length, dim=4 * channels, states=states, groups=4, batch=batch, dtype=dtype)
+    step = sequences(height, width, 2, batch, dtype)
+    weight = maps(1, 2, 4 * channels, 1, dtype).view(4 * channels, 2)
+    return [maps(height, width, channels, batch, dtype), step, weight, *others]
+
+
+def run_map(tensors, backend):
+    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
+    out, states = cross_forward(*tensors, True, backend)
+    grad = maps(*out.shape[2:], out.shape[1], out.shape[0]).flip(-1).to(out)
+    return [out, states, *cross_backward(grad, *tensors, states, True, backend)]
+
+
+class TestScanOfAMap:
+    @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+    @pytest.mark.parametrize(('height', 'width'), [(1, 1), (5, 7), (12, 6)])
+    def test_definition(self, height, width, dtype, tolerance):
+        tensors = map_inputs(height, width, batch=2, dtype=dtype)
+        truth = run_map([x.double() for x in tensors], 'reference')
+        found = to('cpu', run_map(to(DEVICE, tensors), 'triton'))
+        for name, ours, exact in zip(('out', 'states', *CROSS_NAMES), found, truth, strict=True):
+            assert relative_error(ours, exact) < tolerance, name
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_16_bit(self, dtype):
+        # delta and the four sequences are rounded, each to half a unit in the last place; their sum once more.
+        tensors = map_inputs(5, 8, dtype=dtype)
+        truth = run_map([x.double() for x in tensors], 'reference')
+        found = to('cpu', run_map(to(DEVICE, tensors), 'triton'))
+        for name, ours, exact in zip(('out', 'states', *CROSS_NAMES), found, truth, strict=True):
+            assert relative_error(ours, exact) < 2 * OWN_TOLERANCE[dtype], name
+
+    def test_layout_of_the_map_and_the_gradient(self):
+        tensors = to(DEVICE, map_inputs(5, 8, batch=2))
+        _, states = cross_forward(*tensors, True, 'triton')
+        expected = cross_backward(tensors[0], *tensors, states, True, 'triton')
+        x = tensors[0].contiguous(memory_format=torch.channels_last)
+        found = cross_backward(x, x, *tensors[1:], states, True, 'triton')
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_autocast_leaves_it_alone(self):
+        tensors = to(DEVICE, map_inputs(3, 4))
+        expected = run_map(tensors, 'triton')
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            found = run_map(tensors, 'triton')
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_without_the_optional_ones_and_without_a_batch(self):
+        tensors = [*to(DEVICE, map_inputs(3, 4, batch=0))[:6], None, None]
+        out, states, *gradients = run_map(tensors, 'triton')
+        assert (out.shape, states.shape) == ((0, 3, 3, 4), (0, 12, 2, 1))
+        assert [x.shape for x in gradients] == [(0,) if x is None else x.shape for x in tensors]
+        assert not any(x.any() for x in gradients)
+
+    def test_opcheck(self):
+        tensors = to(DEVICE, map_inputs(2, 3))
+        torch.library.opcheck(cross_forward.default, ([*(x.clone().requires_grad_() for x in tensors), True, 'triton']))
+        out, states = cross_forward(*tensors, True, 'triton')
+        torch.library.opcheck(cross_backward.default, (torch.randn_like(out), *tensors, states, True, 'triton'))
+
+    def test_one_graph_for_every_size(self):
+        def scan(*tensors):
+            return cross_selective_scan(*tensors, delta_softplus=True, backend='triton')
+
+        counter = CompileCounterWithBackend('aot_eager')
+        compiled = torch.compile(scan, fullgraph=True, dynamic=True, backend=counter)
+        for size in ((6, 11), (4, 3)):
+            leaves = [x.requires_grad_() for x in to(DEVICE, map_inputs(*size))]
+            for ours, expected in zip(
+                *(torch.autograd.grad(f(*leaves).square().sum(), leaves) for f in (compiled, scan)), strict=True
+            ):
+                assert relative_error(ours, expected) < 1e-6
+        assert counter.frame_count == 1
+
+
 class TestOperator:
     @pytest.mark.parametrize('optional', [True, False])
     def test_opcheck(self, optional):
@@ -317,3 +496,5 @@ class TestOperator:
         tensors = inputs(65)
         assert torch.cuda.current_device() == 0
         assert_same(to('cpu', run(to('cuda:1', tensors), 'triton')), on_device(tensors), 0)
+        ours, expected = (run_map(to(device, map_inputs(5, 8)), 'triton') for device in ('cuda:1', 'cuda:0'))
+        assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(ours, expected, strict=True))

@@ -64,6 +64,8 @@ BACKENDS: list[Backend] = [
         triton_backend.backward,
         triton_backend.missing,
         triton_backend.refusal,
+        triton_backend.cross_forward,
+        triton_backend.cross_backward,
         devices=triton_backend.DEVICES,
     ),
     Backend('reference', reference.forward, reference.backward),

@@ -5,17 +5,20 @@ then, not before. TRITON_INTERPRET=1 runs the kernels on a CPU, slowly: for test
 
 One compiled variant serves every length and batch. Compiled anew is for another kind of GPU, type or N, with or
 without D, delta_bias and softplus; for every alignment of the rows (16 bytes, 8, 4 or 2); the forward for
-lengths up to 64 and above; for groups of fewer than 16 channels; and for sizes beyond 32 bits.
+lengths up to 64 and above; for groups of fewer than 16 channels; and for sizes beyond 32 bits. What lies around the
+scan of a map is compiled anew for every kind of tile (`map_tile`) and alignment of its rows and columns.
 """
 
 import importlib.util
+import math
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from mmsparx.ops.selective_scan import cross
 from mmsparx.ops.selective_scan.reference import CHUNK, state_count, state_dtype
 
 DEVICES = ('cuda',)  # ROCm's, too
@@ -133,6 +136,63 @@ def backward(
     return du, ddelta, dA.sum(0), dB, dC, dD, ddelta_bias
 
 
+def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
+    """As `cross.forward`, without the scan."""
+    return cross.forward_with_delta(_scan_map, *arguments)
+
+
+def cross_backward(*arguments) -> tuple[Tensor | None, ...]:
+    """As `cross.backward`, without the scan."""
+    return cross.backward_with_delta(_differentiate_map, *arguments)
+
+
+def _scan_map(x: Tensor, delta: Tensor, *others) -> tuple[Tensor, Tensor]:
+    out, states = forward(to_sequences(x).flatten(1, 2), delta, *others)
+    return from_sequences(out.unflatten(1, (4, -1)), *x.shape[2:]), states
+
+
+def _differentiate_map(grad: Tensor, x: Tensor, *others) -> tuple[Tensor | None, ...]:
+    du, *gradients = backward(to_sequences(grad).flatten(1, 2), to_sequences(x).flatten(1, 2), *others)
+    return from_sequences(du.unflatten(1, (4, -1)), *x.shape[2:]), *gradients
+
+
+def to_sequences(x: Tensor) -> Tensor:
+    """`cross_scan` of x (b, D, H, W), of any strides: (b, 4, D, L)."""
+    from mmsparx.ops.selective_scan import triton_reorder
+
+    batch, channels, height, width = x.shape
+    (rows,) = _along(x.flatten(2))  # a view where a map's rows follow one another, as in a slice of channels
+    out = torch.empty((batch, 4, channels, height * width), dtype=x.dtype, device=x.device)
+    align = alignment(rows.shape[2], (rows, out), math.gcd(height, width))
+    strides = (stride // align for stride in rows.stride()[:-1])
+    _reorder(triton_reorder.map_to_sequences, (rows, out), x.shape, align, *strides)
+    return out
+
+
+def from_sequences(y: Tensor, height: int, width: int) -> Tensor:
+    """`cross_merge` of y (b, 4, D, L), contiguous, but summed in the state's type and rounded once: (b, D, H, W)."""
+    from mmsparx.ops.selective_scan import triton_reorder
+
+    batch, _, channels, length = y.shape
+    out = torch.empty((batch, channels, height, width), dtype=y.dtype, device=y.device)
+    align = alignment(length, (y, out.flatten(2)), math.gcd(height, width))
+    _reorder(triton_reorder.sum_of_sequences, (y, out), out.shape, align)
+    return out
+
+
+def _reorder(kernel, tensors: tuple[Tensor, Tensor], shape: torch.Size, align: int, *strides: int) -> None:
+    """Launches one of `triton_reorder`'s kernels for maps of this shape."""
+    batch, channels, height, width = shape
+    tile = map_tile(channels, height, width)
+    sides = ((channels, 'CHANNELS'), (height, 'ROWS'), (width, 'COLUMNS'))
+    programs = batch * math.prod(-(-size // tile[name]) for size, name in sides)
+    if not programs:
+        return  # an empty batch
+    sizes = (height * width // align, height // align, width // align, channels, *strides)
+    with _current(tensors[0].device):
+        kernel[(programs,)](*tensors, *sizes, ALIGN=align, **tile)
+
+
 def _along(*tensors: Tensor) -> list[Tensor]:
     """Neighbouring positions side by side; other strides are left as they are."""
     return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
@@ -155,20 +215,44 @@ def block(direction: str, channels: int, length: int, align: int) -> dict[str, i
         rows, positions, warps = (8, 64, 1) if length <= 64 else (4, 128, 1)
     else:  # with positions one by one, 16 rows need more than the 255 registers of a thread
         rows, positions, warps = (8 if align == 1 else 16), 64, 4
-    few = 1 << (channels - 1).bit_length()
+    few = _power_of_two(channels)
     return {'ROWS': min(rows, few), 'POSITIONS': positions, 'num_warps': warps if few >= rows else 1}
 
 
-def alignment(length: int, tensors: tuple[Tensor, ...]) -> int:
-    """The largest power of two, of 16 bytes at most, that divides the length and all rows' addresses, in elements."""
+# Reasoned and not measured, too. Sides of 8 are read and written in whole sectors of 32 bytes by rows and by columns
+# alike; 16 pixels to a thread; several channels of a small map to a warp, which then transposes them without a barrier.
+# Maps of 7, 14, 28 and 56 pixels a side, as of pictures of 224, fill 77 per cent of their tiles.
+def map_tile(channels: int, height: int, width: int) -> dict[str, int]:
+    """CHANNELS, ROWS, COLUMNS and num_warps of a launch over maps of so many channels."""
+    rows, columns = (min(max(_power_of_two(side), 8), 32) for side in (height, width))
+    channels = min(_power_of_two(channels), max(512 // (rows * columns), 1))
+    warps = max(channels * rows * columns // 512, 1)
+    return {'CHANNELS': channels, 'ROWS': rows, 'COLUMNS': columns, 'num_warps': warps}
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest that is no less."""
+    return 1 << (size - 1).bit_length()
+
+
+def alignment(length: int, tensors: tuple[Tensor, ...], side: int = 0) -> int:
+    """The largest power of two, of 16 bytes at most, that divides the length and all rows' addresses, in elements.
+
+    side: another size that it is to divide.
+    """
     align = 16 // tensors[0].element_size()
     strides = [stride for x in tensors for stride in x.stride()[:-1]]
     # In units of 1, a length beyond 32 bits makes positions 64 bits wide in the kernels.
     if length >= 2**31 or any(x.data_ptr() % 16 for x in tensors):
         return 1
-    while any(size % align for size in (length, *strides)):
+    while any(size % align for size in (length, side, *strides)):
         align //= 2
     return align
+
+
+def _current(device: torch.device) -> AbstractContextManager:
+    """Makes a GPU the current one, on which Triton launches."""
+    return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
 
 
 class _Launch:
@@ -195,6 +279,6 @@ class _Launch:
     def __call__(self, kernel, tensors: tuple[Tensor | None, ...], n: int, softplus: bool) -> None:
         if not self.grid[0]:
             return  # an empty batch
-        constants = {'N': n, 'PADDED_N': 1 << (n - 1).bit_length(), 'SOFTPLUS': bool(softplus)}
-        with torch.cuda.device(self.device) if self.device.type == 'cuda' else nullcontext():
+        constants = {'N': n, 'PADDED_N': _power_of_two(n), 'SOFTPLUS': bool(softplus)}
+        with _current(self.device):
             kernel[self.grid](*tensors, *self.sizes, **constants, CHUNK=CHUNK, ALIGN=self.align, **self.block)
