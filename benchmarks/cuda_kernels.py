@@ -23,8 +23,9 @@ TYPES = ('float', 'bfloat16', 'half', 'double')
 WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1, 'map_forward': 4, 'small_map_forward': 2, 'map_backward': 1}
+POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
-NAME = r'\d((?:small_)?(?:map_)?(?:forward|backward))_kernelI\w*?Li(\d+)ELi(\d+)E'  # as the compiler mangles it
+NAME = r'\d((?:small_)?(?:map_)?(?:forward|backward))_kernelI\w*?Li(\d+)E'  # as the compiler mangles it
 
 
 @dataclass
@@ -35,7 +36,6 @@ class Kernel:
         arch: as 90 for sm_90.
         type: of inputs and outputs.
         scan: forward or backward, of a map with one of these names before it; one of `SCANS`.
-        items: positions that a lane holds.
         states: N, or 0 for any.
         registers: of a thread.
         spilled: bytes of a thread that are stored to memory for want of registers.
@@ -47,7 +47,6 @@ class Kernel:
     arch: str
     type: str
     scan: str
-    items: int
     states: int
     registers: int
     spilled: int
@@ -98,23 +97,23 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
         rf"entry function '\S*?{NAME}.*?(\d+) bytes spill stores.*?Used (\d+) registers",
         re.S,
     )
-    for scan, items, states, spilled, registers in entry.findall(text):
+    for scan, states, spilled, registers in entry.findall(text):
         most = WARPS_OF_A_MULTIPROCESSOR.get(arch, 64)
         block = WARPS_OF_A_BLOCK[scan]
         of_a_block = -(-int(registers) // 8) * 8 * 32 * block
         warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * block)
-        yield Kernel(arch, kind, scan, int(items), int(states), int(registers), int(spilled), f'{warps} of {most}')
+        yield Kernel(arch, kind, scan, int(states), int(registers), int(spilled), f'{warps} of {most}')
 
 
-def count_instructions(disassembly: str) -> dict[tuple[str, int, int], float]:
-    """Per element, by scan, items and states, where there is one state.
+def count_instructions(disassembly: str) -> dict[tuple[str, int], float]:
+    """Per element, by scan and states, where there is one state.
 
     A map's tiles are read and written by one of two ways, there and back, of which both are counted.
     """
     counts = {}
     for function in disassembly.split('Function : ')[1:]:
         name = re.match(r'\S*?' + NAME, function)
-        if name is None or name[3] != '1':
+        if name is None or name[2] != '1':
             continue
         lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
         code = [(int(address, 16), text) for address, text in lines]
@@ -125,10 +124,12 @@ def count_instructions(disassembly: str) -> dict[tuple[str, int, int], float]:
             target = re.search(r'\bBRA\b.*?\b(0x[0-9a-f]+)', text)
             if target and int(target[1], 16) < address < end:
                 loops.append([other for place, other in code if int(target[1], 16) <= place <= address])
-        # Of the loops with a tile's work, that over whole tiles is the shortest: the others mask items, or contain it.
-        tiles = [len(loop) for loop in loops if any('MUFU.EX2' in text for text in loop)]
+        # A position takes two powers, of softplus and of the decay. Of the loops with so many, that over whole tiles of
+        # many items is the shortest: the others mask items, or contain it.
+        powers = 2 * POSITIONS_OF_A_LANE
+        tiles = [len(loop) for loop in loops if sum('MUFU.EX2' in text for text in loop) >= powers]
         if tiles:  # double has no such instruction
-            counts[name[1], int(name[2]), 1] = min(tiles) / int(name[2])
+            counts[name[1], 1] = min(tiles) / POSITIONS_OF_A_LANE
     return counts
 
 
@@ -146,20 +147,20 @@ def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
                     done = subprocess.run([disassembler, '-sass', cubin], stdout=subprocess.PIPE, text=True, check=True)
                     counts = count_instructions(done.stdout)
                     for kernel in found:
-                        kernel.instructions = counts.get((kernel.scan, kernel.items, kernel.states))
+                        kernel.instructions = counts.get((kernel.scan, kernel.states))
                 kernels += found
     return kernels
 
 
 def table(kernels: Sequence[Kernel]) -> str:
     """In Markdown."""
-    rows = ['| sm | type | scan | N | positions a lane | registers | spilled bytes | warps | instructions/element |']
-    rows.append('|---|---|---|---|---|---|---|---|---|')
+    rows = ['| sm | type | scan | N | registers | spilled bytes | warps | instructions/element |']
+    rows.append('|---|---|---|---|---|---|---|---|')
     order = {kind: i for i, kind in enumerate(TYPES)}
-    for k in sorted(kernels, key=lambda k: (int(k.arch), order[k.type], SCANS.index(k.scan), k.items, k.states or 99)):
+    for k in sorted(kernels, key=lambda k: (int(k.arch), order[k.type], SCANS.index(k.scan), k.states or 99)):
         count = '' if k.instructions is None else f'{k.instructions:.1f}'
         name = k.scan.replace('_', ' ')
-        cells = (k.arch, k.type, name, k.states or 'any', k.items, k.registers, k.spilled, k.warps, count)
+        cells = (k.arch, k.type, name, k.states or 'any', k.registers, k.spilled, k.warps, count)
         rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
     return '\n'.join(rows)
 

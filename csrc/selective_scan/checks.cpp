@@ -70,8 +70,9 @@ int64_t checked_states(const at::Tensor& A, int64_t dim) {
 
 at::ScalarType state_type(const at::Tensor& u) { return u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-Inputs checked_inputs(Tensors& t, bool delta_softplus, bool map) {
+Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
   const at::Tensor& u = t.u;
+  const bool map = scanned == Scanned::kMap;
   map ? check_map(u) : check_sequences(u);
   Inputs in{};
   in.type = type_of(u);

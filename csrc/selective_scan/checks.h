@@ -16,6 +16,9 @@ struct Tensors {
   std::optional<at::Tensor> D, delta_bias;
 };
 
+// What u is: (batch, dim, L), or a map (batch, channels, H, W) and the rest that of its 4 * channels rows.
+enum class Scanned { kSequences, kMap };
+
 // Of a map's scan: all but x of the state's type.
 struct MapTensors {
   at::Tensor x, step, weight, A, B, C;
@@ -28,9 +31,7 @@ at::ScalarType state_type(const at::Tensor& u);
 // Raise c10::Error (RuntimeError in Python) for what does not fit together; otherwise return the sizes and
 // where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept
 // as long as the result is in use.
-//
-// `map`: u is a map (batch, channels, H, W), and the rest that of its 4 * channels rows (see MapInputs).
-Inputs checked_inputs(Tensors& tensors, bool delta_softplus, bool map = false);
+Inputs checked_inputs(Tensors& tensors, bool delta_softplus, Scanned scanned = Scanned::kSequences);
 MapInputs checked_inputs(MapTensors& tensors, bool delta_softplus);
 
 // The gradient of out, which has u's shape, and the states a forward saved for `dim` rows.

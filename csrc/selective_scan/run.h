@@ -15,13 +15,14 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// `kernels` is complete, and valid as long as this is. `map`: see checked_inputs.
+// `kernels` is complete, and valid as long as this is.
 class ForwardRun {
  public:
   ForwardRun(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
-             const OptionalTensor& D, const OptionalTensor& delta_bias, bool delta_softplus, bool map = false)
+             const OptionalTensor& D, const OptionalTensor& delta_bias, bool delta_softplus,
+             Scanned scanned = Scanned::kSequences)
       : tensors_{u, delta, A, B, C, D, delta_bias} {
-    kernels.inputs = checked_inputs(tensors_, delta_softplus, map);
+    kernels.inputs = checked_inputs(tensors_, delta_softplus, scanned);
     const Inputs& in = kernels.inputs;
     out = at::empty(u.sizes(), u.options());
     states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
@@ -41,9 +42,9 @@ class BackwardRun {
  public:
   BackwardRun(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
               const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias, const Tensor& states,
-              bool delta_softplus, bool map = false)
+              bool delta_softplus, Scanned scanned = Scanned::kSequences)
       : tensors_{u, delta, A, B, C, D, delta_bias}, grad_(grad), states_(states) {
-    kernels.inputs = checked_inputs(tensors_, delta_softplus, map);
+    kernels.inputs = checked_inputs(tensors_, delta_softplus, scanned);
     const Inputs& in = kernels.inputs;
     kernels.grad = checked_grad(grad_, u);
     check_states(states_, in.dim, in.length, in.states, u);

@@ -3,8 +3,12 @@
 // It takes the place of csrc/selective_scan/cuda/platform.h. A block's threads are fibers: each runs until it needs
 // the other lanes of its warp (a shuffle, a barrier) or the other warps, then the next one does, in an order that
 // changes every time, and so does that of the warps. So a kernel that relies on lanes running in step, or on an order,
-// gives other numbers or stops with an error. What it cannot show: all races between warps, which run one after
-// another between two barriers, and what the GPU's own instructions round.
+// gives other numbers or stops with an error, as does one whose lanes wait for different things, that reads or writes
+// an address that is not aligned, writes beyond its shared memory or asks for more than there is.
+//
+// What it cannot show: a missing barrier where a shuffle lies between a write and another lane's read, which orders
+// memory here and not on a GPU; most races between warps, which run one after another between two barriers; and what
+// the GPU's own instructions round.
 
 #pragma once
 
@@ -14,7 +18,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #define MMSPARX_INLINE inline
@@ -26,6 +32,10 @@ namespace mmsparx {
 namespace {
 
 using Stream = void*;
+
+// A small GPU: so that small inputs fill it.
+constexpr int64_t kEnoughWarps = 8;
+constexpr size_t kSharedBytes = 48 << 10;
 
 struct Index {
   unsigned x;
@@ -40,7 +50,7 @@ class Emulator {
   template <typename Body>
   void run_block(unsigned number, unsigned threads, size_t shared_bytes, const Body& body) {
     block.x = number;
-    shared.assign(shared_bytes, 0xff);  // NaN in every type
+    shared.assign(shared_bytes + kGuard, kFill);
     body_ = [](const void* what) { (*static_cast<const Body*>(what))(); };
     argument_ = &body;
     if (warps_.size() < threads / kWarp) warps_ = std::vector<Warp>(threads / kWarp);  // contexts cannot be moved
@@ -61,24 +71,29 @@ class Emulator {
         if (warps_[i].state == kWaitsForBlock) warps_[i].state = kRuns;
       }
     }
+    for (size_t i = shared_bytes; i < shared.size(); i++) {
+      if (shared[i] != kFill) throw std::runtime_error("a block wrote beyond its shared memory");
+    }
   }
 
-  // The value that lane `from` gives, for all lanes at once.
+  // The value that lane `from` gives, for all lanes at once, which call this with the same `kind`.
   template <typename S>
-  S exchange(S x, int from) {
+  S exchange(S x, int from, int kind) {
     Warp& warp = *warp_;
     const int lane = lane_, side = warp.uses[lane]++ % 2;  // two: a fast lane's next value overwrites none in use
     std::memcpy(warp.slots[side][lane], &x, sizeof(x));
-    wait(kRuns);
+    wait(kRuns, kind);
     std::memcpy(&x, warp.slots[side][from], sizeof(x));
     return x;
   }
 
-  void sync_warp() { wait(kRuns); }
-  void sync_block() { wait(kWaitsForBlock); }
+  void sync_warp() { wait(kRuns, 0); }
+  void sync_block() { wait(kWaitsForBlock, 0); }
   int lane() const { return lane_; }
 
  private:
+  static constexpr unsigned char kFill = 0xff;  // NaN in every type
+  static constexpr size_t kGuard = 256;         // bytes
   enum State { kRuns, kWaitsForBlock, kEnded };
 
   struct Warp {
@@ -105,23 +120,27 @@ class Emulator {
   void run_to_block_barrier(Warp& warp, unsigned first_thread) {
     warp_ = &warp;
     while (warp.state == kRuns) {
-      int states[3] = {};
+      int states[3] = {}, kinds = 0;
       const int order = int(random());
       for (int turn = 0; turn < kWarp; turn++) {
         lane_ = (order % kWarp + turn * (2 * (order / kWarp % kWarp) + 1)) % kWarp;  // an odd step meets every lane
         thread.x = first_thread + lane_;
+        const int kind = lane_kind_;
         lane_state_ = kEnded;
         swapcontext(&scheduler_, &warp.lanes[lane_]);
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
         states[lane_state_]++;
+        kinds += turn > 0 && lane_kind_ != kind;
       }
       warp.state = lane_state_;
-      if (states[lane_state_] != kWarp) throw std::runtime_error("lanes of a warp wait for different things, or ended");
+      if (states[lane_state_] != kWarp || kinds != 0) throw std::runtime_error("lanes of a warp wait for different things, or ended");
     }
   }
 
-  void wait(State state) {
+  void wait(State state, int kind) {
     const int lane = lane_;
     lane_state_ = state;
+    lane_kind_ = kind;
     swapcontext(&warp_->lanes[lane], &scheduler_);
   }
 
@@ -137,6 +156,8 @@ class Emulator {
   Warp* warp_ = nullptr;
   int lane_ = 0;
   State lane_state_ = kRuns;
+  int lane_kind_ = 0;
+  std::exception_ptr error_;
   unsigned random_ = 1;
   void (*body_)(const void*) = nullptr;
   const void* argument_ = nullptr;
@@ -145,8 +166,13 @@ class Emulator {
 Emulator emulator;
 
 inline void Emulator::enter() {
-  emulator.body_(emulator.argument_);
+  try {
+    emulator.body_(emulator.argument_);
+  } catch (...) {  // which finds no way out of a fiber
+    emulator.error_ = std::current_exception();
+  }
   emulator.lane_state_ = kEnded;
+  emulator.lane_kind_ = 0;
 }
 
 #define threadIdx emulator.thread
@@ -156,23 +182,31 @@ inline void Emulator::enter() {
 template <typename S>
 S shuffle_up(S x, int distance) {
   const int lane = emulator.lane();
-  return emulator.exchange(x, lane < distance ? lane : lane - distance);
+  return emulator.exchange(x, lane < distance ? lane : lane - distance, distance);
 }
 template <typename S>
 S shuffle_down(S x, int distance) {
   const int lane = emulator.lane();
-  return emulator.exchange(x, lane + distance < Emulator::kWarp ? lane + distance : lane);
+  return emulator.exchange(x, lane + distance < Emulator::kWarp ? lane + distance : lane, -distance);
 }
 template <typename S>
 S shuffle(S x, int lane) {
-  return emulator.exchange(x, lane);
+  return emulator.exchange(x, lane, Emulator::kWarp + lane);
 }
 void sync_warp() { emulator.sync_warp(); }
 void sync_block() { emulator.sync_block(); }
 
+template <int kBytes>
+void check_aligned(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % kBytes) throw std::runtime_error("an address is not aligned");
+}
+
 template <typename Argument>
 void launch(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared_bytes, Stream,
             const Argument& argument) {
+  if (shared_bytes > kSharedBytes || threads % Emulator::kWarp || blocks == 0) {
+    throw std::runtime_error("a GPU refuses this launch");
+  }
   for (unsigned block = 0; block < blocks; block++) {
     emulator.run_block(block, threads, shared_bytes, [&] { kernel(argument); });
   }

@@ -12,62 +12,69 @@ REPORT = """
 ptxas info    : Compiling entry function '_ZN7mmsparx19add_partials_kernelINS0_8BFloat16EEEvA' for 'sm_90'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 32 registers, used 0 barriers
-ptxas info    : Compiling entry function '_ZN7mmsparx15backward_kernelINS0_8BFloat16ELi8ELi16EEEvA' for 'sm_90'
-ptxas info    : Function properties for _ZN7mmsparx15backward_kernelINS0_8BFloat16ELi8ELi16EEEvA
+ptxas info    : Compiling entry function '_ZN7mmsparx15backward_kernelINS0_8BFloat16ELi16EEEvA' for 'sm_90'
+ptxas info    : Function properties for _ZN7mmsparx15backward_kernelINS0_8BFloat16ELi16EEEvA
     16 bytes stack frame, 12 bytes spill stores, 40 bytes spill loads
 ptxas info    : Used 151 registers, used 0 barriers
-ptxas info    : Compiling entry function '_ZN7mmsparx24small_map_forward_kernelINS0_8BFloat16ELi2ELi1EEEvA' for 'sm_90'
+ptxas info    : Compiling entry function '_ZN7mmsparx24small_map_forward_kernelINS0_8BFloat16ELi1EEEvA' for 'sm_90'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 48 registers, used 1 barriers
 """
-# Two loops with a tile's work, and behind the exit the way back of a warp that has come apart.
-DISASSEMBLY = """
-        Function : _ZN7mmsparx14forward_kernelIfLi2ELi1EEEvA
-        /*0000*/                   MOV R1, c[0x0][0x28] ;
-        /*0010*/                   MUFU.EX2 R2, R2 ;
-        /*0020*/                   FADD R2, R2, R2 ;
-        /*0030*/                   FADD R2, R2, R2 ;
-        /*0040*/               @P0 BRA 0x10 ;
-        /*0050*/                   MUFU.EX2 R2, R2 ;
-        /*0060*/                   FADD R2, R2, R2 ;
-        /*0070*/              @!P0 BRA 0x50 ;
-        /*0080*/                   FADD R2, R2, R2 ;
-        /*0090*/                   BRA 0x80 ;
-        /*00a0*/                   EXIT ;
-        /*00b0*/                   WARPSYNC.COLLECTIVE R3, 0x20 ;
-        /*00c0*/                   BRA 0x60 ;
-        Function : _ZN7mmsparx14forward_kernelIfLi2ELi0EEEvA
-        /*0000*/                   MUFU.EX2 R2, R2 ;
-        /*0010*/                   EXIT ;
-"""
+
+
+def disassembly(of_tile: int) -> str:
+    """A loop over parts of tiles, one over whole tiles, of so many instructions more than the powers, and others."""
+    powers = ['MUFU.EX2 R2, R2'] * 16
+    loops = [
+        [*powers[:4], 'FADD R2, R2, R2'],
+        [*powers, *['FADD R2, R2, R2'] * (of_tile + 1)],
+        [*powers, *['FADD R2, R2, R2'] * of_tile],
+        ['FADD R2, R2, R2'],
+    ]
+    code = ['MOV R1, c[0x0][0x28]']
+    for loop in loops:
+        code += [*loop, f'@!P0 BRA {16 * len(code):#x}']
+    # Behind the exit lie the ways of a warp that has come apart.
+    code += ['EXIT', 'WARPSYNC.COLLECTIVE R3, 0x20', *powers, f'BRA {16 * len(code):#x}']
+    return '\n'.join(
+        [
+            '\t\tFunction : _ZN7mmsparx14forward_kernelIfLi1EEEvA',
+            *(f'        /*{16 * i:04x}*/                   {text} ;' for i, text in enumerate(code)),
+            '\t\tFunction : _ZN7mmsparx14forward_kernelIfLi0EEEvA',
+            '        /*0000*/                   MUFU.EX2 R2, R2 ;',
+            '        /*0010*/                   EXIT ;',
+        ]
+    )
+
+
 needs_nvcc = pytest.mark.skipif(cuda_kernels.missing() is not None, reason=str(cuda_kernels.missing()))
 
 
 def test_the_assemblers_report():
     assert list(read_report(REPORT, 'bfloat16', '90')) == [
-        Kernel('90', 'bfloat16', 'backward', 8, 16, registers=151, spilled=12, warps='13 of 64'),
-        Kernel('90', 'bfloat16', 'small_map_forward', 2, 1, registers=48, spilled=0, warps='42 of 64'),
+        Kernel('90', 'bfloat16', 'backward', 16, registers=151, spilled=12, warps='13 of 64'),
+        Kernel('90', 'bfloat16', 'small_map_forward', 1, registers=48, spilled=0, warps='42 of 64'),
     ]
     kernel, _ = read_report(REPORT.replace('Used 151', 'Used 40'), 'bfloat16', '89')
     assert kernel.warps == '48 of 48'
 
 
 def test_instructions_of_the_loop_over_whole_tiles():
-    assert count_instructions(DISASSEMBLY) == {('forward', 2, 1): 1.5}
+    assert count_instructions(disassembly(of_tile=5)) == {('forward', 1): (16 + 5 + 1) / 8}
 
 
 def test_the_table():
     kernels = [
-        Kernel('90', 'half', 'backward', 8, 0, 151, 12, '12 of 64'),
-        Kernel('90', 'half', 'forward', 8, 1, 64, 0, '32 of 64', 44.04),
-        Kernel('90', 'half', 'map_forward', 8, 1, 64, 0, '32 of 64', 50.0),
-        Kernel('80', 'half', 'forward', 8, 1, 64, 0, '32 of 64'),
+        Kernel('90', 'half', 'backward', 0, 151, 12, '12 of 64'),
+        Kernel('90', 'half', 'forward', 1, 64, 0, '32 of 64', 44.04),
+        Kernel('90', 'half', 'map_forward', 1, 64, 0, '32 of 64', 50.0),
+        Kernel('80', 'half', 'forward', 1, 64, 0, '32 of 64'),
     ]
     assert table(kernels).splitlines()[2:] == [
-        '| 80 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 |  |',
-        '| 90 | half | forward | 1 | 8 | 64 | 0 | 32 of 64 | 44.0 |',
-        '| 90 | half | backward | any | 8 | 151 | 12 | 12 of 64 |  |',
-        '| 90 | half | map forward | 1 | 8 | 64 | 0 | 32 of 64 | 50.0 |',
+        '| 80 | half | forward | 1 | 64 | 0 | 32 of 64 |  |',
+        '| 90 | half | forward | 1 | 64 | 0 | 32 of 64 | 44.0 |',
+        '| 90 | half | backward | any | 151 | 12 | 12 of 64 |  |',
+        '| 90 | half | map forward | 1 | 64 | 0 | 32 of 64 | 50.0 |',
     ]
 
 
@@ -86,9 +93,9 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 def test_the_committed_table(kind, arch, tmp_path):
     """Every kernel compiles for it; those for one state have all they need in registers."""
     found = list(read_report(cuda_kernels.compile_kernels(kind, arch, tmp_path / 'kernels.cubin'), kind, arch))
-    assert len(found) == 2 * 2 * 3 + (1 + 2 + 2) * 2  # plain, of maps: scans, items, states
+    assert len(found) == 2 * 3 + 3 * 2  # plain, of maps: scans, states
     for kernel in found:
-        if (kernel.items, kernel.states) == (8, 1):
+        if kernel.states == 1:
             assert kernel.spilled == 0
             assert 'backward' in kernel.scan or kernel.registers <= 64  # half of all warps fit
     committed = json.loads(COMMITTED.read_text())

@@ -145,12 +145,26 @@ class TestMemory:
                 )
                 assert torch.equal(changed, expected), name
 
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_any_storage_offset(self, dtype, kernels):
+        tensors = list(inputs(4, 16, dtype=dtype).values())
+        out, states = FORWARD(*tensors, True, kernels)
+        arguments = [torch.randn(out.shape).to(out), *tensors]
+        expected = BACKWARD(*arguments, states, True, kernels)
+        for i, x in enumerate(arguments):
+            moved = torch.full((x.numel() + 1,), torch.nan, dtype=x.dtype)[1:].view(x.shape).copy_(x)
+            changed = [*arguments[:i], moved, *arguments[i + 1 :]]
+            assert torch.equal(FORWARD(*changed[1:], True, kernels)[0], out)
+            found = BACKWARD(*changed, states, True, kernels)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), i
+
     def test_rows_of_a_larger_map(self, backend):
         tensors = inputs(6, 11, dtype=torch.float32)
         larger = torch.full((2, 3, 8, 13), torch.nan)
         larger[:, :, 1:-1, 1:-1] = tensors['x']
-        out = cross_selective_scan(**(tensors | {'x': larger[:, :, 1:-1, 1:-1]}), backend=backend)
-        assert torch.equal(out, cross_selective_scan(**tensors, backend=backend))
+        expected = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
+        tensors['x'] = larger[:, :, 1:-1, 1:-1]
+        assert torch.equal(cross_selective_scan(**tensors, delta_softplus=True, backend=backend), expected)
 
     def test_strided_gradient(self, backend):
         tensors = inputs(6, 11, dtype=torch.float32, requires_grad=True)

@@ -176,15 +176,23 @@ class TestTruth:
 
 
 class TestMemory:
-    def test_misaligned_storage(self, kernels):
-        tensors = inputs(130, states=2, batch=2)
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_misaligned_storage(self, dtype, kernels):
+        """Of any tensor alone, which must not be read as widely as the others, and of all."""
+        tensors = inputs(136, states=2, batch=2, dtype=dtype)
+        out, states = forward(*tensors, True, kernels)
+        arguments = [torch.randn(out.shape).to(out), *tensors]
+        expected = backward(*arguments, states, True, kernels)
 
         def moved(x):
             storage = torch.full((x.numel() + 3,), torch.nan, dtype=x.dtype)
             return storage[3:].view(x.shape).copy_(x)
 
-        for ours, expected in zip(run([moved(x) for x in tensors], kernels), run(tensors, kernels), strict=True):
-            assert torch.equal(ours, expected)
+        for these in (*({i} for i in range(len(arguments))), set(range(len(arguments)))):
+            changed = [moved(x) if i in these else x for i, x in enumerate(arguments)]
+            assert torch.equal(forward(*changed[1:], True, kernels)[0], out)
+            for ours, theirs in zip(backward(*changed, states, True, kernels), expected, strict=True):
+                assert torch.equal(ours, theirs)
 
     def test_rows_of_larger_tensors_are_read_in_place(self, kernels):
         tensors = inputs(130, states=2, batch=2)
@@ -386,11 +394,24 @@ class TestLoading:
 
     @pytest.fixture(autouse=True)
     def _nothing_loaded_yet(self, monkeypatch):
-        monkeypatch.setattr(native, '_loaded', lambda: False)
+        monkeypatch.setattr(native, '_loaded', lambda *_: False)
+
+    def test_a_library_of_older_sources(self, tmp_path, monkeypatch):
+        """It lacks an operator, which is found before it is called for."""
+        self.record(tmp_path)
+        library = tmp_path / '_C.so'
+        library.write_bytes(b'')
+        opened = []
+        monkeypatch.setattr(torch.ops, 'load_library', opened.append)
+        assert 'it was compiled from older sources of mmsparx; install it anew' in native.load(tmp_path)
+        assert opened == [library]
+        found = iter([False, True])
+        monkeypatch.setattr(native, '_loaded', lambda *_: next(found))
+        assert native.load(tmp_path) is None
 
     def test_another_copy_has_loaded_its_own(self, tmp_path, monkeypatch):
         self.record(tmp_path)
-        monkeypatch.setattr(native, '_loaded', lambda: True)
+        monkeypatch.setattr(native, '_loaded', lambda *_: True)
         assert 'another copy of mmsparx in this process' in native.load(tmp_path)
 
     @pytest.mark.parametrize('content', ['', '{"built": tr', '[]', '{}', '{"built": false, "torch": null}'])

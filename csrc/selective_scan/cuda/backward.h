@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kAddThreads = 256;
 // Blocks, of one warp each, that are to fit into a multiprocessor: what a warp waits for, others must bridge.
-template <typename S, int kItems>
-constexpr int kBackwardBlocks = sizeof(S) == 8 ? 8 : kItems <= 2 ? 20 : 16;
+template <typename S>
+constexpr int kBackwardBlocks = sizeof(S) == 8 ? 8 : 16;
 
 struct BackwardArguments {
   Backward backward;
@@ -30,7 +30,7 @@ constexpr size_t row_bytes(int64_t states) {
 // Rows of a block. Many, since a block writes partial sums as long as a row, unless too few warps would be left.
 template <typename S>
 int64_t backward_rows(const Inputs& in) {
-  constexpr int64_t kMost = 16, kEnoughWarps = 4096;
+  constexpr int64_t kMost = 16;
   constexpr size_t kSharedBytes = 12 << 10;  // of a block; for one row it may be more, up to what every GPU has
   const auto too_many = [&](int64_t rows) {
     return in.batch * in.dim < rows * kEnoughWarps || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes;
@@ -55,7 +55,7 @@ MMSPARX_INLINE Lines<const In> lines_of(const Rows& rows, int64_t batch, int64_t
 }
 
 // A warp's block of rows.
-template <typename In, int kItems, int kStates>
+template <typename In, int kStates>
 struct BackwardRows {
   using S = State<In>;
   const Backward& b;
@@ -72,7 +72,7 @@ struct BackwardRows {
   S *dA, *leaving, *dD, *dbias;
 
   // Adds to dB and dC of the tile where there is one state, otherwise to those in memory.
-  template <bool kWhole>
+  template <bool kWhole, int kItems>
   MMSPARX_INLINE void tile_of_row(int r, int start, S (&dB)[kItems], S (&dC)[kItems]) {
     const int length = int(in.length), first = start + lane * kItems;
     const Span<kWhole> span{length, first, vector, false}, way{length, first, vector, reversed};
@@ -170,7 +170,7 @@ struct BackwardRows {
     }
   }
 
-  template <bool kWhole>
+  template <int kItems, bool kWhole>
   MMSPARX_INLINE void tile(int start) {
     S dB[kItems] = {}, dC[kItems] = {};
 #pragma unroll 1
@@ -186,9 +186,13 @@ struct BackwardRows {
     for (int i = lane; i < rows * states; i += kLanes) dA[i] = leaving[i] = 0;
     for (int i = lane; i < rows; i += kLanes) dD[i] = dbias[i] = 0;
     sync_warp();
-    const int whole = int(in.length / kTile<kItems>) * kTile<kItems>;
-    if (whole < in.length) tile<false>(whole);
-    for (int start = whole - kTile<kItems>; start >= 0; start -= kTile<kItems>) tile<true>(start);
+    const int length = int(in.length), whole = length / kTile<kManyItems> * kTile<kManyItems>;
+    if (length - whole > kTile<kFewItems>) {
+      tile<kManyItems, false>(whole);
+    } else if (length > whole) {
+      tile<kFewItems, false>(whole);
+    }
+    for (int start = whole - kTile<kManyItems>; start >= 0; start -= kTile<kManyItems>) tile<kManyItems, true>(start);
     sync_warp();
     const int64_t place = batch * in.dim + first_row;
     for (int i = lane; i < rows * states; i += kLanes) b.dA_partial[place * states + i] = dA[i];
@@ -200,7 +204,7 @@ struct BackwardRows {
 };
 
 // A block's rows of a group, `number` among its blocks.
-template <typename In, int kItems, int kStates>
+template <typename In, int kStates>
 MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsigned char* memory, int64_t batch,
                                        uint32_t group, uint32_t group_dim, uint32_t number, Lines<const In> u,
                                        Lines<const In> grad, Lines<In> du, bool reversed) {
@@ -211,7 +215,7 @@ MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsig
   const int64_t before = number * arguments.rows, left = group_dim - before;
   const int64_t partials = ((batch * in.groups + group) * b.blocks + number) * states * in.length;
   S* const shared = reinterpret_cast<S*>(memory);
-  BackwardRows<In, kItems, kStates>{
+  BackwardRows<In, kStates>{
       b,
       in,
       vector_of(arguments),
@@ -236,8 +240,8 @@ MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsig
       .run();
 }
 
-template <typename In, int kItems, int kStates>
-MMSPARX_KERNEL(kLanes, (kBackwardBlocks<State<In>, kItems>))
+template <typename In, int kStates>
+MMSPARX_KERNEL(kLanes, kBackwardBlocks<State<In>>)
 backward_kernel(const BackwardArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.backward;
@@ -246,7 +250,7 @@ backward_kernel(const BackwardArguments arguments) {
   const uint32_t unit = blockIdx.x;
   const uint32_t group = unit / blocks % groups, batch = unit / blocks / groups, number = unit % blocks;
   const int64_t first_row = int64_t(group) * group_dim + number * arguments.rows;
-  differentiate_rows<In, kItems, kStates>(
+  differentiate_rows<In, kStates>(
       arguments, memory, batch, group, group_dim, number, lines_of<In>(in.u, batch, first_row),
       lines_of<In>(b.grad, batch, first_row),
       {static_cast<In*>(b.du) + (batch * in.dim + first_row) * in.length, in.length}, false);

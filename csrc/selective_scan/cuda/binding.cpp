@@ -12,9 +12,11 @@ namespace mmsparx {
 namespace {
 
 struct Gpu {
-  const c10::cuda::CUDAGuard guard;
+  c10::cuda::OptionalCUDAGuard guard;
 
-  explicit Gpu(const Tensor& on) : guard(on.device()) {}
+  explicit Gpu(const Tensor& on) {
+    if (on.is_cuda()) guard.set_device(on.device());  // where it is elsewhere than the others, a check says so
+  }
   void* stream() const { return c10::cuda::getCurrentCUDAStream(); }
   void check() const { C10_CUDA_KERNEL_LAUNCH_CHECK(); }
 };

@@ -24,7 +24,7 @@ size_t forward_shared_bytes(int64_t states) {
 }
 
 // kStates: their number, or 0 for one that is known at run time alone. `Out`: of the output, In or its state's type.
-template <typename In, typename Out, int kItems, int kStates>
+template <typename In, typename Out, int kStates>
 struct ForwardRow {
   using S = State<In>;
   const Inputs& in;
@@ -38,7 +38,7 @@ struct ForwardRow {
   bool reversed;  // the row is read from its end, and what it makes added to `out`, from its end too
   S only = 0;     // the state that enters the tile, of the only one
 
-  template <bool kWhole>
+  template <int kItems, bool kWhole>
   MMSPARX_INLINE void tile(int start) {
     const int length = int(in.length), first = start + lane * kItems, end = first + kItems;
     const Span<kWhole> span{length, first, vector, false}, way{length, first, vector, reversed};
@@ -90,43 +90,58 @@ struct ForwardRow {
       if constexpr (kStates != 1) entering[n] = 0;
     }
     sync_warp();
+    const int length = int(in.length);
     int start = 0;
-    for (; start + kTile<kItems> <= in.length; start += kTile<kItems>) tile<true>(start);
-    if (start < in.length) tile<false>(start);
+    for (; length - start >= kTile<kManyItems>; start += kTile<kManyItems>) tile<kManyItems, true>(start);
+    if (length - start > kTile<kFewItems>) {
+      tile<kManyItems, false>(start);
+    } else if (length > start) {
+      tile<kFewItems, false>(start);
+    }
   }
 };
 
-template <typename In, int kItems, int kStates>
+template <typename In, typename Out, int kStates>
+MMSPARX_INLINE void scan_row(const Forward& f, int vector, int64_t batch, int64_t group, int64_t row, const In* u,
+                             Out* out, State<In>* entering, bool reversed) {
+  using S = State<In>;
+  const Inputs& in = f.inputs;
+  const int lane = threadIdx.x % kLanes, states = kStates ? kStates : int(in.states);
+  ForwardRow<In, Out, kStates>{
+      in,
+      vector,
+      lane,
+      states,
+      u,
+      row_of<In>(in.delta, batch, row),
+      matrices_of<In>(in.B, batch, group),
+      matrices_of<In>(in.C, batch, group),
+      static_cast<const S*>(in.A) + row * states,
+      value_or_zero<S>(in.delta_bias, row),
+      value_or_zero<S>(in.D, row),
+      out,
+      static_cast<S*>(f.states) + (batch * in.dim + row) * state_count(in.length) * states,
+      entering,
+      reversed,
+  }
+      .run();
+}
+
+template <typename In, int kStates>
 MMSPARX_KERNEL(kForwardWarps* kLanes, (kForwardBlocks<State<In>, kStates>))
 forward_kernel(const ForwardArguments arguments) {
-  using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
   const Forward& f = arguments.forward;
   const Inputs& in = f.inputs;
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes, states = kStates ? kStates : int(in.states);
+  const int warp = threadIdx.x / kLanes;
   // Rows of a block are neighbours: what they read of B and C is the same, and comes from the cache.
   const uint32_t place = blockIdx.x * kForwardWarps + warp;
   if (place >= in.batch * in.dim) return;
   const uint32_t batch = place / uint32_t(in.dim), row = place % uint32_t(in.dim);
   const uint32_t group = row / (uint32_t(in.dim) / uint32_t(in.groups));
-  ForwardRow<In, In, kItems, kStates>{
-      in,
-      vector_of(arguments),
-      lane,
-      states,
-      row_of<In>(in.u, batch, row),
-      row_of<In>(in.delta, batch, row),
-      matrices_of<In>(in.B, batch, group),
-      matrices_of<In>(in.C, batch, group),
-      static_cast<const S*>(in.A) + int64_t(row) * states,
-      value_or_zero<S>(in.delta_bias, row),
-      value_or_zero<S>(in.D, row),
-      static_cast<In*>(f.out) + int64_t(place) * in.length,
-      static_cast<S*>(f.states) + int64_t(place) * state_count(in.length) * states,
-      reinterpret_cast<S*>(memory) + warp * states,
-      false,
-  }
-      .run();
+  scan_row<In, In, kStates>(f, vector_of(arguments), batch, group, row, row_of<In>(in.u, batch, row),
+                            static_cast<In*>(f.out) + int64_t(place) * in.length,
+                            reinterpret_cast<State<In>*>(memory) + warp * in.states, false);
 }
 
 }  // namespace

@@ -80,7 +80,8 @@ struct Items {
     for (int i = 0; i < kItems; i += kPerWord) words[i / kPerWord] = pack(values + i, T{});
   }
 
-  // Reads zeroes where nothing is valid, as are the first `invalid` items, of whose number the same holds.
+  // Reads zeroes where nothing is valid. The first `invalid` items are not, either; what holds for `valid` holds for
+  // their number, too.
   template <bool kWhole, int kPiece = kWidest>
   MMSPARX_INLINE void load(const T* from, int valid, int vector, int invalid = 0) {
     if constexpr (kPiece > 1) {
@@ -90,7 +91,10 @@ struct Items {
 #pragma unroll
     for (int i = 0; i < kItems; i += kPiece) {
       Piece<kBytes> piece{};
-      if (kWhole || (i < valid && i >= invalid)) piece = *reinterpret_cast<const Piece<kBytes>*>(from + i);
+      if (kWhole || (i < valid && i >= invalid)) {
+        check_aligned<kBytes>(from + i);
+        piece = *reinterpret_cast<const Piece<kBytes>*>(from + i);
+      }
       if constexpr (kBytes == 2) {
         words[i / 2] = i % 2 ? words[i / 2] | uint32_t(piece.words[0]) << 16 : piece.words[0];
       } else {
@@ -113,7 +117,10 @@ struct Items {
       } else {
         memcpy(&piece, words + i / kPerWord, kBytes);
       }
-      if (kWhole || (i < valid && i >= invalid)) *reinterpret_cast<Piece<kBytes>*>(to + i) = piece;
+      if (kWhole || (i < valid && i >= invalid)) {
+        check_aligned<kBytes>(to + i);
+        *reinterpret_cast<Piece<kBytes>*>(to + i) = piece;
+      }
     }
   }
 

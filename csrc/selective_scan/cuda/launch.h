@@ -11,10 +11,6 @@
 namespace mmsparx {
 namespace {
 
-// Items of a lane: few where a row fits into one tile of them, so that fewer lanes idle.
-constexpr int kFewItems = 2, kManyItems = 8;
-inline bool has_few_items(const Inputs& in) { return in.length <= kTile<kFewItems>; }
-
 template <typename Argument>
 struct KernelsByStates {
   using Kernel = void (*)(Argument);
@@ -50,12 +46,12 @@ int widest_vector(const Inputs& in) {
 
 inline unsigned ceil_div(int64_t a, int64_t b) { return unsigned((a + b - 1) / b); }
 
-template <typename In, int kItems>
-constexpr KernelsByStates<ForwardArguments> kForwardKernels = {
-    forward_kernel<In, kItems, 1>, forward_kernel<In, kItems, 16>, forward_kernel<In, kItems, 0>};
-template <typename In, int kItems>
-constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {
-    backward_kernel<In, kItems, 1>, backward_kernel<In, kItems, 16>, backward_kernel<In, kItems, 0>};
+template <typename In>
+constexpr KernelsByStates<ForwardArguments> kForwardKernels = {forward_kernel<In, 1>, forward_kernel<In, 16>,
+                                                              forward_kernel<In, 0>};
+template <typename In>
+constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {backward_kernel<In, 1>, backward_kernel<In, 16>,
+                                                                backward_kernel<In, 0>};
 
 template <typename In>
 void run_forward(const Forward& f, void* stream) {
@@ -64,9 +60,8 @@ void run_forward(const Forward& f, void* stream) {
   align<In>(arguments.vector, f.out, {});
   const unsigned blocks = ceil_div(in.batch * in.dim, kForwardWarps);
   if (blocks == 0) return;
-  const auto& kernels = has_few_items(in) ? kForwardKernels<In, kFewItems> : kForwardKernels<In, kManyItems>;
-  launch(kernels(in.states), blocks, kForwardWarps * kLanes, forward_shared_bytes<State<In>>(in.states),
-         static_cast<Stream>(stream), arguments);
+  launch(kForwardKernels<In>(in.states), blocks, kForwardWarps * kLanes,
+         forward_shared_bytes<State<In>>(in.states), static_cast<Stream>(stream), arguments);
 }
 
 template <typename In>
@@ -97,9 +92,8 @@ void run_backward(const Backward& b, void* stream) {
   BackwardArguments arguments = backward_arguments<In>(b);
   align<In>(arguments.vector, b.du, {});
   const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
-  const auto& kernels = has_few_items(in) ? kBackwardKernels<In, kFewItems> : kBackwardKernels<In, kManyItems>;
   if (blocks > 0) {
-    launch(kernels(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states),
+    launch(kBackwardKernels<In>(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states),
            static_cast<Stream>(stream), arguments);
   }
   add_partials<In>(arguments, static_cast<Stream>(stream));

@@ -14,9 +14,8 @@ struct MapBackwardArguments {
   void* lines;                 // (batch, 2, channels, length): du along rows and along columns
 };
 
-// Blocks as of many items: for more there are too few registers.
-template <typename In, int kItems, int kStates>
-MMSPARX_KERNEL(kLanes, (kBackwardBlocks<State<In>, 8>))
+template <typename In, int kStates>
+MMSPARX_KERNEL(kLanes, kBackwardBlocks<State<In>>)
 map_backward_kernel(const MapBackwardArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.plain.backward;
@@ -29,9 +28,9 @@ map_backward_kernel(const MapBackwardArguments arguments) {
   const int64_t line = (int64_t(batch) * 2 + order) * channels + channel;
   const Lines<In> du = {static_cast<In*>(arguments.lines) + line * in.length, in.length};
 #pragma unroll 1
-  for (int way = 0; way < 2; way++) {
-    differentiate_rows<In, kItems, kStates>(arguments.plain, memory, batch, order + 2 * way, uint32_t(channels), number,
-                                            u, grad, du, way == 1);
+  for (int back = 0; back < 2; back++) {
+    differentiate_rows<In, kStates>(arguments.plain, memory, batch, order + 2 * back, uint32_t(channels), number,
+                                            u, grad, du, back);
   }
 }
 

@@ -13,59 +13,36 @@ namespace {
 struct MapForwardArguments {
   Forward forward;  // of four groups; u is (batch, channels, length), and so is out, of small maps
   int64_t channels, height, width;
-  const void* columns;  // u transposed, (batch, channels, length)
-  void* lines;          // (batch, 2, channels, length): the sums along rows and along columns
-  int vector;           // see Items
+  Rows columns;  // u transposed
+  void* lines;   // (batch, 2, channels, length): the sums along rows and along columns
+  int vector;    // see Items
 };
 
-// One order of one channel: the sum of both ways. `order`: 0 for rows, 1 for columns, which `u` and `out` are in.
-template <typename In, typename Out, int kItems, int kStates>
-MMSPARX_INLINE void scan_both_ways(const MapForwardArguments& arguments, int64_t batch, int64_t order, int64_t channel,
-                                   const In* u, Out* out, State<In>* entering) {
-  using S = State<In>;
-  const Forward& f = arguments.forward;
-  const Inputs& in = f.inputs;
-  const int lane = threadIdx.x % kLanes, states = kStates ? kStates : int(in.states);
+// One order of one channel: the sum of the way there and back. `order`: 0 for rows, 1 for columns, as are u and out.
+template <typename In, typename Out, int kStates>
+MMSPARX_INLINE void scan_there_and_back(const MapForwardArguments& arguments, uint32_t batch, uint32_t order,
+                                        uint32_t channel, const In* u, Out* out, State<In>* entering) {
 #pragma unroll 1
-  for (int way = 0; way < 2; way++) {
-    const int64_t group = order + 2 * way, row = group * arguments.channels + channel;
-    ForwardRow<In, Out, kItems, kStates>{
-        in,
-        vector_of(arguments),
-        lane,
-        states,
-        u,
-        row_of<In>(in.delta, batch, row),
-        matrices_of<In>(in.B, batch, group),
-        matrices_of<In>(in.C, batch, group),
-        static_cast<const S*>(in.A) + row * states,
-        value_or_zero<S>(in.delta_bias, row),
-        value_or_zero<S>(in.D, row),
-        out,
-        static_cast<S*>(f.states) + (batch * in.dim + row) * state_count(in.length) * states,
-        entering,
-        way == 1,
-    }
-        .run();
+  for (uint32_t back = 0; back < 2; back++) {
+    const uint32_t group = order + 2 * back, row = group * uint32_t(arguments.channels) + channel;
+    scan_row<In, Out, kStates>(arguments.forward, vector_of(arguments), batch, group, row, u, out, entering, back);
   }
 }
 
-template <typename In, int kItems, int kStates>
+template <typename In, int kStates>
 MMSPARX_KERNEL(kForwardWarps* kLanes, (kForwardBlocks<State<In>, kStates>))
 map_forward_kernel(const MapForwardArguments arguments) {
-  using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
   const uint32_t warp = threadIdx.x / kLanes, channels = uint32_t(arguments.channels);
   const uint32_t place = blockIdx.x * kForwardWarps + warp;
   if (place >= in.batch * 2 * channels) return;
   const uint32_t channel = place % channels, order = place / channels % 2, batch = place / channels / 2;
-  const In* const columns = static_cast<const In*>(arguments.columns);
-  scan_both_ways<In, In, kItems, kStates>(
+  scan_there_and_back<In, In, kStates>(
       arguments, batch, order, channel,
-      order ? columns + (int64_t(batch) * channels + channel) * in.length : row_of<In>(in.u, batch, channel),
+      order ? row_of<In>(arguments.columns, batch, channel) : row_of<In>(in.u, batch, channel),
       static_cast<In*>(arguments.lines) + int64_t(place) * in.length,
-      reinterpret_cast<S*>(memory) + warp * in.states);
+      reinterpret_cast<State<In>*>(memory) + warp * in.states);
 }
 
 constexpr int kMapWarps = 2;
@@ -110,7 +87,7 @@ struct Pixels {
 };
 
 // A block a channel, one warp its rows and another its columns.
-template <typename In, int kItems, int kStates>
+template <typename In, int kStates>
 MMSPARX_KERNEL(kMapWarps* kLanes, (kForwardBlocks<State<In>, kStates> * kForwardWarps / kMapWarps))
 small_map_forward_kernel(const MapForwardArguments arguments) {
   using S = State<In>;
@@ -126,7 +103,7 @@ small_map_forward_kernel(const MapForwardArguments arguments) {
     transposed[at.transposed()] = rows[at.position];
   }
   sync_block();
-  scan_both_ways<In, S, kItems, kStates>(arguments, batch, order, channel, order ? transposed : rows,
+  scan_there_and_back<In, S, kStates>(arguments, batch, order, channel, order ? transposed : rows,
                                          parts.line(memory, order), parts.entering(memory, order));
   sync_block();
   In* const out = static_cast<In*>(arguments.forward.out) + int64_t(blockIdx.x) * in.length;

@@ -11,33 +11,31 @@ namespace mmsparx {
 namespace {
 
 // Maps are scanned with one state; kernels for 16 of them would take long to compile for nobody.
-template <typename Argument>
-struct MapKernels {
-  using Kernel = void (*)(Argument);
-  Kernel one, any;
-
-  Kernel operator()(int64_t states) const { return states == 1 ? one : any; }
-};
-
 template <typename In>
-constexpr MapKernels<MapForwardArguments> kMapForwardKernels = {map_forward_kernel<In, kManyItems, 1>,
-                                                               map_forward_kernel<In, kManyItems, 0>};
-template <typename In, int kItems>
-constexpr MapKernels<MapForwardArguments> kSmallMapForwardKernels = {small_map_forward_kernel<In, kItems, 1>,
-                                                                    small_map_forward_kernel<In, kItems, 0>};
-template <typename In, int kItems>
-constexpr MapKernels<MapBackwardArguments> kMapBackwardKernels = {map_backward_kernel<In, kItems, 1>,
-                                                                 map_backward_kernel<In, kItems, 0>};
+constexpr KernelsByStates<MapForwardArguments> kMapForwardKernels = {
+    map_forward_kernel<In, 1>, map_forward_kernel<In, 0>, map_forward_kernel<In, 0>};
+template <typename In>
+constexpr KernelsByStates<MapForwardArguments> kSmallMapForwardKernels = {
+    small_map_forward_kernel<In, 1>, small_map_forward_kernel<In, 0>, small_map_forward_kernel<In, 0>};
+template <typename In>
+constexpr KernelsByStates<MapBackwardArguments> kMapBackwardKernels = {
+    map_backward_kernel<In, 1>, map_backward_kernel<In, 0>, map_backward_kernel<In, 0>};
+
+// What a block has everywhere without being asked for. With so much of it a multiprocessor of a Hopper GPU holds 8
+// warps, of 16 bits at 56 x 56 pixels 14, where 32 find registers: fewer to wait by turns, but 7 tensors as large as
+// the map less to move. To be weighed by measurement.
+constexpr size_t kMapSharedBytes = 48 << 10;
 
 template <typename In>
 bool map_fits(const Inputs& in) {
-  constexpr size_t kSharedBytes = 48 << 10;  // what a block has everywhere without being asked for
-  return MapMemory<In>(in).bytes() <= kSharedBytes;
+  return MapMemory<In>(in).bytes() <= kMapSharedBytes;
 }
 
-// (batch, channels, length), contiguous.
-inline Rows contiguous(const void* data, int64_t channels, int64_t length) {
-  return {data, channels * length, length};
+// A working memory's rows: (batch, orders, channels, length), contiguous, of which one order.
+template <typename In>
+Rows rows_of(const void* data, const GpuMap& map, int orders = 1, int order = 0) {
+  const int64_t length = map.height * map.width, size = map.channels * length;
+  return {static_cast<const In*>(data) + order * size, orders * size, length};
 }
 
 // to = from, whose maps are (height, width), transposed, plus `added`.
@@ -52,8 +50,7 @@ void transpose(const Rows& from, const Rows& added, void* to, int64_t batch, int
 // to = the sums along rows and those along columns.
 template <typename In>
 void merge(const GpuMap& map, int64_t batch, void* to, Stream stream) {
-  const int64_t length = map.height * map.width, size = map.channels * length;
-  const Rows along_rows{map.lines, 2 * size, length}, along_columns{static_cast<In*>(map.lines) + size, 2 * size, length};
+  const Rows along_rows = rows_of<In>(map.lines, map, 2, 0), along_columns = rows_of<In>(map.lines, map, 2, 1);
   transpose<In>(along_columns, along_rows, to, batch, map.channels, map.width, map.height, stream);
 }
 
@@ -61,14 +58,12 @@ template <typename In>
 void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
   const Inputs& in = f.inputs;
   const Stream stream = static_cast<Stream>(on);
-  MapForwardArguments arguments{f,           map.channels, map.height,           map.width,
-                                map.columns, map.lines,    widest_vector<In>(in)};
+  MapForwardArguments arguments{f,         map.channels,         map.height, map.width, rows_of<In>(map.columns, map),
+                                map.lines, widest_vector<In>(in)};
   if (in.batch * map.channels == 0) return;
   if (map_fits<In>(in)) {
-    const auto& kernels =
-        has_few_items(in) ? kSmallMapForwardKernels<In, kFewItems> : kSmallMapForwardKernels<In, kManyItems>;
-    launch(kernels(in.states), unsigned(in.batch * map.channels), kMapWarps * kLanes, MapMemory<In>(in).bytes(), stream,
-           arguments);
+    launch(kSmallMapForwardKernels<In>(in.states), unsigned(in.batch * map.channels), kMapWarps * kLanes,
+           MapMemory<In>(in).bytes(), stream, arguments);
     return;
   }
   for (const void* const data : {map.columns, map.lines}) align<In>(arguments.vector, data, {});
@@ -82,17 +77,15 @@ template <typename In>
 void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
   const Inputs& in = b.inputs;
   const Stream stream = static_cast<Stream>(on);
-  MapBackwardArguments arguments{backward_arguments<In>(b), map.channels,
-                                 contiguous(map.columns, map.channels, in.length),
-                                 contiguous(map.grad_columns, map.channels, in.length), map.lines};
+  MapBackwardArguments arguments{backward_arguments<In>(b), map.channels, rows_of<In>(map.columns, map),
+                                 rows_of<In>(map.grad_columns, map), map.lines};
   for (const void* const data : {map.columns, map.grad_columns, map.lines}) {
     align<In>(arguments.plain.vector, data, {});
   }
   if (in.batch * map.channels > 0) {
     transpose<In>(in.u, {}, map.columns, in.batch, map.channels, map.height, map.width, stream);
     transpose<In>(b.grad, {}, map.grad_columns, in.batch, map.channels, map.height, map.width, stream);
-    const auto& kernels = has_few_items(in) ? kMapBackwardKernels<In, kFewItems> : kMapBackwardKernels<In, kManyItems>;
-    launch(kernels(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
+    launch(kMapBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
            arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
     merge<In>(map, in.batch, b.du, stream);
   }

@@ -16,6 +16,10 @@ void check_sizes(const Inputs& in) {
               " rows of ", in.length, " positions and ", in.states, " states; choose another backend");
 }
 
+auto sum_over_batch_as(const Tensor& like) {
+  return [type = like.scalar_type()](const Tensor& partial) { return at::sum(partial, 0).to(type); };
+}
+
 std::tuple<Tensor, Tensor> forward_on(void* stream, const Tensor& u, const Tensor& delta, const Tensor& A,
                                       const Tensor& B, const Tensor& C, const OptionalTensor& D,
                                       const OptionalTensor& delta_bias, bool delta_softplus) {
@@ -35,7 +39,7 @@ Gradients backward_on(void* stream, const Tensor& grad, const Tensor& u, const T
   const GpuKernels kernels = gpu_kernels(in.type);
   run.allocate(kernels.backward_blocks(in));
   kernels.backward(run.kernels, stream);
-  return run.gradients([&](const Tensor& partial) { return at::sum(partial, 0).to(A.scalar_type()); });
+  return run.gradients(sum_over_batch_as(A));
 }
 
 // As these, of a map along its four directions, u and out and their gradients: x is (batch, channels, H, W), and
@@ -51,7 +55,7 @@ Tensor working_maps(const Tensor& x, int64_t maps) {
 std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const Tensor& delta, const Tensor& A,
                                           const Tensor& B, const Tensor& C, const OptionalTensor& D,
                                           const OptionalTensor& delta_bias, bool delta_softplus) {
-  const ForwardRun run(x, delta, A, B, C, D, delta_bias, delta_softplus, true);
+  const ForwardRun run(x, delta, A, B, C, D, delta_bias, delta_softplus, Scanned::kMap);
   const Inputs& in = run.kernels.inputs;
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
@@ -70,7 +74,7 @@ std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const T
 Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, const Tensor& delta, const Tensor& A,
                           const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
                           const Tensor& states, bool delta_softplus) {
-  BackwardRun run(grad, x, delta, A, B, C, D, delta_bias, states, delta_softplus, true);
+  BackwardRun run(grad, x, delta, A, B, C, D, delta_bias, states, delta_softplus, Scanned::kMap);
   const Inputs& in = run.kernels.inputs;
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
@@ -81,7 +85,7 @@ Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, con
   map.grad_columns = grad_columns.mutable_data_ptr();
   map.lines = lines.mutable_data_ptr();
   kernels.map_backward(run.kernels, map, stream);
-  return run.gradients([&](const Tensor& partial) { return at::sum(partial, 0).to(A.scalar_type()); });
+  return run.gradients(sum_over_batch_as(A));
 }
 
 // One of these as an operator: `Device` is made of the first tensor, and has its stream and a check after the launch.

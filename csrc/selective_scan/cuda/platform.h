@@ -16,6 +16,7 @@
 #endif
 
 #include <cstddef>
+#include <cstdint>
 
 #define MMSPARX_INLINE __device__ __forceinline__
 // Of the host, too.
@@ -54,6 +55,13 @@ MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 
 // All warps of a block.
 MMSPARX_INLINE void sync_block() { __syncthreads(); }
+
+// Nothing here: the hardware stops at an address that is no multiple of what is moved.
+template <int kBytes>
+MMSPARX_INLINE void check_aligned(const void*) {}
+
+// Warps that fill a GPU.
+constexpr int64_t kEnoughWarps = 4096;
 
 template <typename Argument>
 void launch(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared_bytes, Stream stream,

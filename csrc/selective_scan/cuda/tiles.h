@@ -11,7 +11,8 @@ namespace {
 
 // Rows are cut into tiles of as many positions as a warp holds, each lane kItems neighbours; every tile begins at a
 // saved state. The last tile of a row may be a part of one (not kWhole): to a lane, so many of its items are valid,
-// none if that is not positive.
+// none if that is not positive. If it fits, it is one of few items: fewer lanes idle, and each takes fewer steps.
+constexpr int kManyItems = 8, kFewItems = 2;
 template <int kItems>
 constexpr int kTile = kItems * kLanes;
 

@@ -124,8 +124,9 @@ def cross_selective_scan(
         delta_softplus, backend: as in `selective_scan`.
 
     Returns:
-        (batch, D, H, W) in x's type. What is 16 bits wide is rounded at the end by backends that have kernels for
-        it, and after every step by the others.
+        (batch, D, H, W) in x's type. What is 16 bits wide is rounded at the end by `native` on CPUs; on GPUs delta is,
+        too, and of maps that do not fit into shared memory, and in every backward, the sums on their way. Other
+        backends round each direction's output, too.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `selective_scan`.

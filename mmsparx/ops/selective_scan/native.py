@@ -20,6 +20,7 @@ from mmsparx.ops.selective_scan import cross
 
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[2]
+_NEWEST = 'map_selective_scan_fwd_native'  # the operator that came last, which an older library lacks
 _INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir --no-binary mmsparx'
 
 
@@ -64,11 +65,13 @@ def load(package: Path = _PACKAGE) -> str | None:
         torch.ops.load_library(libraries[0])
     except OSError as error:
         return f'its library cannot be loaded ({error}); install mmsparx anew: {_INSTALL} mmsparx'
+    if not _loaded(_NEWEST):
+        return f'it was compiled from older sources of mmsparx; install it anew: {_INSTALL} mmsparx, or -e . in a clone'
     return None
 
 
-def _loaded() -> bool:
-    return hasattr(torch.ops.mmsparx, 'selective_scan_fwd_native')
+def _loaded(operator: str = 'selective_scan_fwd_native') -> bool:
+    return hasattr(torch.ops.mmsparx, operator)
 
 
 def _minor(version: str) -> str:
