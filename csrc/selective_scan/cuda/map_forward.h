@@ -99,15 +99,26 @@ small_map_forward_kernel(const MapForwardArguments arguments) {
   const MapMemory<In> parts(in);
   const In* const rows = row_of<In>(in.u, batch, channel);
   In* const transposed = parts.transposed(memory);
-  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
-    transposed[at.transposed()] = rows[at.position];
+  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within();) {
+    constexpr int kReads = 8;  // on their way at once
+    In pixels[kReads];
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (at.position + i * at.stride < in.length) pixels[i] = rows[at.position + i * at.stride];
+    }
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (at.within()) transposed[at.transposed()] = pixels[i];
+      at.advance();
+    }
   }
   sync_block();
   scan_there_and_back<In, S, kStates>(arguments, batch, order, channel, order ? transposed : rows,
-                                         parts.line(memory, order), parts.entering(memory, order));
+                                      parts.line(memory, order), parts.entering(memory, order));
   sync_block();
   In* const out = static_cast<In*>(arguments.forward.out) + int64_t(blockIdx.x) * in.length;
   const S *const along_rows = parts.line(memory, 0), *const along_columns = parts.line(memory, 1);
+#pragma unroll 4
   for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
     narrow(along_rows[at.position] + along_columns[at.transposed()], out[at.position]);
   }

@@ -10,7 +10,7 @@
 namespace mmsparx {
 namespace {
 
-// Maps are scanned with one state; kernels for 16 of them would take long to compile for nobody.
+// Networks scan maps with one state; those with 16 are left to the kernels for any number.
 template <typename In>
 constexpr KernelsByStates<MapForwardArguments> kMapForwardKernels = {
     map_forward_kernel<In, 1>, map_forward_kernel<In, 0>, map_forward_kernel<In, 0>};

@@ -37,25 +37,35 @@ transpose_kernel(const TransposeArguments arguments) {
   const int rows = height - top < kLanes ? height - top : kLanes;
   T* const shared = reinterpret_cast<T*>(memory) + warp * kLanes * kRow;
 
+  // Reads on their way at once: what is written might be what is read next, for all that the compiler knows.
+  constexpr int kReads = 8;
   const T* const from = row_of<T>(arguments.from, batch, channel) + int64_t(top) * width + left;
-#pragma unroll 8
-  for (int i = 0; i < rows; i++) {
-    if (lane < columns) shared[i * kRow + lane] = from[int64_t(i) * width + lane];
+  for (int first = 0; first < rows; first += kReads) {
+    T pixels[kReads];
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (lane < columns && first + i < rows) pixels[i] = from[int64_t(first + i) * width + lane];
+    }
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (lane < columns && first + i < rows) shared[(first + i) * kRow + lane] = pixels[i];
+    }
   }
   sync_warp();
-  const int64_t first = int64_t(left) * height + top;
-  T* const to = static_cast<T*>(arguments.to) + map * height * width + first;
-  if (arguments.added.data) {
-    const T* const added = row_of<T>(arguments.added, batch, channel) + first;
-#pragma unroll 8
-    for (int i = 0; i < columns; i++) {
-      const int64_t at = int64_t(i) * height + lane;
-      if (lane < rows) narrow(widen(added[at]) + widen(shared[lane * kRow + i]), to[at]);
+  const int64_t corner = int64_t(left) * height + top;
+  const T* const added = arguments.added.data ? row_of<T>(arguments.added, batch, channel) + corner : nullptr;
+  T* const to = static_cast<T*>(arguments.to) + map * height * width + corner;
+  for (int first = 0; first < columns; first += kReads) {
+    State<T> pixels[kReads] = {};
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (added && lane < rows && first + i < columns) pixels[i] = widen(added[int64_t(first + i) * height + lane]);
     }
-  } else {
-#pragma unroll 8
-    for (int i = 0; i < columns; i++) {
-      if (lane < rows) to[int64_t(i) * height + lane] = shared[lane * kRow + i];
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (lane < rows && first + i < columns) {
+        narrow(pixels[i] + widen(shared[lane * kRow + first + i]), to[int64_t(first + i) * height + lane]);
+      }
     }
   }
 }
