@@ -89,6 +89,7 @@ def make_inputs(
     rank: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    states: int = STATES,
 ) -> dict[str, Tensor]:
     """Inputs as a fresh network has them; `channels`: 4 D; `size`: the map's.
 
@@ -100,14 +101,14 @@ def make_inputs(
     exact = state_dtype(torch.empty(0, dtype=dtype))
     delta_bias = scans.fresh_delta_bias(channels, generator, exact)
     weight = (2 * torch.rand(channels, rank, generator=generator, device=device) - 1) * rank**-0.5
-    parts = normal(batch, DIRECTIONS, rank + 2 * STATES, size[0] * size[1])
+    parts = normal(batch, DIRECTIONS, rank + 2 * states, size[0] * size[1])
     parts[:, :, :rank] *= 0.75**0.5
-    step, B, C = parts.to(dtype).split([rank, STATES, STATES], dim=2)
+    step, B, C = parts.to(dtype).split([rank, states, states], dim=2)
     return dict(
         x=normal(batch, channels // DIRECTIONS, *size).to(dtype),
         step=step,
         weight=weight.to(dtype),
-        A=-torch.arange(1, STATES + 1, device=device, dtype=exact).repeat(channels, 1),
+        A=-torch.arange(1, states + 1, device=device, dtype=exact).repeat(channels, 1),
         B=B,
         C=C,
         D=torch.ones(channels, device=device, dtype=exact),

@@ -74,14 +74,15 @@ stage_sanitize() {
     step scans "${scans[@]}" --backend reference --lengths 1 49 --states 1 5 --maps 7x7
     return
   fi
-  step scans "${scans[@]}"
+  step scans "${scans[@]}" --wide
   if ! command -v compute-sanitizer >/dev/null; then
     echo 'sanitize: there is no compute-sanitizer on PATH (it comes with the CUDA toolkit): nothing was sanitized'
     return
   fi
   for tool in memcheck racecheck; do
     step "$tool" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 "${scans[@]}" --lengths 1 49 784 3137 --states 1 5 --maps 7x7 14x14 65x78
+      compute-sanitizer --tool "$tool" --error-exitcode 1 "${scans[@]}" --wide \
+      --lengths 1 49 784 3137 --states 1 5 16 --maps 7x7 14x14 65x78
   done
 }
 
@@ -105,7 +106,7 @@ stage_op() {
 # What the networks call: maps along four directions, by kernels of their own and by plain scans. T, and a detector's
 # picture; no more samples than leave the stage some two minutes.
 stage_maps() {
-  local kernels=(native native-plain triton mamba-ssm-plain) type
+  local kernels=(native native-plain triton triton-plain mamba-ssm-plain) type
   local settings=(--networks tiny --passes forward backward --seconds 0.5 --samples 7 --contenders "${kernels[@]}")
   if ! on_gpu; then
     benchmark maps_float32 cross_selective_scan --networks tiny --images 32x48 --batches 1 --stages 3 4 \
@@ -165,8 +166,12 @@ if on_gpu && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_avail
   echo "error: torch of $PYTHON sees no GPU; DEVICE=cpu tries the steps on a CPU" >&2
   exit 2
 fi
-mkdir -p "$OUT"
 [ $# -gt 0 ] || set -- "${STAGES[@]}"
+if [[ " $* " == *' tests '* ]] && ! has pytest; then
+  echo 'error: the stage tests needs pytest; install it, or name the other stages' >&2
+  exit 2
+fi
+mkdir -p "$OUT"
 for stage in "$@"; do
   "stage_$stage"
 done

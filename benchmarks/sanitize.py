@@ -19,6 +19,7 @@ from mmsparx import ops
 from mmsparx.ops.selective_scan.backends import check_name
 
 CHANNELS = 3 * DIRECTIONS  # no multiple of the rows of a block
+WIDE = 64, 256 * DIRECTIONS  # batch and channels, enough for the most rows that a block has
 RANK = 3
 TYPES = {**DTYPES, 'float64': torch.float64}
 # Of an output of the type: in 16 bits about two halves of a unit in the last place, else what a long row loses.
@@ -54,13 +55,24 @@ def run(scan: Callable[..., Tensor], backend: str, inputs: dict[str, Tensor], gr
 
 def cases(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """What is scanned, and its errors."""
-    for length, states, name in itertools.product(args.lengths, args.states, args.types):
-        inputs = selective_scan.make_inputs(2, CHANNELS, length, CPU, TYPES[name], states)
-        yield f'L {length}, N {states}, {name}', errors(ops.selective_scan, inputs, args.backend, args.device)
-    for (height, width), name in itertools.product(args.maps, args.types):
-        inputs = cross_selective_scan.make_inputs(2, CHANNELS, (height, width), RANK, CPU, TYPES[name])
+
+    def sequences(batch: int, channels: int, length: int, states: int, name: str) -> tuple[str, dict[str, float]]:
+        inputs = selective_scan.make_inputs(batch, channels, length, CPU, TYPES[name], states)
+        found = errors(ops.selective_scan, inputs, args.backend, args.device)
+        return f'{batch} x {channels} x {length}, N {states}, {name}', found
+
+    def maps(batch: int, channels: int, size: tuple[int, int], states: int, name: str) -> tuple[str, dict[str, float]]:
+        inputs = cross_selective_scan.make_inputs(batch, channels, size, RANK, CPU, TYPES[name], states)
         found = errors(ops.cross_selective_scan, inputs, args.backend, args.device, ROUNDINGS)
-        yield f'map {height}x{width}, {name}', found
+        return f'maps {batch} x {channels} x {size[0]} x {size[1]}, N {states}, {name}', found
+
+    for length, states, name in itertools.product(args.lengths, args.states, args.types):
+        yield sequences(2, CHANNELS, length, states, name)
+    for size, states, name in itertools.product(args.maps, args.states[:2], args.types):
+        yield maps(2, CHANNELS, size, states, name)
+    if args.wide:
+        yield sequences(*WIDE, 49, 1, 'float32')
+        yield maps(*WIDE, (7, 7), 1, 'float32')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]
     add('--maps', nargs='*', type=command_line.image_size, default=sizes, metavar='HxW', help='(default: four sizes)')
     add('--states', nargs='+', type=positive, default=[1, 5, 16], metavar='N')
+    add('--wide', action='store_true', help='also with so many channels that a block of the backward has several')
     add('--types', nargs='+', choices=TYPES, default=list(TYPES), help='(default: all)')
     args = parser.parse_args(argv)
     try:

@@ -445,11 +445,11 @@ class TestTheCudaKernels:
         # Apart from this process, in which the operators have their kernels.
         code = (
             f'import torch; torch.ops.load_library({str(tmp_path / "kernels.so")!r}); '
-            'names = ["selective_scan_fwd_native", "selective_scan_bwd_native"]; '
+            'names = [f"{kind}selective_scan_{way}_native" for kind in ("", "map_") for way in ("fwd", "bwd")]; '
             'print([torch._C._dispatch_has_kernel_for_dispatch_key(f"mmsparx::{name}", "CUDA") for name in names])'
         )
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-        assert done.stdout == '[True, True]\n'
+        assert done.stdout == '[True, True, True, True]\n'
 
 
 class TestWhatIsTold:

@@ -21,7 +21,7 @@ TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
       "cross_selective_scan_bwd_native(Tensor grad, Tensor x, Tensor step, Tensor weight, Tensor A, Tensor B, "
       "Tensor C, Tensor? D, Tensor? delta_bias, Tensor states, bool delta_softplus) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // The same with delta given, as the scan's own kernels for GPUs take it.
+  // The same with delta given, which the kernels for GPUs take.
   m.def(
       "map_selective_scan_fwd_native(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
       "Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");

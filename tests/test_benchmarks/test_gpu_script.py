@@ -32,7 +32,7 @@ def test_a_stage(tmp_path):
     done = gpu_sh('sanitize', OUT=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     log = (tmp_path / 'scans.log').read_text().splitlines()
-    assert len(log) == 2 * 2 * 4 + 4  # and a map
+    assert len(log) == 2 * 2 * 4 + 2 * 4  # and a map
     assert all(line.startswith('right: ') for line in log)
     assert 'all done' in done.stdout
 
@@ -119,7 +119,7 @@ def test_what_is_run_on_a_gpu_is_understood(tmp_path, monkeypatch):
 def test_right_scans(capsys):
     assert sanitize.main(['--backend', 'reference', *SMALL]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * 2 * 4 + 4
+    assert len(lines) == 2 * 2 * 4 + 2 * 4
     assert all(line.startswith('right: ') for line in lines)
 
 
@@ -135,8 +135,8 @@ def test_wrong_scans(wrong, monkeypatch, capsys):
     assert sanitize.main(['--backend', 'planted', *sizes]) == 1
     said = capsys.readouterr()
     sequence, of_map = said.out.splitlines()
-    assert sequence.startswith('WRONG: L 5, N 1, float32: error / tolerance: u ')
-    assert of_map.startswith('WRONG: map 2x3, float32: error / tolerance: x ')
+    assert sequence.startswith('WRONG: 2 x 12 x 5, N 1, float32: error / tolerance: u ')
+    assert of_map.startswith('WRONG: maps 2 x 12 x 2 x 3, N 1, float32: error / tolerance: x ')
     assert said.err == '2 cases are wrong\n'
 
 

@@ -1,6 +1,7 @@
 """Which implementation of the selective scan runs, and what is said about it."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import warnings
@@ -272,10 +273,28 @@ class TestTriton:
             run(backend='triton')
         monkeypatch.setenv(triton_backend.INTERPRET, '1')
         monkeypatch.setattr(triton_backend, '_interpreted', lambda: True)
+        monkeypatch.setattr(triton_backend, '_uninterpretable', lambda: None)
         assert triton_backend.refusal(torch.zeros(1)) is None
         # Set too late: Triton had read it before.
         monkeypatch.setattr(triton_backend, '_interpreted', lambda: False)
         assert 'before Python starts' in triton_backend.refusal(torch.zeros(1))
+
+    def test_the_interpreter_runs_or_says_why_not(self):
+        """As users have it, without what the tests mend in it; in a process of its own, since Triton reads it once."""
+        if triton_backend.missing():
+            pytest.skip(triton_backend.missing())
+        numpy = pytest.importorskip('numpy')
+        code = (
+            'import torch; from mmsparx.ops.selective_scan import triton_backend; '
+            'print(triton_backend.refusal(torch.zeros(1)))'
+        )
+        environment = os.environ | {triton_backend.INTERPRET: '1'}
+        said = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+        if tuple(map(int, numpy.__version__.split('.')[:2])) < (2, 4):
+            assert said.stdout == 'None\n'
+        else:
+            assert f'interpreter does not work beside numpy {numpy.__version__} (' in said.stdout
+            assert "pip install 'numpy<2.4'), or unset TRITON_INTERPRET" in said.stdout
 
     def test_other_devices(self):
         u = torch.empty(1, device='meta')

@@ -51,6 +51,15 @@ class TestTruth:
     def test_states(self, states):
         assert_close_to_truth(inputs(66, states=states, dim=4, groups=1), 'triton', device=DEVICE)
 
+    def test_64_states(self):
+        assert_close_to_truth(inputs(18, states=64, dim=2, groups=1), 'triton', device=DEVICE)
+
+    # In the interpreter a tile takes some milliseconds.
+    @pytest.mark.parametrize('length', [16384] if DEVICE == 'cpu' else [16384, 64000])
+    def test_long_sequences(self, length):
+        tensors = inputs(length, dim=2, groups=1)
+        assert_same(on_device(tensors), run([x.double() for x in tensors], 'reference'), 3e-6)
+
     def test_256_states(self):
         tensors = inputs(2, states=256, dim=2, groups=1)
         found, expected = (forward(*to(device, tensors), True, name) for device, name in BACKENDS_ON)

@@ -8,7 +8,7 @@ namespace mmsparx {
 namespace {
 
 constexpr int kForwardWarps = 4;
-// Blocks that are to fit into a multiprocessor: as many as need no register to be spilled.
+// Blocks that are to fit into a multiprocessor: as many as need none, or hardly a register, to be spilled.
 template <typename S, int kStates>
 constexpr int kForwardBlocks = sizeof(S) == 8 ? 3 : kStates == 1 ? 8 : 5;
 

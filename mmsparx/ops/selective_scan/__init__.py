@@ -1,7 +1,8 @@
 """The selective scan of Mamba as a PyTorch custom operator.
 
 `interface` says what it computes and checks arguments, `library` registers the operators (schema,
-fake, autograd, FLOPs), `backends` orders the implementations: `native` is the compiled one, `reference`
+fake, autograd, FLOPs), `backends` orders the implementations: `native` is the compiled one,
+`triton_backend` that by Triton (its kernels: `triton_kernels`, and for maps `triton_reorder`), `reference`
 the pure-torch one, and `cross` makes the scan of a map of a plain one.
 """
 

@@ -75,7 +75,10 @@ _told: set[tuple[str, str]] = set()
 
 
 def available_backends() -> dict[str, str | None]:
-    """The backends by name, best first, each with None or the reason why it cannot run here."""
+    """The backends by name, best first, each with None or the reason why it is not installed.
+
+    Which tensors an installed one takes (on which device) is asked at every call.
+    """
     return {backend.name: backend.missing() for backend in BACKENDS}
 
 

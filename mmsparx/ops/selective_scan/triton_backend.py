@@ -9,6 +9,7 @@ lengths up to 64 and above; for groups of fewer than 16 channels; and for sizes 
 scan of a map is compiled anew for every kind of tile (`map_tile`) and alignment of its rows and columns.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -43,7 +44,7 @@ def refusal(u: Tensor) -> str | None:
     if u.device.type != 'cpu':
         return f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on {u.device.type}'
     if os.environ.get(INTERPRET) and _interpreted():
-        return None
+        return _uninterpretable()
     return (
         f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on cpu; set {INTERPRET}=1 before Python '
         'starts to run them there for a test'
@@ -64,6 +65,24 @@ def unusable() -> str | None:
     except Exception as error:  # whatever Triton, the driver or the compiler that Triton calls may raise
         first = str(error).strip().partition('\n')[0].rstrip('.')
         return f'triton does not work here ({type(error).__name__}: {first})'
+    return None
+
+
+@cache
+def _uninterpretable() -> str | None:
+    """Why Triton's interpreter fails here, or None: it is tried, since numpy from 2.4 on breaks that of Triton 3.6."""
+    one = torch.ones(1, 1, 1)
+    try:
+        forward(one, one, -one[0], one[None], one[None], None, None, False)
+    except Exception as error:  # whatever the interpreter, or numpy below it, may raise
+        import triton
+
+        numpy = importlib.metadata.version('numpy')
+        first = str(error).strip().partition('\n')[0].rstrip('.')
+        return (
+            f"triton {triton.__version__}'s interpreter does not work beside numpy {numpy} "
+            f"({type(error).__name__}: {first}); try one below 2.4 (pip install 'numpy<2.4'), or unset {INTERPRET}"
+        )
     return None
 
 
