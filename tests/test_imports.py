@@ -200,3 +200,9 @@ def test_models_without_mmengine_say_what_to_install(tmp_path):
 def test_a_warning_of_our_own_is_noticed(tmp_path):
     child = run_child('warnings.warn("mmsparx: told")', set(), cwd=tmp_path)
     assert 'warnings of our own' in child.stderr
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest would import one of them for both, and stop, in a run of both alone."""
+    names = [path.name for path in Path(__file__).parent.rglob('test_*.py')]
+    assert sorted(set(names)) == sorted(names)
