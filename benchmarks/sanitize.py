@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # In shared memory: less than a tile, several of them; beyond it.
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]
     add('--maps', nargs='*', type=command_line.image_size, default=sizes, metavar='HxW', help='(default: four sizes)')
-    add('--states', nargs='+', type=positive, default=[1, 5, 16], metavar='N')
+    add('--states', nargs='+', type=positive, default=[1, 5, 16], metavar='N', help='of sequences; two first: of maps')
     add('--wide', action='store_true', help='also with so many channels that a block of the backward has several')
     add('--types', nargs='+', choices=TYPES, default=list(TYPES), help='(default: all)')
     args = parser.parse_args(argv)
