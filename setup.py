@@ -18,6 +18,7 @@ Environment variables:
 
 import contextlib
 import ctypes
+import hashlib
 import importlib
 import json
 import os
@@ -56,6 +57,15 @@ def get_sources(cuda: bool = False) -> list[str]:
     folder = SOURCES / 'cuda'
     found = [path for suffix in ('cpp', 'cu') for path in SOURCES.rglob(f'*.{suffix}')]
     return sorted(path.as_posix() for path in found if (folder in path.parents) == cuda)
+
+
+def get_digest(root: Path = Path()) -> str:
+    """SHA-256 of all sources, by which a library and the sources beside it are known to belong together."""
+    digest = hashlib.sha256()
+    for path in sorted((root / SOURCES).rglob('*')):
+        if path.is_file():
+            digest.update(path.relative_to(root).as_posix().encode() + b'\0' + path.read_bytes())
+    return digest.hexdigest()
 
 
 def scrub(text: str) -> str:
@@ -254,8 +264,9 @@ class BuildScan(build_ext):
     """Compiles the scan, or goes on without it, and keeps which of the two and why."""
 
     def run(self):
-        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version', 'log')
-        record = dict.fromkeys(keys) | {'built': False, 'flags': [], 'version': self.distribution.get_version()}
+        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version')
+        record = dict.fromkeys((*keys, 'sources', 'log')) | {'built': False, 'flags': []}
+        record |= {'version': self.distribution.get_version(), 'sources': get_digest()}
         paths, environment = sys.path[:], os.environ.copy()
         self.remove_libraries()  # an earlier build's: a wheel would take it along, the package would load it
         try:

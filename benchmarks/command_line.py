@@ -77,7 +77,7 @@ def run(
     tables: Callable[[Report], str],
     suffix: str = '',
 ) -> Path:
-    """Make the comparisons, telling each; save JSON after every one, tables and a plot at the end.
+    """Make the comparisons, telling each; save JSON and tables after every one, a plot at the end.
 
     Args:
         benchmark: its name, as of its module.
@@ -100,9 +100,11 @@ def run(
             print(f'  {contender:28} {summary(timing)}', flush=True)
         report.comparisons.append(comparison)
         report.save(path)
-    text = f'{header(report)}\n\n{tables(report)}\n'
-    path.with_suffix('.md').write_text(text)
+        text = f'{header(report)}\n\n{tables(report)}\n'
+        path.with_suffix('.md').write_text(text)
     print(f'\n{text}\n{path}\n{path.with_suffix(".md")}')
+    if benchmark not in plot.DRAWN:
+        return path
     try:
         print(plot.draw(report, path.with_suffix('.png')))
     except ModuleNotFoundError as error:

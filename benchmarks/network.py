@@ -124,8 +124,12 @@ def compare(
         timings = interleave(calls, protocol, clock_of(pictures.device))
         for name, timing in timings.items():
             timing.facts['parameters'] = sum(parameter.numel() for parameter in models[name].parameters())
-            if timing.skipped is None and (peak := peak_memory(calls[name], pictures.device)) is not None:
-                timing.facts['peak_bytes'] = peak
+            if timing.skipped is not None or pictures.device.type != 'cuda':
+                continue
+            try:
+                timing.facts['peak_bytes'] = peak_memory(calls[name], pictures.device)
+            except Exception as error:
+                timing.skip(error)
     return Comparison(case or {}, timings)
 
 

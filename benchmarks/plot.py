@@ -13,6 +13,7 @@ NETWORKS = {'tiny': '#0072B2', 'small': '#E69F00', 'base': '#009E73'}
 MARKERS = 'osD^vP'
 # The benchmarks of scans, with their pictures' titles.
 SCANS = {'selective_scan': 'Selective scan', 'cross_selective_scan': 'Scan of maps along four directions'}
+DRAWN = (*SCANS, 'network')
 
 
 def draw(report: Report, out: Path) -> Path:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = 'benchmarks/results'
 # Of a processor's flags, those that decide which kernels run.
 TELLING_FLAGS = re.compile(r'sse4_2|avx\w*|amx\w*|fma|f16c|asimd\w*|sve\w*')
+COMMIT = 'MMSPARX_COMMIT'
 VARIABLES = ('OMP_NUM_THREADS', 'KMP_AFFINITY', 'GOMP_CPU_AFFINITY', 'LD_PRELOAD', backends.VARIABLE, native.VARIABLE)
 
 
@@ -192,10 +193,16 @@ def _gpu(device: torch.device) -> dict:
 
 
 def _git() -> dict | None:
-    """Commit, and whether the working tree differs from it, results aside; None outside a checkout."""
+    """Commit, and whether the working tree differs from it, results aside; None outside a checkout.
+
+    A copy of a checkout, on a machine without git, has its commit from the environment variable `COMMIT`.
+    """
     commit = _output('git', 'rev-parse', 'HEAD')
+    if commit is None:
+        given = os.environ.get(COMMIT)
+        return {'commit': given, 'dirty': False} if given else None
     changes = _output('git', 'status', '--porcelain', '--', '.', f':!{RESULTS}')
-    return None if commit is None else {'commit': commit, 'dirty': bool(changes)}
+    return {'commit': commit, 'dirty': bool(changes)}
 
 
 def _output(*command: str) -> str | None:

@@ -5,7 +5,7 @@ One case is a stage of SparX-Mamba on pictures of one size. Its scan has four di
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks import command_line, scan_tables
 from benchmarks.report import Comparison
 from benchmarks.timing import (
-    CANNOT_RUN,
     Copying,
     Protocol,
     Timing,
@@ -188,12 +187,6 @@ def compare(
         truth = None
         if elements_of(inputs) <= CHECKED_UP_TO:
             truth = call_of(known['reference'], {name: x.double() for name, x in inputs.items()}, which)()
-        facts: dict[str, dict] = {name: {} for name in names}
-        for name, call in calls.items():
-            with suppress(*CANNOT_RUN):  # `interleave` says why
-                if truth is not None:
-                    facts[name]['relative_error'] = relative_error(call(), truth)
-        del truth
         timed = dict(calls)
         if graphs:  # of calls of their own: a backward runs on the stream of its forward, which must be the captured
             timed = {name: _Graph(call_of(known[name], inputs, which), device) for name in names}
@@ -204,11 +197,21 @@ def compare(
         if copy is not None:
             copy.facts['bytes'] = copying.bytes
         for name, timing in timings.items():
-            timing.facts = facts[name]
-            if timing.skipped is None and device.type == 'cuda':
-                calls[name]()  # its graph may have been timed, and not itself been called before
-                timing.facts['peak_bytes'] = peak_memory(calls[name], device)
+            if timing.skipped is None:
+                try:
+                    timing.facts |= _facts(calls[name], truth, device)
+                except Exception as error:
+                    timing.skip(error)
     return Comparison(case or {}, timings, copy)
+
+
+def _facts(call: Callable[[], tuple[Tensor, ...]], truth: tuple[Tensor, ...] | None, device: torch.device) -> dict:
+    """Error of a call, where the truth is known, and its memory on a GPU."""
+    outputs = call()  # its graph may have been timed, and not itself been called before
+    facts = {} if truth is None else {'relative_error': relative_error(outputs, truth)}
+    del outputs
+    peak = peak_memory(call, device)
+    return facts if peak is None else facts | {'peak_bytes': peak}
 
 
 class _Graph:

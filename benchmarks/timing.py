@@ -14,7 +14,9 @@ import contextlib
 import gc
 import math
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +29,8 @@ MIN_SAMPLES = 3
 SETTLE_BELOW = 1.0
 # Bytes of the tensor that is copied on a GPU: far more than its caches hold.
 COPIED = 2**29
-# What a contender raises that cannot run: torch's lack of memory or of an operator is a RuntimeError.
-CANNOT_RUN = (RuntimeError, ImportError)
+# Characters of an error's text in a table.
+LONGEST_REASON = 300
 
 
 @dataclass
@@ -46,6 +48,13 @@ class Timing:
     calls: int = 1
     skipped: str | None = None
     facts: dict[str, float | int | str] = field(default_factory=dict)
+
+    def skip(self, why: Exception | str) -> None:
+        """Drop the samples and keep the reason; the traceback of an exception goes to stderr."""
+        if isinstance(why, Exception):
+            traceback.print_exception(why)
+            why = reason_of(why)
+        self.seconds, self.calls, self.skipped = [], 1, why
 
     @property
     def median(self) -> float:
@@ -121,9 +130,11 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time calls against each other.
 
+    An exception of a contender, of whatever class, is its row in the table: Triton's and CUDA's are of no common class.
+    Where a GPU cannot be used any more afterwards, as after an illegal access, no contender has been measured.
+
     Args:
-        contenders: what to call, by name. One whose first calls raise one of `CANNOT_RUN` is skipped, with
-            the reason.
+        contenders: what to call, by name.
         protocol: how long.
         clock: in seconds; `clock_of` the device that they use.
     """
@@ -134,19 +145,22 @@ def interleave(
             run()
         return clock() - start
 
-    timings = {}
+    timings = {name: Timing() for name in contenders}
     counts, settle = [], []
     for name, run in contenders.items():
-        timings[name] = timing = Timing()
+        timing = timings[name]
+        # If it never returns, the log says who it was.
+        print(f'  warming up {name}', file=sys.stderr, flush=True)
         try:
             time_calls(run, 1)  # may compile, and touches memory for the first time
             taken = time_calls(run, 1)
             while taken < protocol.shortest:
                 timing.calls *= 2
                 taken = time_calls(run, timing.calls)
-        except CANNOT_RUN as error:
-            first_line = str(error).strip().partition('\n')[0]
-            timing.skipped = f'{type(error).__name__}: {first_line}'
+        except Exception as error:
+            timing.skip(error)
+            if _lost(clock, name, timings):
+                return timings
             counts.append(0)
             settle.append(False)
             continue
@@ -161,14 +175,43 @@ def interleave(
         for i in schedule(counts):
             timing = timings[names[i]]
             run = contenders[names[i]]
-            if settle[i]:
-                run()
-            taken = time_calls(run, timing.calls)
+            if timing.skipped is not None:
+                continue
+            try:
+                if settle[i]:
+                    run()
+                taken = time_calls(run, timing.calls)
+            except Exception as error:
+                timing.skip(error)
+                if _lost(clock, names[i], timings):
+                    return timings
+                continue
             timing.seconds.append(round(taken / timing.calls, 10))
     finally:
         if collecting:
             gc.enable()
     return timings
+
+
+def reason_of(error: BaseException) -> str:
+    """Class and text of an exception on one line, without its middle where it is long."""
+    text = ' '.join(str(error).split())
+    if len(text) > LONGEST_REASON:
+        half = LONGEST_REASON // 2
+        text = f'{text[:half]} [...] {text[-half:]}'
+    return f'{type(error).__name__}: {text}'.rstrip(': ')
+
+
+def _lost(clock: Callable[[], float], name: str, timings: Mapping[str, Timing]) -> bool:
+    """Whether the device still answers after the failure of a contender; if not, no timing counts."""
+    try:
+        clock()
+    except Exception as error:
+        for other, timing in timings.items():
+            if other != name:
+                timing.skip(f'not measured: {name} has left the GPU unusable ({reason_of(error)})')
+        return True
+    return False
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+DEVICES = ['cpu', *([pytest.param('cuda', marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 ORACLE = Path(__file__).parent / 'data' / 'oracle'
 
 # A network of every kind of layer, in milliseconds: ganglion layers that read the input, normal

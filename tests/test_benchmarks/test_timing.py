@@ -6,7 +6,17 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks.timing import MIN_SAMPLES, Protocol, Timing, clock_of, free_memory, interleave, peak_memory, schedule
+from benchmarks.timing import (
+    MIN_SAMPLES,
+    Protocol,
+    Timing,
+    clock_of,
+    free_memory,
+    interleave,
+    peak_memory,
+    reason_of,
+    schedule,
+)
 
 
 class Machine:
@@ -87,23 +97,67 @@ def test_schedule_gives_everybody_their_count(counts):
     assert [Counter(order)[i] for i in range(len(counts))] == counts
 
 
-def test_what_cannot_run_is_skipped_with_its_reason():
+class CompilationError(Exception):
+    """Of no class that other errors have, as Triton's."""
+
+
+def test_an_exception_of_any_class_is_a_row_with_its_text(capsys):
     machine = Machine()
 
     def fail():
-        raise NotImplementedError('no such kernel\nand a long trace')
+        raise CompilationError('at 1:0:\n    no such kernel\n')
 
     timings = interleave({'a': machine.contender('a', 1.0), 'b': fail}, Protocol(3.0, 3), machine.clock)
-    assert timings['b'] == Timing(skipped='NotImplementedError: no such kernel')
+    assert timings['b'] == Timing(skipped='CompilationError: at 1:0: no such kernel')
     assert len(timings['a'].seconds) == 3
+    said = capsys.readouterr().err
+    assert 'warming up b' in said
+    assert 'in fail' in said  # the traceback
 
 
-def test_a_mistake_is_not_taken_for_a_contender_that_cannot_run():
+def test_a_contender_that_fails_later_has_no_samples():
+    machine = Machine()
+    calls = []
+
     def fail():
-        raise TypeError('a bug')
+        calls.append(machine.now)
+        machine.now += 1.0
+        if len(calls) > 3:
+            raise MemoryError
 
-    with pytest.raises(TypeError, match='a bug'):
-        interleave({'a': fail}, Protocol())
+    timings = interleave({'a': fail, 'b': machine.contender('b', 1.0)}, Protocol(5.0, 5), machine.clock)
+    assert timings['a'] == Timing(skipped='MemoryError')
+    assert len(calls) == 4
+    assert len(timings['b'].seconds) == 5
+
+
+@pytest.mark.parametrize('good', [0, 3])
+def test_nobody_was_measured_where_one_has_left_the_gpu_unusable(good):
+    machine = Machine()
+    lost = []
+
+    def clock():
+        if lost:
+            raise RuntimeError('CUDA error: an illegal memory access was encountered')
+        return machine.now
+
+    def fail():
+        machine.now += 1.0
+        if (machine.calls.append('c') or machine.calls.count('c')) > good:
+            lost.append(True)
+
+    contenders = {'a': machine.contender('a', 1.0), 'c': fail, 'z': machine.contender('z', 1.0)}
+    timings = interleave(contenders, Protocol(5.0, 5), clock)
+    error = 'RuntimeError: CUDA error: an illegal memory access was encountered'
+    assert timings['c'] == Timing(skipped=error)
+    assert timings['a'] == timings['z'] == Timing(skipped=f'not measured: c has left the GPU unusable ({error})')
+
+
+def test_a_long_text_is_cut_in_its_middle():
+    reason = reason_of(ValueError('a' * 1000 + 'b' * 1000))
+    assert reason.startswith('ValueError: aaa')
+    assert reason.endswith('bbb')
+    assert len(reason) < 330
 
 
 def test_garbage_collection_is_off_meanwhile_and_on_after_a_failure():

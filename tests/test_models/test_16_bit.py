@@ -9,14 +9,13 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import SMALL_ARCH, Watch, naive_scan, randomise, relative_error
+from helpers import DEVICES, SMALL_ARCH, Watch, naive_scan, randomise, relative_error
 from torch import Tensor
 
 from mmsparx.layers.mixers import SS2D, ss2d
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.ops import cross_merge, cross_scan
 
-DEVICES = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
 BITS_16 = [torch.bfloat16, torch.float16]
 # One ganglion layer: every part of the network once.
 SMALLEST = {'channels': (8,), 'stages': [{'depth': 1, 'stride': 1}], 'reductions': (2,), 'shortcut_scales': (True,)}

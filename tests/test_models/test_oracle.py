@@ -1,10 +1,10 @@
-"""Outputs of the released model, reproduced: the whole networks, in float64 and float32."""
+"""Outputs of the released model, reproduced: the whole networks, in float64 and float32, on a GPU as well."""
 
 import copy
 
 import pytest
 import torch
-from helpers import oracle_image, oracle_outputs, oracle_shapes, oracle_weights, relative_error
+from helpers import DEVICES, oracle_image, oracle_outputs, oracle_shapes, oracle_weights, relative_error
 
 from mmsparx.models import SparXClassifier, SparXMamba
 
@@ -13,18 +13,25 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 @pytest.fixture(scope='module')
 def models():
-    """Networks by name and type; each is built once, and float32 ones are copies of float64 ones."""
+    """Networks by name, type and device; each is built once, and others are copies of those in float64 on the CPU."""
     built = {}
 
-    def get(name, dtype):
-        if (name, torch.float64) not in built:
-            built[name, torch.float64] = {'t': tiny, 's': small, 'detector': detector}[name]()
-        if (name, dtype) not in built:
-            built[name, dtype] = copy.deepcopy(built[name, torch.float64]).to(dtype)
-        return built[name, dtype]
+    def get(name, dtype, device):
+        first, key = (name, torch.float64, 'cpu'), (name, dtype, device)
+        if first not in built:
+            built[first] = {'t': tiny, 's': small, 'detector': detector}[name]()
+        if key not in built:
+            built[key] = copy.deepcopy(built[first]).to(device, dtype)
+        return built[key]
 
     yield get
     built.clear()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    return request.param
 
 
 def classifier(arch, letter):
@@ -57,7 +64,7 @@ def compare(actual, expected, name, dtype):
     """A sampled output of the oracle: `name`, its shape, and every `step`-th element."""
     assert actual.dtype == dtype
     assert list(actual.shape) == expected[f'{name}_shape'].tolist()
-    sampled = actual.flatten()[:: int(expected['step'])]
+    sampled = actual.cpu().flatten()[:: int(expected['step'])]
     assert relative_error(sampled, torch.from_numpy(expected[name])) < TOLERANCE[dtype], name
 
 
@@ -72,8 +79,8 @@ def compare(actual, expected, name, dtype):
     ],
 )
 @torch.no_grad()
-def test_classifier(name, batch, height, width, dtype, models):
-    model = models(name, dtype)
+def test_classifier(name, batch, height, width, dtype, device, models):
+    model = models(name, dtype, device)
     expected = oracle_outputs(f'classifier_{name}_{batch}x{height}x{width}')
     stages = {}
     hooks = [
@@ -81,7 +88,7 @@ def test_classifier(name, batch, height, width, dtype, models):
         for i, stage in enumerate(model.backbone.stages, 1)
     ]
     try:
-        logits = model(oracle_image(batch, height, width).to(dtype))
+        logits = model(oracle_image(batch, height, width).to(device, dtype))
     finally:
         for hook in hooks:
             hook.remove()
@@ -89,14 +96,14 @@ def test_classifier(name, batch, height, width, dtype, models):
     for stage, out in stages.items():
         compare(out, expected, stage, dtype)
     assert logits.dtype == dtype
-    assert relative_error(logits, torch.from_numpy(expected['logits'])) < TOLERANCE[dtype]
+    assert relative_error(logits.cpu(), torch.from_numpy(expected['logits'])) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @torch.no_grad()
-def test_detector(dtype, models):
+def test_detector(dtype, device, models):
     expected = oracle_outputs('detection_t_1x128x192')
-    outs = models('detector', dtype)(oracle_image(1, 128, 192).to(dtype))
+    outs = models('detector', dtype, device)(oracle_image(1, 128, 192).to(device, dtype))
     assert len(outs) == 4
     for i, out in enumerate(outs):
         compare(out, expected, f'out{i}', dtype)

@@ -15,10 +15,11 @@ if os.environ.get(triton_backend.INTERPRET):
     triton_interpreter.mend()
 
 
-def compiled() -> list[str]:
+def compiled() -> list:
     """The compiled kernels: those for CPUs by instruction set, those for GPUs emulated, and on a GPU."""
-    names = [*(f'native-{name}' for name in native.instruction_sets()), 'emulated']
-    return names if gpu_kernels.gpu_missing() else [*names, 'gpu']
+    names = [f'native-{name}' for name in native.instruction_sets()]
+    names.append(pytest.param('emulated', marks=pytest.mark.emulated))
+    return names if gpu_kernels.gpu_missing() else [*names, pytest.param('gpu', marks=pytest.mark.gpu)]
 
 
 def others() -> list[str]:

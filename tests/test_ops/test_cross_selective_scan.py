@@ -52,6 +52,17 @@ def definition(x, step, weight, A, B, C, D=None, delta_bias=None, delta_softplus
     return cross_merge(y.unflatten(1, (4, -1)), *x.shape[2:])
 
 
+def same(found, expected, backend, moved):
+    """Whether results are the same bits, where another layout or alignment of the input `moved` must not change them.
+
+    On GPUs delta comes from cuBLAS, which chooses its kernel by the layout and alignment of step and weight; then they
+    are the same but for rounding.
+    """
+    if moved not in ('step', 'weight') or not backend.endswith('-on-gpu'):
+        return torch.equal(found, expected)
+    return relative_error(found, expected) < (TOLERANCE | TOLERANCE_16_BIT)[found.dtype]
+
+
 def assert_agrees(tensors, backend, tolerance, delta_softplus=True):
     """Output and all gradients, with the definition in float64."""
     ours = {name: x.detach().clone().requires_grad_() for name, x in tensors.items()}
@@ -143,20 +154,21 @@ class TestMemory:
                 changed = cross_selective_scan(
                     **(tensors | {name: change(tensors[name])}), delta_softplus=True, backend=backend
                 )
-                assert torch.equal(changed, expected), name
+                assert same(changed, expected, backend, name), name
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     def test_any_storage_offset(self, dtype, kernels):
         tensors = list(inputs(4, 16, dtype=dtype).values())
+        names = ('grad', *NAMES)
         out, states = FORWARD(*tensors, True, kernels)
         arguments = [torch.randn(out.shape).to(out), *tensors]
         expected = BACKWARD(*arguments, states, True, kernels)
         for i, x in enumerate(arguments):
             moved = torch.full((x.numel() + 1,), torch.nan, dtype=x.dtype)[1:].view(x.shape).copy_(x)
             changed = [*arguments[:i], moved, *arguments[i + 1 :]]
-            assert torch.equal(FORWARD(*changed[1:], True, kernels)[0], out)
+            assert same(FORWARD(*changed[1:], True, kernels)[0], out, kernels, names[i]), names[i]
             found = BACKWARD(*changed, states, True, kernels)
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), i
+            assert all(same(a, b, kernels, names[i]) for a, b in zip(found, expected, strict=True)), names[i]
 
     def test_rows_of_a_larger_map(self, backend):
         tensors = inputs(6, 11, dtype=torch.float32)
@@ -188,7 +200,7 @@ class TestMemory:
             return [out, *torch.autograd.grad(out.sum(), list(tensors.values()))]
 
         expected = run()
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
         torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN
         try:
             found = run()

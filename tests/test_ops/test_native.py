@@ -62,6 +62,7 @@ def instruction_set(request):
         yield request.param
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(gpu_kernels.gpu_missing() is not None, reason=f'not on a GPU: {gpu_kernels.gpu_missing()}')
 def test_a_gpu_is_tested_where_there_is_one(request):
     assert [item for item in request.session.items if '[gpu' in item.name or '-gpu' in item.name]

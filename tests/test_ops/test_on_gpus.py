@@ -23,7 +23,7 @@ def usable() -> list[str]:
 
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
+    pytest.mark.gpu,
     pytest.mark.parametrize('backend', usable()),
 ]
 

@@ -1,4 +1,4 @@
-"""The Triton kernels: `triton_cases` in Triton's interpreter and on GPUs, and what they are compiled to."""
+"""The Triton kernels: `test_triton_kernels` in Triton's interpreter, and what they are compiled to."""
 
 import importlib.util
 import itertools
@@ -14,12 +14,14 @@ import torch
 
 from mmsparx.ops.selective_scan import triton_backend
 
-CASES = Path(__file__).with_name('triton_cases.py')
+CASES = Path(__file__).with_name('test_triton_kernels.py')
 needs_triton = pytest.mark.skipif(triton_backend.missing() is not None, reason=str(triton_backend.missing()))
 
 
-def run_cases(**variables):
-    """`triton_cases` in a process of its own: it passes, and is no fewer tests than it should be."""
+@needs_triton
+@pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
+def test_in_the_interpreter():
+    """In a process of its own: it passes, and is no fewer tests than it should be."""
     # What pytest and xdist tell their own processes is not meant for this one.
     inherited = {
         name: value
@@ -28,7 +30,7 @@ def run_cases(**variables):
     }
     done = subprocess.run(
         [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', str(CASES)],
-        env=inherited | variables,
+        env=inherited | {triton_backend.INTERPRET: '1'},
         cwd=CASES.parents[2],
         capture_output=True,
         text=True,
@@ -37,18 +39,6 @@ def run_cases(**variables):
     passed = re.search(r'(\d+) passed', done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(passed[1]) > 180, done.stdout
-
-
-@needs_triton
-@pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
-def test_in_the_interpreter():
-    run_cases(TRITON_INTERPRET='1')
-
-
-@needs_triton
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_on_a_gpu():
-    run_cases()
 
 
 @needs_triton
