@@ -9,8 +9,8 @@ that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is
 `lookup`, not with `Registry.build`, which would search the scope of whichever library builds
 the network.
 
-Importing this module makes mmengine's loading of checkpoints safe (see `safe_loading`): it is what
-mmengine meets first, by whichever name it looks for.
+Importing this module does not secure mmengine's loading of checkpoints; the locations do, which import
+`mmsparx.weights`.
 """
 
 from mmengine.registry import HOOKS as ROOT_HOOKS
@@ -19,11 +19,7 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
-from mmsparx.safe_loading import secure_mmengine
-
 __all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'TRANSFORMS', 'lookup', 'register_backbone']
-
-secure_mmengine()
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='mmsparx', locations=['mmsparx.models'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmsparx', locations=['mmsparx.engine'])

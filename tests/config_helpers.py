@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmsparx.models.names import to_published
+from mmsparx.weights.names import to_published
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

@@ -14,3 +14,14 @@ def _reproducible():
     """One thread and one seed, whatever ran before."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves anything and returns the path as mmengine wants it."""
+
+    def save(content, name='weights.pth'):
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save

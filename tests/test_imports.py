@@ -16,18 +16,18 @@ LAYERS = {
     '__init__': ({'models', 'timm_hook', 'version'}, set()),  # models when it is asked for
     'version': (set(), set()),
     'ops': (set(), {'torch', 'triton'}),  # triton where it is used alone
-    'safe_loading': (set(), {'torch', 'numpy', 'mmengine'}),
-    'registry': ({'safe_loading'}, {'mmengine'}),
+    'registry': (set(), {'mmengine'}),
+    'weights': (set(), {'torch', 'numpy', 'mmengine', 'safetensors'}),
     'layers': ({'ops', 'registry'}, {'torch'}),
-    'models': ({'layers', 'ops', 'registry', 'safe_loading'}, {'torch', 'mmengine', 'mmpretrain', 'safetensors'}),
+    'models': ({'layers', 'ops', 'registry', 'weights'}, {'torch', 'mmengine', 'mmpretrain'}),
     'timm_hook': ({'timm'}, set()),
-    'timm': ({'models'}, {'torch', 'timm'}),
+    'timm': ({'models', 'weights'}, {'torch', 'timm'}),
     'analysis': ({'ops'}, None),
-    'datasets': ({'registry'}, None),
+    'datasets': ({'registry', 'weights'}, None),
     'doctor': ({'ops', 'version'}, {'torch'}),
     'zoo': ({'version'}, {'mmengine'}),
     '__main__': ({'doctor', 'zoo'}, set()),
-    'engine': ({'analysis', 'models', 'layers', 'ops', 'registry', 'safe_loading', 'version', 'zoo'}, None),
+    'engine': ({'analysis', 'models', 'layers', 'ops', 'registry', 'weights', 'version', 'zoo'}, None),
 }
 # What lies beside the package in the repository; it is not there once the package is installed.
 NOT_INSTALLED = {'benchmarks', 'configs', 'demo', 'tests', 'tools'}

@@ -7,7 +7,7 @@ import torch
 from helpers import SMALL_ARCH, randomise
 
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.models.names import to_published
+from mmsparx.weights.names import to_published
 
 LEARNABLE = {'type': 'DMCA', 'learnable_scale': True}
 

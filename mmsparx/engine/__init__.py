@@ -1,5 +1,9 @@
-"""What the command-line tools and configs add to mmengine's runner."""
+"""What the command-line tools and configs add to mmengine's runner.
 
+Importing this package registers the networks as well, so that configs may name them without the scope in the tools.
+"""
+
+import mmsparx.models  # noqa: F401  (registers them)
 from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
 
 __all__ = ['IterationSeedHook', 'LabelCheckHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']

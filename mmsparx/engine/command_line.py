@@ -18,7 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmsparx.engine.processes import prepare_processes
-from mmsparx.safe_loading import secure_mmengine
+from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
 
 

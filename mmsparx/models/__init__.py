@@ -1,4 +1,4 @@
-"""Networks, and what loads their published weights. Needs mmengine."""
+"""Networks, and `load_pretrained` for their published weights. Needs mmengine."""
 
 try:
     import mmengine  # noqa: F401
@@ -12,8 +12,8 @@ except ModuleNotFoundError as error:
 
 import mmsparx.models.heads  # noqa: F401  (registers them)
 from mmsparx.models.backbones import SparXMamba, SparXNet
-from mmsparx.models.checkpoint import LoadReport, load_pretrained
 from mmsparx.models.classifier import SparXClassifier
 from mmsparx.models.connection import StagePlan
+from mmsparx.weights import LoadReport, load_pretrained
 
 __all__ = ['LoadReport', 'SparXClassifier', 'SparXMamba', 'SparXNet', 'StagePlan', 'load_pretrained']

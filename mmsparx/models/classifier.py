@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mmsparx.layers.basic import init_weights
 from mmsparx.layers.norm import map_norm
 from mmsparx.models.backbones import SparXNet
-from mmsparx.models.checkpoint import accept_published_names
+from mmsparx.weights import accept_published_names
 
 
 class ClassifierHead(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmsparx.models import SparXMamba
 from mmsparx.models.architecture import Architecture
-from mmsparx.models.checkpoint import accept_published_names, match_weights, read_state_dict
 from mmsparx.models.classifier import ClassifierHead
+from mmsparx.weights import accept_published_names, match_weights, read_state_dict
 
 _FIRST_CONV = 'backbone.stem.0.weight'
 

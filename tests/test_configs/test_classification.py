@@ -14,7 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
 
 from mmsparx.analysis import complexity
 from mmsparx.models import SparXMamba
-from mmsparx.models.names import convert_names
+from mmsparx.weights.names import convert_names
 
 CLASSIFICATION = CONFIGS / 'classification'
 LEAVES = sorted(path.name for path in CLASSIFICATION.glob('*.py'))

@@ -19,7 +19,7 @@ from weight_helpers import LEARNABLE, assert_same_bits, assert_unchanged, build,
 
 from mmsparx.engine import StrictLoadHook
 from mmsparx.models.backbones.sparx import SparXLayer
-from mmsparx.models.names import convert_names, to_published
+from mmsparx.weights.names import convert_names, to_published
 
 
 class Model(BaseModel):

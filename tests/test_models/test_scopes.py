@@ -36,6 +36,17 @@ def test_by_name_in_a_fresh_process(library):
     assert 'Failed to search registry' not in result.stdout + result.stderr
 
 
+def test_the_bare_name_is_known_in_the_tools():
+    """They import the engine, and the networks with it."""
+    code = f"""
+import mmsparx.engine
+from mmengine.registry import MODELS
+MODELS.build(dict(type='SparXMamba', arch={SMALL_ARCH!r}))
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_lookup_takes_a_class_and_its_path():
     """What a pure-Python config holds, before and after it is dumped."""
     assert lookup(TOKEN_MIXERS, SS2D) is SS2D

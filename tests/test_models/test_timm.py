@@ -15,7 +15,7 @@ from timm.optim import param_groups_weight_decay
 
 from mmsparx.models import SparXMamba
 from mmsparx.models.architecture import Architecture
-from mmsparx.models.names import convert_names
+from mmsparx.weights.names import convert_names
 
 NAMES = {'sparx_mamba_tiny': 27_051_794, 'sparx_mamba_small': 47_444_712, 'sparx_mamba_base': 83_536_168}
 

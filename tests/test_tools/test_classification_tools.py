@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from tool_helpers import read_drawn, scalars
 from weight_helpers import assert_loaded, build_classifier
 
-from mmsparx.models.names import convert_names
+from mmsparx.weights.names import convert_names
 
 
 @pytest.fixture

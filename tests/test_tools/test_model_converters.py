@@ -1,4 +1,4 @@
-"""The converters' command lines; what they write is tested with mmsparx.engine.convert."""
+"""The converters' command lines; what they write is tested with mmsparx.weights.convert."""
 
 import re
 import runpy

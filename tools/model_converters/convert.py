@@ -9,7 +9,7 @@ checkpoint, weights and meta data are kept.
 
 import argparse
 
-from mmsparx.engine.convert import add_weight_arguments, convert
+from mmsparx.weights.convert import add_weight_arguments, convert
 
 
 def parse_args() -> argparse.Namespace:

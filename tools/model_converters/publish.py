@@ -6,7 +6,7 @@ and paths are not.
 
 import argparse
 
-from mmsparx.engine.convert import add_weight_arguments, publish
+from mmsparx.weights.convert import add_weight_arguments, publish
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmsparx.engine.checkpoints import AtomicBackend, whole_checkpoints
+from mmsparx.engine.checkpoints import whole_checkpoints
 from mmsparx.registry import HOOKS
+from mmsparx.weights import AtomicBackend
 
 
 @HOOKS.register_module()

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmsparx.models.checkpoint import match_weights
-from mmsparx.models.weight_files import choose_weights
 from mmsparx.registry import HOOKS
+from mmsparx.weights import choose_weights, match_weights
 
 
 @HOOKS.register_module()

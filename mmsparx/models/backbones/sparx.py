@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from mmsparx.layers.basic import ChannelScale, ConvFFN, DropPath, downsample, init_weights, stem
 from mmsparx.layers.norm import BatchNorm, ChannelLayerNorm, map_norm
 from mmsparx.models.architecture import Architecture
-from mmsparx.models.checkpoint import accept_published_names, load_pretrained, rename_published
 from mmsparx.models.connection import StagePlan
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, lookup
+from mmsparx.weights import accept_published_names, load_pretrained, rename_published
 
 
 class SparXLayer(nn.Module):

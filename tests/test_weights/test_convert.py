@@ -13,10 +13,10 @@ from helpers import oracle_shapes
 from mmengine.logging import HistoryBuffer
 from weight_helpers import assert_same_bits, build_classifier, published_classifier, published_detector
 
-from mmsparx.engine.convert import convert, publish
 from mmsparx.models import load_pretrained
-from mmsparx.models.names import convert_names
-from mmsparx.models.weight_files import read_weights
+from mmsparx.weights.convert import convert, publish
+from mmsparx.weights.files import read_weights
+from mmsparx.weights.names import convert_names
 
 CLASSES = {'dataset_meta': {'classes': ('cat', 'dog'), 'palette': [(1, 2, 3), (4, 5, 6)]}}
 

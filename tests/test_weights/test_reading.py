@@ -18,8 +18,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmsparx.models import SparXMamba, load_pretrained
-from mmsparx.models.checkpoint import read_state_dict
-from mmsparx.safe_loading import allow_mmengine_globals, restricted_getattr, weights_only
+from mmsparx.weights.files import read_state_dict
+from mmsparx.weights.reading import allow_mmengine_globals, restricted_getattr, weights_only
 
 
 class Global:

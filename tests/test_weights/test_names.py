@@ -5,7 +5,7 @@ import torch
 from helpers import oracle_shapes
 
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.models.names import backbone_prefixes, convert_names, is_published, to_ours, to_published
+from mmsparx.weights.names import backbone_prefixes, convert_names, is_published, to_ours, to_published
 
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 

@@ -15,7 +15,7 @@ from weight_helpers import (
 )
 
 from mmsparx.models import SparXMamba, load_pretrained
-from mmsparx.models.names import to_ours
+from mmsparx.weights.names import to_ours
 
 
 @pytest.fixture

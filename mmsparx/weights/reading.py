@@ -19,8 +19,7 @@ inferencers that are given a checkpoint and no config. What is read has these te
 **No damaged file.** torch's reader does not check the checksums that its writer stores, so a flipped
 bit becomes another weight. Local files are checked before they are read.
 
-Importing `mmsparx.registry`, and with it the models and the hooks, calls `secure_mmengine`, which does all
-of this.
+Importing `mmsparx.weights`, and with it the models and the hooks, calls `secure_mmengine`, which does all of this.
 """
 
 import codecs

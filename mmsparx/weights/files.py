@@ -13,7 +13,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmsparx.safe_loading import weights_only
+from mmsparx.weights.reading import weights_only
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 COPIES = ('auto', 'ema', 'raw')

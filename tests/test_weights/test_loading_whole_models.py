@@ -19,7 +19,7 @@ from weight_helpers import (
 
 import mmsparx
 from mmsparx.models import load_pretrained
-from mmsparx.models.names import convert_names
+from mmsparx.weights.names import convert_names
 
 
 def published_names(state):

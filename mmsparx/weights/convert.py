@@ -5,10 +5,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from mmsparx.engine.checkpoints import AtomicBackend
-from mmsparx.models.load_report import shorten
-from mmsparx.models.names import backbone_prefixes, convert_names
-from mmsparx.models.weight_files import COPIES, NAMED_HASH, Weights, encode_weights, is_literal, read_weights
+from mmsparx.weights.atomic import AtomicBackend
+from mmsparx.weights.files import COPIES, NAMED_HASH, Weights, encode_weights, is_literal, read_weights
+from mmsparx.weights.names import backbone_prefixes, convert_names
+from mmsparx.weights.report import shorten
 
 
 def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def convert(
     the config's text, which holds this machine's paths and is not read from checkpoints anyway.
 
     Args:
-        source: a file, or an address; see `mmsparx.models.weight_files.read_weights`.
+        source: a file, or an address; see `mmsparx.weights.files.read_weights`.
         target: the file to write: .pth, .pt or .safetensors.
         to: 'ours' or 'published' (see `convert_names`); by default names stay.
         weights: the copy to take: 'auto', 'ema' or 'raw'.

@@ -8,19 +8,10 @@ from fnmatch import fnmatchcase
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmsparx.models.load_causes import Mismatch
-from mmsparx.models.load_report import LoadReport, shorten
-from mmsparx.models.names import backbone_prefixes, is_published, to_ours
-from mmsparx.models.weight_files import read_state_dict
-
-__all__ = [
-    'LoadReport',
-    'accept_published_names',
-    'load_pretrained',
-    'match_weights',
-    'read_state_dict',
-    'rename_published',
-]
+from mmsparx.weights.causes import Mismatch
+from mmsparx.weights.files import read_state_dict
+from mmsparx.weights.names import backbone_prefixes, is_published, to_ours
+from mmsparx.weights.report import LoadReport, shorten
 
 # What a published checkpoint of another task lacks: the output norms of dense prediction, and the
 # detectors' learnable attention scale. Both start fresh.

@@ -21,7 +21,7 @@ from weight_helpers import (
 )
 
 from mmsparx.models import SparXMamba, load_pretrained
-from mmsparx.models.names import to_published
+from mmsparx.weights.names import to_published
 
 
 class TestPublishedFiles:

@@ -13,8 +13,7 @@ from torch import nn
 from weight_helpers import assert_loaded, assert_same_bits, assert_unchanged, build, published_classifier, state_of
 
 from mmsparx.models import load_pretrained
-from mmsparx.models.checkpoint import read_state_dict
-from mmsparx.models.weight_files import Weights, encode_weights, read_weights
+from mmsparx.weights.files import Weights, encode_weights, read_state_dict, read_weights
 
 
 class TestUnreadable:

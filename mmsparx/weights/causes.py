@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmsparx.models.load_report import LoadReport, shorten
-from mmsparx.models.names import backbone_prefixes
+from mmsparx.weights.names import backbone_prefixes
+from mmsparx.weights.report import LoadReport, shorten
 
 # Names that only one kind of network has, in timm, OpenMMLab's packages or its authors' code.
 _OTHER_NETWORKS = {

@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from mmsparx.safe_loading import check_archive, secure_mmengine
+from mmsparx.weights.reading import check_archive, secure_mmengine
 
 secure_mmengine()
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Hostile:
@@ -48,6 +48,31 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield tmp_path / 'served', f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ('registry', 'name', 'needed'),
+    [
+        ('MODELS', 'SparXMamba', 'mmengine'),
+        ('HOOKS', 'NaNGuardHook', 'mmengine'),
+        ('TRANSFORMS', 'LoadImageFromFile', 'mmcv'),
+    ],
+)
+def test_a_name_that_mmengine_resolves_secures_loading(registry, name, needed, tmp_path):
+    pytest.importorskip(needed, reason=f'mmsparx.{name} needs it')
+    code = f"""
+import sys
+from mmengine.registry import {registry}
+from mmengine.runner import CheckpointLoader
+assert not any(module.split('.')[0] == 'mmsparx' for module in sys.modules)
+assert 'model = 1' in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
+assert {registry}.get('mmsparx.{name}') is not None
+assert 'model = 1' not in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
+assert all(hasattr(load, 'is_secured') for load in CheckpointLoader._schemes.values())
+"""
+    torch.save({'state_dict': {}, 'meta': {'cfg': 'model = 1'}}, tmp_path / 'x.pth')
+    done = subprocess.run([sys.executable, '-c', code, tmp_path / 'x.pth'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class TestCode:
