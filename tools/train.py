@@ -6,7 +6,6 @@ import torch
 from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmsparx.engine.checkpoints import resume_newest
 from mmsparx.engine.command_line import (
     add_common_arguments,
     build_runner,
@@ -14,6 +13,7 @@ from mmsparx.engine.command_line import (
     empty_data_explained,
     load_config,
 )
+from mmsparx.engine.resume import resume_newest
 from mmsparx.engine.work_dir import own_work_dir
 
 

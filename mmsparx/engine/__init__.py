@@ -4,6 +4,7 @@ Importing this package registers the networks as well, so that configs may name 
 """
 
 import mmsparx.models  # noqa: F401  (registers them)
-from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine.nan_guard import NaNGuardHook
 
 __all__ = ['IterationSeedHook', 'LabelCheckHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']

@@ -8,7 +8,6 @@ before a model is built.
 
 import argparse
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmsparx.engine.common import is_of_kind
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
@@ -113,13 +113,6 @@ def harden(cfg: Config) -> None:
     # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
     for loader in ('train_dataloader', 'val_dataloader'):
         _name_unreadable_pictures(cfg.get(loader))
-
-
-def is_of_kind(node: object, kind: str) -> bool:
-    """Whether a node of a config builds what a pattern names; its type may be a class, as in pure-Python configs."""
-    found = node.get('type') if isinstance(node, Mapping) else None
-    name = f'{found.__module__}.{found.__qualname__}' if isinstance(found, type) else found
-    return isinstance(name, str) and re.fullmatch(kind, name) is not None
 
 
 def _name_unreadable_pictures(node: object) -> None:

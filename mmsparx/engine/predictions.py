@@ -21,7 +21,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from mmsparx.engine.command_line import is_of_kind
+from mmsparx.engine.common import is_of_kind
 
 # The visualization hooks of the libraries, and how their visualizers draw.
 KNOWN_HOOKS = {

@@ -1,9 +1,8 @@
-"""Hooks, registered as `mmsparx.Name`."""
+"""Small hooks, registered as `mmsparx.Name`; `NaNGuardHook` has a package of its own."""
 
-from mmsparx.engine.hooks.checkpoint import SafeCheckpointHook
 from mmsparx.engine.hooks.iteration_seed import IterationSeedHook
 from mmsparx.engine.hooks.label_check import LabelCheckHook
-from mmsparx.engine.hooks.nan_guard import NaNGuardHook
+from mmsparx.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmsparx.engine.hooks.strict_load import StrictLoadHook
 
-__all__ = ['IterationSeedHook', 'LabelCheckHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']
+__all__ = ['IterationSeedHook', 'LabelCheckHook', 'SafeCheckpointHook', 'StrictLoadHook']

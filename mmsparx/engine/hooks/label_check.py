@@ -8,7 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmsparx.engine.reproducer import samples
+from mmsparx.engine.common import samples
 from mmsparx.registry import HOOKS
 
 

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+
+from mmsparx.engine.common import losses, named_tensors
 
 T = TypeVar('T')
 # What a wrapper calls the module in it.
@@ -90,24 +91,6 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     # A sum of squares may overflow where no value does. The largest magnitude then decides, which takes
     # 20 times as long on a CPU.
     return not tensors or finite(2) or finite(math.inf)
-
-
-def named_tensors(tree: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested containers and mmengine's data elements, with dotted names."""
-    if isinstance(getattr(tree, 'tensor', None), Tensor):  # mmdet's boxes
-        tree = tree.tensor
-    if isinstance(tree, Tensor):
-        yield name, tree
-    elif isinstance(tree, (Mapping, BaseDataElement)):
-        for key, value in tree.items():
-            yield from named_tensors(value, f'{name}.{key}'.lstrip('.'))
-    elif isinstance(tree, (list, tuple)):
-        yield from named_tensors(dict(enumerate(tree)), name)
-
-
-def losses(outputs: Mapping | None) -> dict:
-    """Of what a model returns in training, the entries that mmengine takes for losses, by their names."""
-    return {name: value for name, value in (outputs or {}).items() if 'loss' in str(name)}
 
 
 def not_finite(kind: str, named: Iterable[tuple[str, Tensor]]) -> list[Finding]:

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mmsparx.engine.diagnose import Finding, all_finite, losses, named_tensors, not_finite
-from mmsparx.engine.replay import random_state, replay
-from mmsparx.engine.reproducer import samples, write_reproducer
-from mmsparx.engine.rewind import go_back, last_good_checkpoint, single_wrappers
+from mmsparx.engine.common import losses, named_tensors, samples
+from mmsparx.engine.nan_guard.diagnose import Finding, all_finite, not_finite
+from mmsparx.engine.nan_guard.replay import random_state, replay
+from mmsparx.engine.nan_guard.reproducer import write_reproducer
+from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint, single_wrappers
 from mmsparx.registry import HOOKS
 
 _ADVICE = (

@@ -3,14 +3,13 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from mmsparx.engine.diagnose import named_tensors
+from mmsparx.engine.common import named_tensors, samples
 
 _PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmsparx')
 
@@ -35,15 +34,6 @@ def write_reproducer(path: Path, facts: Mapping, batch: object) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_plain({**facts, **described}), indent=1, allow_nan=False))
-
-
-def samples(batch: object) -> Iterator[BaseDataElement]:
-    """The data samples in a batch, in order."""
-    if isinstance(batch, BaseDataElement):
-        yield batch
-    elif isinstance(batch, (Mapping, list, tuple)):
-        for part in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from samples(part)
 
 
 def _describe(x: Tensor) -> dict:

@@ -9,8 +9,9 @@ from mmengine.logging import print_log
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmsparx.engine.checkpoints import whole_checkpoints
-from mmsparx.engine.diagnose import named_tensors, not_finite
+from mmsparx.engine.common import named_tensors
+from mmsparx.engine.nan_guard.diagnose import not_finite
+from mmsparx.engine.resume import whole_checkpoints
 
 # What of a parameter group and of a scheduler is a rate. A schedule whose start, ends and present
 # value are scaled goes on as the same schedule, scaled.

@@ -6,7 +6,7 @@ from mmengine.hooks import EMAHook
 from runner_helpers import NAN, CpuAmp, Net, Probe, make_runner, pictures, same, stopped
 
 from mmsparx.engine import NaNGuardHook
-from mmsparx.engine.rewind import go_back, last_good_checkpoint
+from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint
 
 CHECKPOINTS = {'type': 'SafeCheckpointHook', '_scope_': 'mmsparx', 'interval': 1, 'by_epoch': False}
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmsparx.engine.checkpoints import whole_checkpoints
+from mmsparx.engine.resume import whole_checkpoints
 from mmsparx.registry import HOOKS
 from mmsparx.weights import AtomicBackend
 

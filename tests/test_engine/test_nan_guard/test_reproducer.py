@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from runner_helpers import INF, NAN
 
-from mmsparx.engine.reproducer import samples, write_reproducer
+from mmsparx.engine.nan_guard.reproducer import write_reproducer
 
 
 def test_what_is_written(tmp_path):
@@ -45,10 +45,3 @@ def test_what_is_written(tmp_path):
     }
     assert kept['versions']['torch'] == torch.__version__
     assert kept['versions']['mmengine']
-
-
-def test_samples_of_any_batch():
-    one, other = BaseDataElement(), BaseDataElement()
-    assert [*samples({'inputs': torch.ones(2), 'data_samples': [one, other]})] == [one, other]
-    assert [*samples([[torch.ones(2)], (one, {'x': other})])] == [one, other]
-    assert [*samples(torch.ones(2))] == []

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmsparx.engine.checkpoints import resume_newest, whole_checkpoints
+from mmsparx.engine.resume import resume_newest, whole_checkpoints
 
 
 @pytest.fixture(autouse=True)

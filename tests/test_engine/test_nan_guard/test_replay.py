@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from runner_helpers import NAN, CpuAmp, Net, make_runner, pictures, same, state_of, stopped
 
 from mmsparx.engine import NaNGuardHook
-from mmsparx.engine.replay import random_state, replay, set_random_state
+from mmsparx.engine.nan_guard.replay import random_state, replay, set_random_state
 
 
 def draw():

@@ -1,17 +1,15 @@
 """Where numbers stop being finite: the first module in forward, and in backward."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import SMALL_ARCH
-from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper  # mmengine's
 from torch.utils.checkpoint import checkpoint
 
-from mmsparx.engine.diagnose import all_finite, diagnose, named_tensors
+from mmsparx.engine.nan_guard.diagnose import all_finite, diagnose
 from mmsparx.models import SparXMamba
 
 NAN, INF = float('nan'), float('inf')
@@ -222,16 +220,6 @@ def test_compiled_modules_are_watched():
     net.forward = torch.compile(net.forward, backend='eager')
     net(torch.randn(8, 4))
     assert found(net)[0] == ('output of module', 'block.2')
-
-
-def test_names_of_tensors():
-    sample = BaseDataElement(boxes=SimpleNamespace(tensor=torch.ones(1)), label='cat')
-    tree = {'inputs': [torch.ones(2), torch.ones(3)], 'data_samples': (sample,), 'count': 3}
-    assert {name: len(x) for name, x in named_tensors(tree)} == {
-        'inputs.0': 2,
-        'inputs.1': 3,
-        'data_samples.0.boxes': 1,
-    }
 
 
 def test_finite():

@@ -9,7 +9,8 @@ from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmsparx.engine.diagnose import Finding, diagnose, losses
+from mmsparx.engine.common import losses
+from mmsparx.engine.nan_guard.diagnose import Finding, diagnose
 
 
 def random_state() -> tuple:

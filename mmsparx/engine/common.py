@@ -1,0 +1,41 @@
+"""What several modules of the engine ask of configs, batches and outputs."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+
+def is_of_kind(node: object, kind: str) -> bool:
+    """Whether a node of a config builds what a pattern names; its type may be a class, as in pure-Python configs."""
+    found = node.get('type') if isinstance(node, Mapping) else None
+    name = f'{found.__module__}.{found.__qualname__}' if isinstance(found, type) else found
+    return isinstance(name, str) and re.fullmatch(kind, name) is not None
+
+
+def samples(batch: object) -> Iterator[BaseDataElement]:
+    """The data samples in a batch, in order."""
+    if isinstance(batch, BaseDataElement):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from samples(part)
+
+
+def named_tensors(tree: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers and mmengine's data elements, with dotted names."""
+    if isinstance(getattr(tree, 'tensor', None), Tensor):  # mmdet's boxes
+        tree = tree.tensor
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, (Mapping, BaseDataElement)):
+        for key, value in tree.items():
+            yield from named_tensors(value, f'{name}.{key}'.lstrip('.'))
+    elif isinstance(tree, (list, tuple)):
+        yield from named_tensors(dict(enumerate(tree)), name)
+
+
+def losses(outputs: Mapping | None) -> dict:
+    """Of what a model returns in training, the entries that mmengine takes for losses, by their names."""
+    return {name: value for name, value in (outputs or {}).items() if 'loss' in str(name)}

@@ -1,0 +1,9 @@
+"""What happens when a loss or a gradient is not finite: `NaNGuardHook` and what it works with.
+
+`diagnose` watches an iteration module by module, `replay` runs one again without a step, `reproducer` writes down what
+describes it, and `rewind` goes back to a good checkpoint.
+"""
+
+from mmsparx.engine.nan_guard.hook import NaNGuardHook
+
+__all__ = ['NaNGuardHook']
