@@ -18,17 +18,32 @@ class SparXMamba(SparXNet):
     ARCHITECTURES = {
         'tiny': Architecture(
             channels=(96, 192, 320, 512),
-            stages=(StagePlan(2), StagePlan(2, 1, first=1), StagePlan(7, 2, 3), StagePlan(2, 1)),
+            stages=(
+                StagePlan(depth=2),
+                StagePlan(depth=2, stride=1, first=1),
+                StagePlan(depth=7, stride=2, window=3),
+                StagePlan(depth=2, stride=1),
+            ),
             stem_depth=2,
         ),
         'small': Architecture(
             channels=(96, 192, 328, 544),
-            stages=(StagePlan(2), StagePlan(2, 1, first=1), StagePlan(17, 3, 3), StagePlan(2, 1)),
+            stages=(
+                StagePlan(depth=2),
+                StagePlan(depth=2, stride=1, first=1),
+                StagePlan(depth=17, stride=3, window=3),
+                StagePlan(depth=2, stride=1),
+            ),
             stem_depth=3,
         ),
         'base': Architecture(
             channels=(120, 240, 396, 636),
-            stages=(StagePlan(2), StagePlan(2, 1, first=1), StagePlan(21, 3, 3), StagePlan(3, 1, first=2)),
+            stages=(
+                StagePlan(depth=2),
+                StagePlan(depth=2, stride=1, first=1),
+                StagePlan(depth=21, stride=3, window=3),
+                StagePlan(depth=3, stride=1, first=2),
+            ),
             stem_depth=3,
         ),
     }
