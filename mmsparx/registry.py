@@ -6,12 +6,15 @@ it looks the name up. Backbones are registered in mmengine's root too (`register
 that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is imported.
 
 `TOKEN_MIXERS` and `AGGREGATORS` hold what a network is composed of. They are read with
-`lookup`, not with `Registry.build`, which would search the scope of whichever library builds
+`factory`, not with `Registry.build`, which would search the scope of whichever library builds
 the network.
 
 Importing this module does not secure mmengine's loading of checkpoints; the locations do, which import
 `mmsparx.weights`.
 """
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -19,7 +22,7 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
-__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'TRANSFORMS', 'lookup', 'register_backbone']
+__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'TRANSFORMS', 'factory', 'lookup', 'register_backbone']
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='mmsparx', locations=['mmsparx.models'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmsparx', locations=['mmsparx.engine'])
@@ -52,3 +55,27 @@ def lookup(registry: Registry, name: str | type) -> type:
         known = ', '.join(sorted(registry.module_dict))
         raise ValueError(f'unknown {registry.name} {name!r}; known ones: {known}')
     return registry.module_dict[name]
+
+
+def factory(registry: Registry, option: str, cfg: Mapping, **given) -> Callable:
+    """The class that a config names, with its options and those that the network gives already applied.
+
+    Args:
+        registry: Registry that holds the class.
+        option: Name of the network's argument that holds the config, for messages.
+        cfg: Dict of a `type`, as `lookup` takes it, and options of the class.
+        **given: Options that the network sets and the config may not hold.
+
+    Returns:
+        A callable that takes what the class still needs.
+
+    Raises:
+        ValueError: the config has no type, or holds an option of the network; or see `lookup`.
+    """
+    options = dict(cfg)
+    if 'type' not in options:
+        raise ValueError(f"{option}: expected a dict with a 'type', got {dict(cfg)}")
+    cls = lookup(registry, options.pop('type'))
+    if twice := sorted(given.keys() & options.keys()):
+        raise ValueError(f'{option}: {", ".join(twice)} is set by the network, from arch and norm_cfg; got {dict(cfg)}')
+    return partial(cls, **given, **options)

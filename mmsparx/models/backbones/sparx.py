@@ -5,20 +5,19 @@ checkpoints are followed, and the docstrings of the parts say where.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import ClassVar
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmsparx.layers.basic import ChannelScale, ConvFFN, DropPath, downsample, init_weights, stem
+from mmsparx.layers.checkpointing import checkpointed
 from mmsparx.layers.norm import BatchNorm, ChannelLayerNorm, map_norm
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.connection import StagePlan
-from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, lookup
+from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory
 from mmsparx.weights import accept_published_names, load_pretrained, rename_published
 
 
@@ -53,22 +52,6 @@ class SparXLayer(nn.Module):
         return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
 
 
-@contextmanager
-def _statistics_kept(module: nn.Module):
-    """Batch norms leave it with the running statistics that they had.
-
-    For the recomputation under gradient checkpointing, which would otherwise count a batch twice.
-    They are put back and not switched off: checkpoint wants to see the same tensors saved again.
-    """
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm) and m.training]
-    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
-
-
 class SparXStage(nn.Module):
     """The layers of a stage, wired by its plan, and the downsampling that follows it.
 
@@ -91,19 +74,12 @@ class SparXStage(nn.Module):
         features = [x]
         for i, layer in enumerate(self.layers):
             inputs = (features[-1], *(features[j] for j in self.plan.sources(i)))
-            if self.with_cp and torch.is_grad_enabled():
-                contexts = partial(_checkpoint_contexts, layer)
-                features.append(checkpoint(layer, *inputs, use_reentrant=False, context_fn=contexts))
-            else:
-                features.append(layer(*inputs))
+            recomputed = self.with_cp and torch.is_grad_enabled()
+            features.append(checkpointed(layer, *inputs) if recomputed else layer(*inputs))
         return features[-1]
 
     def extra_repr(self) -> str:
         return f'plan: {self.plan}'
-
-
-def _checkpoint_contexts(layer: nn.Module):
-    return nullcontext(), _statistics_kept(layer)
 
 
 class SparXNet(BaseModule):
@@ -187,8 +163,8 @@ class SparXNet(BaseModule):
 
     def _stage(self, i, followed, token_mixer, aggregator, rates, norm_cfg, with_cp) -> SparXStage:
         plan, dim = self.arch.stages[i], self.arch.channels[i]
-        make_mixer = _factory(TOKEN_MIXERS, 'token_mixer', token_mixer)
-        make_aggregator = _factory(
+        make_mixer = factory(TOKEN_MIXERS, 'token_mixer', token_mixer)
+        make_aggregator = factory(
             AGGREGATORS, 'aggregator', aggregator, reduction=self.arch.reductions[i], norm_cfg=norm_cfg
         )
         layers = []
@@ -260,17 +236,6 @@ class SparXNet(BaseModule):
             f'1x1 map (stride {stride}), where a batch norm has no statistics. Use a side of more than {stride}, more '
             'pictures in a batch, or norm_eval=True.'
         )
-
-
-def _factory(registry, option: str, cfg: Mapping, **given):
-    """What makes the registered class of a config, with its options and those the network gives."""
-    options = dict(cfg)
-    if 'type' not in options:
-        raise ValueError(f"{option}: expected a dict with a 'type', got {dict(cfg)}")
-    cls = lookup(registry, options.pop('type'))
-    if twice := sorted(given.keys() & options.keys()):
-        raise ValueError(f'{option}: {", ".join(twice)} is set by the network, from arch and norm_cfg; got {dict(cfg)}')
-    return partial(cls, **given, **options)
 
 
 def _accept_published_names(state_dict, prefix, *_) -> None:
