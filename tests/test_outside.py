@@ -109,11 +109,11 @@ print('trained', len(configs))
 def write_data(library, folder):
     """A few pictures where the library's own configs look for them."""
     if library == 'mmdet':
-        from tool_helpers import write_coco
+        from helpers.tools import write_coco
 
         write_coco(folder / 'data/coco', 'train2017', 4, seed=0)
     elif library == 'mmseg':
-        from seg_helpers import write_ade
+        from helpers.segmentation import write_ade
 
         write_ade(folder / 'data/ade/ADEChallengeData2016', 'training', 2)
     else:

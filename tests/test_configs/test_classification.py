@@ -5,8 +5,8 @@ import pytest
 import torch
 
 pytest.importorskip('mmpretrain', reason='the classification configs stand on mmpretrain')
-from config_helpers import CONFIGS, build
 from helpers import oracle_shapes
+from helpers.configs import CONFIGS, build
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip('mmdet', reason='the detection configs stand on mmdet')
 import mmdet
-from config_helpers import CONFIGS, assert_published_decay, build, library_config
+from helpers.configs import CONFIGS, assert_published_decay, build, library_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip('mmseg', reason='the segmentation configs stand on mmseg')
 import mmseg
-from config_helpers import CONFIGS, assert_published_decay, build, library_config
+from helpers.configs import CONFIGS, assert_published_decay, build, library_config
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper

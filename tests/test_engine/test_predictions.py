@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmcv', reason='pictures are read by mmcv')
-from config_helpers import CONFIGS
+from helpers.configs import CONFIGS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS
 from mmengine.structures import BaseDataElement

@@ -10,8 +10,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 from helpers import relative_error
+from helpers.toy_run import CONFIG, PICTURES, ToyModel, launched_alone
 from mmengine.config import Config
-from toy_run import CONFIG, PICTURES, ToyModel, launched_alone
 
 from mmsparx.engine import processes
 from mmsparx.engine.processes import prepare_processes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('mmseg', reason='the protocols are pipelines of mmseg')
-from config_helpers import CONFIGS
+from helpers.configs import CONFIGS
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope

@@ -5,9 +5,9 @@ import torch
 
 pytest.importorskip('mmpretrain', reason='the head is one of mmpretrain')
 from helpers import SMALL_ARCH, randomise, relative_error
+from helpers.weights import build_classifier, published_classifier
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
-from weight_helpers import build_classifier, published_classifier
 
 from mmsparx.models import load_pretrained
 from mmsparx.models.heads.cls_head import SparXClsHead

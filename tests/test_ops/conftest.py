@@ -3,14 +3,14 @@
 import os
 from contextlib import ExitStack
 
-import gpu_kernels
 import pytest
 import torch
+from helpers import gpu_kernels
 
 from mmsparx.ops.selective_scan import backends, native, triton_backend
 
 if os.environ.get(triton_backend.INTERPRET):
-    import triton_interpreter
+    from helpers import triton_interpreter
 
     triton_interpreter.mend()
 

@@ -9,11 +9,10 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-import gpu_kernels
 import pytest
 import torch
-from helpers import relative_error
-from kernel_helpers import assert_close_to_truth, inputs, run
+from helpers import gpu_kernels, relative_error
+from helpers.kernels import assert_close_to_truth, inputs, run
 
 from mmsparx.ops import available_backends, selective_scan
 from mmsparx.ops.selective_scan import native, reference

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_helpers import backward, forward, inputs, to
+from helpers.kernels import backward, forward, inputs, to
 
 from mmsparx.ops.selective_scan import native, triton_backend
 

@@ -49,7 +49,7 @@ class TestCompiled:
     @pytest.fixture(autouse=True)
     def triton_compile(self, tmp_path, monkeypatch):
         monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-        return pytest.importorskip('triton_compile')
+        return pytest.importorskip('helpers.triton_compile')
 
     @pytest.fixture
     def needs_assembler(self, triton_compile):

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture
 def coco(tmp_path) -> Path:
     """Four pictures to train on and two to validate on."""
-    from tool_helpers import write_coco
+    from helpers.tools import write_coco
 
     folder = tmp_path / 'coco'
     write_coco(folder, 'train2017', 4, seed=0)
@@ -20,10 +20,10 @@ def coco(tmp_path) -> Path:
 @pytest.fixture
 def tool(monkeypatch):
     """Run a tool's main() in this process: `tool('train', config, '--work-dir', ...)`."""
+    from helpers.tools import load_tool
     from mmdet.visualization import DetLocalVisualizer
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.visualization import Visualizer
-    from tool_helpers import load_tool
 
     def run(name: str, *arguments):
         # mmengine keeps these by name for the life of a process; a run would write to the one before.
@@ -38,7 +38,7 @@ def tool(monkeypatch):
 @pytest.fixture
 def train(tool, coco, tmp_path):
     """Train a few iterations from scratch, with `overrides`' options; returns the work directory."""
-    from tool_helpers import CONFIG, overrides
+    from helpers.tools import CONFIG, overrides
 
     def run(*arguments, config=CONFIG, **options) -> Path:
         work = tmp_path / 'work'

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
-from tool_helpers import CONFIG, overrides, scalars
+from helpers.tools import CONFIG, overrides, scalars
 
 
 def edit_annotations(coco, change, split='train2017'):

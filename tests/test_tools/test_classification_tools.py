@@ -9,13 +9,13 @@ import pytest
 import torch
 
 pytest.importorskip('mmpretrain', reason='the classification tools need mmpretrain')
-from cls_helpers import CLASSIFICATION, run_tool, write_config, write_folders
 from helpers import randomise
+from helpers.classification import CLASSIFICATION, run_tool, write_config, write_folders
+from helpers.tools import read_drawn, scalars
+from helpers.weights import assert_loaded, build_classifier
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from tool_helpers import read_drawn, scalars
-from weight_helpers import assert_loaded, build_classifier
 
 from mmsparx.weights.names import convert_names
 

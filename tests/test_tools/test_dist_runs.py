@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import relative_error
+from helpers.toy_run import CONFIG as TOY
+from helpers.toy_run import PICTURES, ToyModel, launched_alone
 from mmengine.config import Config
-from toy_run import CONFIG as TOY
-from toy_run import PICTURES, ToyModel, launched_alone
 
 TESTS = Path(__file__).parents[1]
 FSDP_EXAMPLE = TESTS.parent / 'configs/detection/examples/mask_rcnn_sparx_t_1x_fsdp.py'
@@ -102,13 +102,13 @@ class Mini:
     """Mask R-CNN, two iterations in two processes on three pictures."""
 
     def __init__(self, folder: Path):
-        from tool_helpers import CONFIG, overrides, write_coco
+        from helpers.tools import CONFIG, overrides, write_coco
 
         write_coco(folder / 'coco', 'train2017', 3, seed=0)
         self.config = folder / 'mini.py'
         self.config.write_text(f"""
 _base_ = {CONFIG!r}
-custom_imports = dict(imports=['mmsparx.models', 'toy_run'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmsparx.models', 'helpers.toy_run'], allow_failed_imports=False)
 custom_hooks = [dict(type='mmsparx.IterationSeedHook'), dict(type='KeepWeights')]
 model = dict(backbone=dict(norm_cfg=dict(type='SyncBN')))
 """)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
-from fault_hooks import VARIABLE
-from tool_helpers import CONFIG, ROOT, overrides
+from helpers.fault_hooks import VARIABLE
+from helpers.tools import CONFIG, ROOT, overrides
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coco, tmp_path):
@@ -19,7 +19,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coc
     config = tmp_path / 'config.py'
     config.write_text(f"""
 _base_ = {CONFIG!r}
-custom_imports = dict(imports=['mmsparx.models', 'fault_hooks'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmsparx.models', 'helpers.fault_hooks'], allow_failed_imports=False)
 model = dict(backbone=dict(drop_path_rate=0.3))
 train_dataloader = dict(dataset=dict(pipeline=[
     dict(type='LoadImageFromFile'),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 pytest.importorskip('mmengine', reason='configs are read by mmengine')
-from config_helpers import CONFIGS
+from helpers.configs import CONFIGS
 
 from mmsparx import zoo
 

@@ -11,10 +11,10 @@ import torch
 
 pytest.importorskip('mmdet', reason='a detector is what is shown')
 from helpers import randomise
+from helpers.tools import CONFIG, ROOT
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
-from tool_helpers import CONFIG, ROOT
 
 spec = importlib.util.spec_from_file_location('infer', ROOT / 'demo/infer.py')
 infer = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from weight_helpers import assert_same_bits, published_classifier
+from helpers.weights import assert_same_bits, published_classifier
 
 TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
 

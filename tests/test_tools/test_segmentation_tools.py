@@ -14,14 +14,14 @@ import torch
 pytest.importorskip('mmdet', reason='the fixtures of the tools need mmdet')
 pytest.importorskip('mmseg', reason='the segmentation tools need mmseg')
 from helpers import randomise
+from helpers.segmentation import KINDS, config, write_ade
+from helpers.tools import load_tool, overrides, read_drawn, scalars
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmseg.datasets import ADE20KDataset
 from mmseg.models import SegTTAModel
 from mmseg.visualization import SegLocalVisualizer
-from seg_helpers import KINDS, config, write_ade
-from tool_helpers import load_tool, overrides, read_drawn, scalars
 
 METRICS = {'aAcc', 'mIoU', 'mAcc'}
 

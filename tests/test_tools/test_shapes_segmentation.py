@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from tool_helpers import ROOT, load_tool, scalars
+from helpers.tools import ROOT, load_tool, scalars
 
 pytest.importorskip('mmseg', reason='segmentation needs mmsegmentation')
 pycocotools = pytest.importorskip('pycocotools.mask', reason="COCO's masks need pycocotools")

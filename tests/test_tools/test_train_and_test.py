@@ -9,10 +9,10 @@ import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
+from helpers.tools import CONFIG, load_tool, overrides, read_drawn, scalars
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
-from tool_helpers import CONFIG, load_tool, overrides, read_drawn, scalars
 
 # A test needs none.
 NO_TRAINING_DATA = {'train_dataloader.dataset.data_root': 'nowhere'}

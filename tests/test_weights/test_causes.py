@@ -3,8 +3,7 @@
 import pytest
 import torch
 from helpers import SMALL_ARCH, oracle_shapes, randomise
-from torch import nn
-from weight_helpers import (
+from helpers.weights import (
     LEARNABLE,
     assert_unchanged,
     build,
@@ -13,6 +12,7 @@ from weight_helpers import (
     published_detector,
     state_of,
 )
+from torch import nn
 
 from mmsparx.models import SparXMamba, load_pretrained
 from mmsparx.weights.names import to_ours

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import oracle_shapes
+from helpers.weights import assert_same_bits, build_classifier, published_classifier, published_detector
 from mmengine.logging import HistoryBuffer
-from weight_helpers import assert_same_bits, build_classifier, published_classifier, published_detector
 
 from mmsparx.models import load_pretrained
 from mmsparx.weights.convert import convert, publish

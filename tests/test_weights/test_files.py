@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.weights import assert_loaded, assert_same_bits, assert_unchanged, build, published_classifier, state_of
 from torch import nn
-from weight_helpers import assert_loaded, assert_same_bits, assert_unchanged, build, published_classifier, state_of
 
 from mmsparx.models import load_pretrained
 from mmsparx.weights.files import Weights, encode_weights, read_state_dict, read_weights

@@ -5,11 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import oracle_shapes, oracle_weights, randomise
-from mmengine.logging import HistoryBuffer
-from mmengine.model import PretrainedInit
-from mmengine.runner import load_checkpoint
-from torch import nn
-from weight_helpers import (
+from helpers.weights import (
     LEARNABLE,
     assert_loaded,
     assert_unchanged,
@@ -19,6 +15,10 @@ from weight_helpers import (
     published_detector,
     state_of,
 )
+from mmengine.logging import HistoryBuffer
+from mmengine.model import PretrainedInit
+from mmengine.runner import load_checkpoint
+from torch import nn
 
 from mmsparx.models import SparXMamba, load_pretrained
 from mmsparx.weights.names import to_published

@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 from helpers import randomise
-from torch import nn
-from weight_helpers import (
+from helpers.weights import (
     assert_loaded,
     assert_same_bits,
     assert_unchanged,
@@ -16,6 +15,7 @@ from weight_helpers import (
     published_classifier,
     state_of,
 )
+from torch import nn
 
 import mmsparx
 from mmsparx.models import load_pretrained
@@ -110,9 +110,9 @@ def test_two_backbones_of_a_model(save):
 @pytest.fixture(scope='module')
 def build_detector():
     pytest.importorskip('mmdet', reason='a detector is one of mmdet')
+    from helpers.tools import ROOT
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
-    from tool_helpers import ROOT
 
     def build_detector(num_classes=80):
         cfg = Config.fromfile(ROOT / 'configs/detection/_base_/models/mask_rcnn_sparx_mini.py')

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('mmengine', reason='metafiles are read by mmengine')
-from config_helpers import CONFIGS
+from helpers.configs import CONFIGS
 from mmengine.fileio import load
 
 ROOT = CONFIGS.parent

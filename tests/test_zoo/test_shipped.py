@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 pytest.importorskip('mmengine', reason='configs are read by mmengine')
-from config_helpers import CONFIGS
+from helpers.configs import CONFIGS
 from mmengine.config import Config
 
 from mmsparx import zoo

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import SMALL_ARCH
+from helpers.weights import LEARNABLE, assert_same_bits, assert_unchanged, build, published_classifier
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel, BaseTTAModel
@@ -15,7 +16,6 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from weight_helpers import LEARNABLE, assert_same_bits, assert_unchanged, build, published_classifier
 
 from mmsparx.engine import StrictLoadHook
 from mmsparx.models.backbones.sparx import SparXLayer

@@ -4,11 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import HOOKS
-from mmengine.runner import FlexibleRunner
-from runner_helpers import (
+from helpers.runners import (
     INF,
     MARK,
     NAN,
@@ -23,6 +19,10 @@ from runner_helpers import (
     stopped,
     weights_of,
 )
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner
 
 from mmsparx.engine import NaNGuardHook
 
@@ -180,7 +180,7 @@ def test_a_scale_below_all_sense_is_a_finding(tmp_path):
 
 def test_a_detector_whose_rate_is_absurd(tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
-    from tool_helpers import CONFIG, load_tool, overrides, write_coco
+    from helpers.tools import CONFIG, load_tool, overrides, write_coco
 
     write_coco(tmp_path, 'train2017', 4, seed=0)
     write_coco(tmp_path, 'val2017', 2, seed=1)

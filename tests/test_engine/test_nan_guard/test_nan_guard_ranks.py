@@ -4,8 +4,8 @@ import multiprocessing
 import os
 
 import torch
+from helpers.runners import Net, make_runner, pictures, reproducer, stopped
 from mmengine.runner import Runner
-from runner_helpers import Net, make_runner, pictures, reproducer, stopped
 
 from mmsparx.engine import NaNGuardHook
 

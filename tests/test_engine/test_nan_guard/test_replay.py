@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers.runners import NAN, CpuAmp, Net, make_runner, pictures, same, state_of, stopped
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from runner_helpers import NAN, CpuAmp, Net, make_runner, pictures, same, state_of, stopped
 
 from mmsparx.engine import NaNGuardHook
 from mmsparx.engine.nan_guard.replay import random_state, replay, set_random_state

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers.runners import INF, NAN
 from mmengine.structures import BaseDataElement
-from runner_helpers import INF, NAN
 
 from mmsparx.engine.nan_guard.reproducer import write_reproducer
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.runners import NAN, CpuAmp, Net, Probe, make_runner, pictures, same, stopped
 from mmengine.hooks import EMAHook
-from runner_helpers import NAN, CpuAmp, Net, Probe, make_runner, pictures, same, stopped
 
 from mmsparx.engine import NaNGuardHook
 from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint

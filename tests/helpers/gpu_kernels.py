@@ -12,7 +12,7 @@ from torch import Tensor
 from mmsparx.ops.selective_scan import cross, native
 from mmsparx.ops.selective_scan.backends import Backend
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / 'csrc' / 'selective_scan'
 
 

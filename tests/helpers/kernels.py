@@ -1,10 +1,10 @@
 """What the tests of the scan's own kernels share: inputs as the operator takes them, and the truth."""
 
 import torch
-from helpers import relative_error
 from torch import Tensor
 
 import mmsparx.ops  # noqa: F401  (registers the operator)
+from helpers import relative_error
 
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
 OWN_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # about two halves of a unit in the last place

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/detection/mask_rcnn_sparx_mini_overfit.py')
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from config_helpers import CONFIGS
+
+from helpers.configs import CONFIGS
 
 KINDS = ('upernet', 'fpn')
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from config_helpers import CONFIGS
-from helpers import SMALL_ARCH
 from mmengine.logging import MessageHub, MMLogger
 from mmpretrain.visualization import UniversalVisualizer
-from tool_helpers import ROOT
+
+from helpers import SMALL_ARCH
+from helpers.configs import CONFIGS
+from helpers.tools import ROOT
 
 CLASSIFICATION = CONFIGS / 'classification'
 COLOURS = {'blue': (250, 60, 40), 'green': (40, 250, 60), 'red': (60, 40, 250)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICES = ['cpu', *([pytest.param('cuda', marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
-ORACLE = Path(__file__).parent / 'data' / 'oracle'
+ORACLE = Path(__file__).parents[1] / 'data' / 'oracle'
 
 # A network of every kind of layer, in milliseconds: ganglion layers that read the input, normal
 # layers and earlier ganglion layers, a window, reductions above 1, 2C no multiple of 3.

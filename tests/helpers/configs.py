@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import torch
-from helpers import oracle_shapes
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from helpers import oracle_shapes
 from mmsparx.weights.names import to_published
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def library_config(library, name: str) -> Config:

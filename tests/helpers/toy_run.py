@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from helpers import SMALL_ARCH, randomise
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from torch.utils.data import Dataset
 
+from helpers import SMALL_ARCH, randomise
 from mmsparx.models import SparXMamba
 
 PICTURES = torch.randn(4, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 # Two iterations, of all pictures in two processes.
 CONFIG = dict(
-    custom_imports=dict(imports=['toy_run'], allow_failed_imports=False),
+    custom_imports=dict(imports=['helpers.toy_run'], allow_failed_imports=False),
     model=dict(type='ToyModel', backbone=dict(norm_cfg=dict(type='SyncBN'), norm_eval=True)),
     train_dataloader=dict(
         batch_size=2,

@@ -1,4 +1,7 @@
-"""The Triton kernels compiled for GPUs that need not be there. As a script: registers and spills of each."""
+"""The Triton kernels compiled for GPUs that need not be there.
+
+`python -m helpers.triton_compile 90`, in tests/, prints the registers and the spills of each.
+"""
 
 import re
 import subprocess
@@ -12,10 +15,10 @@ from types import SimpleNamespace
 
 import torch
 import triton
-from kernel_helpers import inputs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from helpers.kernels import inputs
 from mmsparx.ops.selective_scan import triton_backend, triton_kernels, triton_reorder
 
 KERNELS = [
@@ -65,7 +68,7 @@ def compiling(capability: int) -> Iterator[list]:
 
 
 def launch_both(length: int, **options) -> None:
-    """A forward and a backward on inputs as of `kernel_helpers.inputs`."""
+    """A forward and a backward on inputs as of `helpers.kernels.inputs`."""
     tensors = inputs(length, **options)
     out, states = triton_backend.forward(*tensors, True)
     triton_backend.backward(out, *tensors, states, True)

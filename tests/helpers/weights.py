@@ -4,8 +4,8 @@ import copy
 from functools import lru_cache
 
 import torch
-from helpers import SMALL_ARCH, randomise
 
+from helpers import SMALL_ARCH, randomise
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.weights.names import to_published
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 from helpers import SMALL_ARCH, oracle_shapes, randomise
-from weight_helpers import assert_loaded, build_classifier, published_classifier, state_of
+from helpers.weights import assert_loaded, build_classifier, published_classifier, state_of
 
 pytest.importorskip('timm', reason='its registry is what is tested')
 import timm
