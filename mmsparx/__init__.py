@@ -2,15 +2,12 @@
 
 Importing the package costs nothing: `mmsparx.ops` needs torch alone, `mmsparx.models` adds
 mmengine, and the configs add mmdet, mmsegmentation or mmpretrain. `mmsparx.load_pretrained` is that
-of `mmsparx.models`, imported when it is asked for. timm has the networks once both are imported.
+of `mmsparx.models`, imported when it is asked for. `import mmsparx.timm` registers the networks with timm.
 """
 
-from mmsparx.timm_hook import register_with_timm
 from mmsparx.version import __version__
 
 __all__ = ['__version__', 'load_pretrained']
-
-register_with_timm()
 
 
 def __getattr__(name: str):

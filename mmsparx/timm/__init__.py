@@ -1,7 +1,6 @@
 """SparX-Mamba in timm's registry: `timm.create_model('sparx_mamba_tiny')`. Needs timm and mmengine.
 
-Importing `mmsparx` is enough: this package is imported together with timm. timm's own scripts do not import
-it, so it runs them:
+Importing this package registers the networks. It also runs timm's own scripts, which import no plugins:
 
     python -m mmsparx.timm train.py /path/to/imagenet --model sparx_mamba_tiny
 """

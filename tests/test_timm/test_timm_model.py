@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from timm.models._manipulate import group_parameters
 from timm.optim import param_groups_weight_decay
 
+import mmsparx.timm  # noqa: F401  (registers them)
 from mmsparx.models import SparXMamba
 from mmsparx.models.architecture import Architecture
 from mmsparx.weights.names import convert_names

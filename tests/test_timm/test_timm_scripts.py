@@ -1,0 +1,25 @@
+"""timm's scripts with the networks registered; processes of their own, since it is importing that is tested."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(*arguments, folder):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder)
+
+
+def test_scripts_of_timm_find_it(tmp_path):
+    pytest.importorskip('timm', reason='its scripts import it')
+    script = tmp_path / 'train.py'
+    script.write_text('import sys, timm\nprint(__name__, timm.is_model(sys.argv[2]), sys.argv[1:])')
+    ran = python('-m', 'mmsparx.timm', 'train.py', '--model', 'sparx_mamba_tiny', folder=tmp_path)
+    assert ran.stdout == "__main__ True ['--model', 'sparx_mamba_tiny']\n", ran.stderr
+    assert python('-m', 'mmsparx.timm', folder=tmp_path).stderr.startswith('usage: python -m mmsparx.timm SCRIPT.py')
+
+
+def test_timm_is_not_imported_unasked(tmp_path):
+    pytest.importorskip('mmengine', reason='mmsparx.models needs it')
+    code = "import sys, mmsparx.models\nsys.exit(str({'timm', 'mmpretrain', 'mmsparx.timm'} & set(sys.modules)))"
+    assert python('-c', code, folder=tmp_path).stderr == 'set()\n'
