@@ -31,7 +31,7 @@ struct StateOf<double> {
   using type = double;
 };
 
-#if defined(__CUDACC__) || defined(__HIPCC__)
+#if defined(__CUDACC__)
 
 MMSPARX_INLINE float float_from_bits(uint32_t bits) { return __uint_as_float(bits); }
 MMSPARX_INLINE uint32_t bits_of(float x) { return __float_as_uint(x); }

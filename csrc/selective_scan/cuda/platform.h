@@ -1,19 +1,14 @@
-// What the kernels ask of the machine they run on: CUDA's names, and HIP's where they differ.
+// What the kernels ask of the machine they run on, by CUDA's names.
 //
 // The tests compile the same kernels for a CPU, by an emulation of a block's threads that takes this file's
-// place (MMSPARX_EMULATED); HIP has not been compiled yet.
+// place (MMSPARX_EMULATED).
 
 #pragma once
 
 #if !defined(MMSPARX_EMULATED)
 
-#if defined(__HIPCC__)
-#include <hip/hip_fp16.h>
-#include <hip/hip_runtime.h>
-#else
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -29,20 +24,6 @@
 namespace mmsparx {
 namespace {
 
-// A warp is 32 threads here on every machine: on those whose waves have 64, each half is one.
-#if defined(__HIPCC__)
-using Stream = hipStream_t;
-template <typename S>
-MMSPARX_INLINE S shuffle_up(S x, int distance) { return __shfl_up(x, distance, 32); }
-template <typename S>
-MMSPARX_INLINE S shuffle_down(S x, int distance) { return __shfl_down(x, distance, 32); }
-template <typename S>
-MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl(x, lane, 32); }
-MMSPARX_INLINE void sync_warp() {
-  __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
-  __builtin_amdgcn_wave_barrier();
-}
-#else
 using Stream = cudaStream_t;
 template <typename S>
 MMSPARX_INLINE S shuffle_up(S x, int distance) { return __shfl_up_sync(0xffffffffu, x, distance); }
@@ -51,7 +32,6 @@ MMSPARX_INLINE S shuffle_down(S x, int distance) { return __shfl_down_sync(0xfff
 template <typename S>
 MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
-#endif
 
 // All warps of a block.
 MMSPARX_INLINE void sync_block() { __syncthreads(); }
