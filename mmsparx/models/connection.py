@@ -17,7 +17,7 @@ feature i + 1 the output of layer i. The network follows the plan and decides no
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,6 @@ class StagePlan:
         near += [i + 1 for i in range(start, layer)]
         far = earlier if self.window is None else earlier[-self.window :]
         return (*near, *(g + 1 for g in far))
-
-    def as_dict(self) -> dict:
-        """The plan as a config holds it."""
-        return asdict(self)
 
     def __str__(self) -> str:
         window = 'all' if self.window is None else self.window

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -41,11 +41,6 @@ class LoadReport:
         """The share of the model's elements, of parameters and buffers, that is loaded, from 0 to 1."""
         return _share(sum(self.sizes[name] for name in self.matched), sum(self.sizes.values()))
 
-    @property
-    def tensor_share(self) -> float:
-        """The share of the model's tensors that is loaded, from 0 to 1."""
-        return _share(len(self.matched), len(self.sizes))
-
     def parts(self) -> dict[str, tuple[int, int, int, int]]:
         """Per part of the model (stem, each stage, neck, head ...): tensors, matched ones, elements, matched ones."""
         parts: dict[str, tuple[int, int, int, int]] = {}
@@ -55,10 +50,6 @@ class LoadReport:
             row = (1, name in matched, size, size * (name in matched))
             parts[part] = tuple(a + b for a, b in zip(parts.get(part, (0, 0, 0, 0)), row, strict=True))
         return parts
-
-    def to_dict(self) -> dict:
-        """All of it in dicts, lists, texts and numbers."""
-        return {**asdict(self), 'share': self.share, 'tensor_share': self.tensor_share, 'parts': self.parts()}
 
     def summary(self) -> str:
         """The shares, and the first names of what does not match."""
