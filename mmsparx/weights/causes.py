@@ -1,7 +1,7 @@
 """Why a checkpoint does not match a model: guesses from names and shapes."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,15 +9,6 @@ from torch import Tensor, nn
 from mmsparx.weights.names import backbone_prefixes
 from mmsparx.weights.report import LoadReport, shorten
 
-# Names that only one kind of network has, in timm, OpenMMLab's packages or its authors' code.
-_OTHER_NETWORKS = {
-    'VMamba': r'layers\.\d+\.blocks\.\d+\.(op|self_attention)\.x_proj_weight$',
-    'a Swin Transformer': r'(layers|stages)\.\d+\.blocks\.\d+\.attn\..*relative_position_bias_table$',
-    'a vision Transformer': r'(^|\.)(?<!\d\.)(blocks|layers)\.\d+\.attn\.qkv\.',
-    'a ResNet': r'(^|\.)layer[1-4]\.\d+\.conv1\.weight$',
-    'a ConvNeXt': r'(^|\.)stages\.\d+\.(blocks\.)?\d+\.(dwconv|conv_dw|depthwise_conv)\.',
-    'a DETR': r'(^|\.)decoder\.layers\.\d+\.(self_attn|cross_attn|multihead_attn)\.',
-}
 # Layers with an output per class, and how many classes so many outputs are.
 _CLASSES = {
     r'(^|\.)fc_cls\.': lambda outputs: outputs - 1,  # and the background
@@ -55,9 +46,7 @@ class Mismatch:
     def _no_backbone(self) -> str | None:
         there = backbone_prefixes(self.names)
         if not there:
-            return _kinds(self.names) or (
-                f"None of its names is a SparX backbone's; they begin with: {shorten(self.found or self.names)}."
-            )
+            return f"None of its names is a SparX backbone's; they begin with: {shorten(self.names)}."
         if self.home in backbone_prefixes(self.found):
             return None
         fits = there[0].endswith(self.home)
@@ -124,11 +113,5 @@ class Mismatch:
 
     def _rest(self) -> str | None:
         if self.report.unexpected or self.report.wrong_shape:
-            return _kinds(self.report.unexpected)
+            return None
         return f"The file is incomplete: {len(self.report.missing)} of the model's tensors are not in it."
-
-
-def _kinds(names: Iterable[str]) -> str | None:
-    names = list(names)
-    kinds = [kind for kind, pattern in _OTHER_NETWORKS.items() if any(re.search(pattern, name) for name in names)]
-    return f'Names in it are those of {" and ".join(kinds)}.' if kinds else None

@@ -214,7 +214,7 @@ class TestPretrained:
         published = published_classifier()
         with pytest.raises(RuntimeError, match=r'1 MISSING in the file: backbone\.stem\.1\.weight'):
             pretrained({name: x for name, x in published.items() if name != 'patch_embed.1.weight'}, num_classes=7)
-        with pytest.raises(RuntimeError, match='a ResNet'):
+        with pytest.raises(RuntimeError, match=r'they begin with: layer1\.0'):
             pretrained({'layer1.0.conv1.weight': torch.zeros(1)})
 
     def test_a_hostile_file_does_not_run(self, pretrained, tmp_path):

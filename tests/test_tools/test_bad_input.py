@@ -171,7 +171,7 @@ def test_another_networks_checkpoint_is_not_tested_as_if_it_were_loaded(tool, co
     """mmengine warns, and evaluates random weights."""
     path = tmp_path / 'foreign.pth'
     torch.save({'state_dict': {'backbone.layer1.0.conv1.weight': torch.zeros(1)}}, path)
-    with pytest.raises(RuntimeError, match=r'ResNet'):
+    with pytest.raises(RuntimeError, match=r'they begin with: backbone\.layer1'):
         tool('test', CONFIG, path, '--work-dir', tmp_path, '--cfg-options', *overrides(coco))
 
 
