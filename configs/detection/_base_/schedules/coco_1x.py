@@ -15,13 +15,7 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        custom_keys={
-            'norm': dict(decay_mult=0.0),
-            'absolute_pos_embed': dict(decay_mult=0.0),
-            'relative_position_bias_table': dict(decay_mult=0.0),
-        }
-    ),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0)}),
 )
 
 auto_scale_lr = dict(enable=False, base_batch_size=16)
