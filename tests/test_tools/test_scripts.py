@@ -21,95 +21,71 @@ VARIABLES = [
 ]
 
 
-def call(script, *arguments, path='', **environment):
-    """Run a script with `echo` for Python."""
-    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return subprocess.run(
-        [TOOLS / script, *arguments],
-        env={**inherited, 'PATH': f'{path}:{os.environ["PATH"]}', 'PYTHON': 'echo', **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture
-def srun(tmp_path):
-    """A folder with an srun that prints the port and what it would run, an argument per line."""
-    path = tmp_path / 'srun'
-    path.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$MASTER_PORT" "$@"\n')
-    path.chmod(0o755)
-    return tmp_path
+def call(tmp_path):
+    """Runs a script with a Python and an srun that print MASTER_PORT and their arguments, each on a line.
+
+    -> exit status, these lines, errors
+    """
+    for name in ('python', 'srun'):
+        (tmp_path / name).write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$MASTER_PORT" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+
+    def call(script, *arguments, **environment):
+        inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        paths = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PYTHON': 'python'}
+        done = subprocess.run(
+            [TOOLS / script, *arguments], env={**inherited, **paths, **environment}, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    return call
 
 
-def test_one_machine():
-    """At a free port, so that two runs on it do not meet."""
-    done = call('dist_train.sh', 'config.py', '8', '--resume')
-    assert (
-        done.stdout.split()
-        == (
-            '-m torch.distributed.run --standalone --local-addr=127.0.0.1 --nproc-per-node=8 '
-            f'{TOOLS}/train.py --launcher pytorch config.py --resume'
-        ).split()
-    )
+@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize(
+    ('launcher', 'before', 'after'), [('pytorch', [], ['8']), ('slurm', ['a partition', 'a job'], [])]
+)
+def test_arguments_reach_the_tool(tool, launcher, before, after, call):
+    files = ['config.py'] if tool == 'train' else ['config.py', 'weights.pth']
+    script = f'{"dist" if launcher == "pytorch" else "slurm"}_{tool}.sh'
+    status, lines, _ = call(script, *before, *files, *after, '--work-dir', 'a b')
+    assert status == 0
+    started = lines.index(f'{TOOLS}/{tool}.py')
+    assert lines[started + 1 :] == ['--launcher', launcher, *files, '--work-dir', 'a b']
 
 
-def test_one_machine_and_a_port():
-    done = call('dist_test.sh', 'config.py', 'weights.pth', '4', '--out', 'out.pkl', PORT='1234')
-    assert (
-        done.stdout.split()
-        == (
-            '-m torch.distributed.run --master-addr=127.0.0.1 --master-port=1234 --nproc-per-node=4 '
-            f'{TOOLS}/test.py --launcher pytorch config.py weights.pth --out out.pkl'
-        ).split()
-    )
-
-
-def test_several_machines():
-    nodes = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='host')
-    done = call('dist_train.sh', 'config.py', '8', **nodes)
-    assert (
-        done.stdout.split()
-        == (
-            '-m torch.distributed.run --nnodes=2 --node-rank=1 --master-addr=host --master-port=29500 '
-            f'--nproc-per-node=8 {TOOLS}/train.py --launcher pytorch config.py'
-        ).split()
-    )
-    assert '--master-port=1234' in call('dist_train.sh', 'config.py', '8', PORT='1234', **nodes).stdout
+def test_several_machines_need_to_know_each_other(call):
+    nodes = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='host', PORT='1234')
+    _, lines, _ = call('dist_train.sh', 'config.py', '8', **nodes)
+    assert {'--nnodes=2', '--node-rank=1', '--master-addr=host', '--master-port=1234'} < set(lines)
     for name in ('NODE_RANK', 'MASTER_ADDR'):
-        done = call('dist_train.sh', 'config.py', '8', **{**nodes, name: ''})
-        assert done.returncode
-        assert f'{name}: has to be set' in done.stderr
+        status, _, errors = call('dist_train.sh', 'config.py', '8', **{**nodes, name: ''})
+        assert status
+        assert f'{name}: has to be set' in errors
 
 
-def test_slurm_train(srun):
-    done = call('slurm_train.sh', 'partition', 'a job', 'config.py', '--amp', path=srun)
-    port, *command = done.stdout.splitlines()
-    assert 10000 <= int(port) < 30000
-    assert command == [
-        '--partition=partition', '--job-name=a job', '--gres=gpu:8', '--ntasks=8', '--ntasks-per-node=8',
-        '--cpus-per-task=5', '--kill-on-bad-exit=1',
-        'echo', '-u', f'{TOOLS}/train.py', '--launcher', 'slurm', 'config.py', '--amp',
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ('environment', 'expected'),
+    [
+        ({}, ['--ntasks=8', '--ntasks-per-node=8', '--gres=gpu:8']),
+        ({'GPUS': '4'}, ['--ntasks=4', '--ntasks-per-node=4', '--gres=gpu:4']),
+        ({'GPUS': '16'}, ['--ntasks=16', '--ntasks-per-node=8', '--gres=gpu:8']),
+        ({'GPUS': '16', 'GPUS_PER_NODE': '4'}, ['--ntasks=16', '--ntasks-per-node=4', '--gres=gpu:4']),
+        ({'SRUN_ARGS': '--gres=none --exclusive'}, ['--gres=none', '--exclusive']),
+    ],
+    ids=str,
+)
+def test_resources_of_slurm(environment, expected, call):
+    _, lines, _ = call('slurm_train.sh', 'partition', 'job', 'config.py', **environment)
+    assert set(expected) < set(lines)
 
 
-def test_slurm_test(srun):
-    options = dict(GPUS='4', CPUS_PER_TASK='2', MASTER_PORT='1234', SRUN_ARGS='--gres=none --exclusive')
-    done = call(
-        'slurm_test.sh', 'partition', 'job', 'config.py', 'weights.pth', '--out', 'a b.pkl', path=srun, **options
-    )
-    assert done.stdout.splitlines() == [
-        '1234',
-        '--partition=partition', '--job-name=job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4',
-        '--cpus-per-task=2', '--kill-on-bad-exit=1', '--gres=none', '--exclusive',
-        'echo', '-u', f'{TOOLS}/test.py', '--launcher', 'slurm', 'config.py', 'weights.pth', '--out', 'a b.pkl',
-    ]  # fmt: skip
-
-
-def test_slurm_on_several_machines(srun):
-    options = call('slurm_train.sh', 'p', 'j', 'config.py', path=srun, GPUS='16').stdout.splitlines()
-    assert {'--ntasks=16', '--ntasks-per-node=8', '--gres=gpu:8'} < set(options)
-    options = call('slurm_train.sh', 'p', 'j', 'config.py', path=srun, GPUS='16', GPUS_PER_NODE='4').stdout.splitlines()
-    assert {'--ntasks=16', '--ntasks-per-node=4', '--gres=gpu:4'} < set(options)
+def test_the_port_of_a_job(call):
+    """By default a random one, so that two jobs on a machine do not meet."""
+    job = ('slurm_train.sh', 'partition', 'job', 'config.py')
+    assert 10000 <= int(call(*job)[1][0]) < 30000
+    assert call(*job, MASTER_PORT='1234')[1][0] == '1234'
 
 
 @pytest.mark.parametrize(
@@ -121,8 +97,8 @@ def test_slurm_on_several_machines(srun):
         ('slurm_test.sh', ['partition', 'job', 'config.py'], 'PARTITION JOB_NAME CONFIG CHECKPOINT [options'),
     ],
 )
-def test_usage(script, arguments, usage):
-    done = call(script, *arguments)
-    assert done.returncode == 2
-    assert f'tools/{script} {usage}' in done.stderr
-    assert 'shellcheck' not in done.stderr
+def test_usage(script, arguments, usage, call):
+    status, _, errors = call(script, *arguments)
+    assert status == 2
+    assert f'tools/{script} {usage}' in errors
+    assert 'shellcheck' not in errors
