@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmsparx.engine.common import is_of_kind
+from mmsparx.engine.common import is_of_kind, named_dicts, type_name
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
@@ -101,26 +102,28 @@ def harden(cfg: Config) -> None:
 
     `SafeCheckpointHook` takes the place of mmengine's, and this package's `LoadImageFromFile` that of
     mmcv's in training and validation; `StrictLoadHook` is added. What is of another kind is left alone.
+    The first process logs a line for each change.
     """
+    changes = []
     by_default = dict(type='CheckpointHook', interval=1)  # mmengine's own default
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', by_default)
     if is_of_kind(checkpoint, r'(mmengine\.hooks\.(checkpoint_hook\.)?)?CheckpointHook'):
+        changes.append(f'default_hooks.checkpoint: {type_name(checkpoint)} -> mmsparx.SafeCheckpointHook')
         safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
         cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
     custom = list(cfg.get('custom_hooks') or ())
     if not any(is_of_kind(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
+        changes.append('custom_hooks: mmsparx.StrictLoadHook added')
         cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
     # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
     for loader in ('train_dataloader', 'val_dataloader'):
-        _name_unreadable_pictures(cfg.get(loader))
-
-
-def _name_unreadable_pictures(node: object) -> None:
-    if is_of_kind(node, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):
-        node['type'] = 'mmsparx.LoadImageFromFile'
-    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        _name_unreadable_pictures(child)
+        for key, part in named_dicts(cfg.get(loader), loader):
+            if is_of_kind(part, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):
+                changes.append(f'{key}: {type_name(part)} -> mmsparx.LoadImageFromFile')
+                part['type'] = 'mmsparx.LoadImageFromFile'
+    if os.environ.get('RANK', '0') == '0':  # the processes may not have met yet
+        for change in changes:
+            print_log(f'changed in the config: {change}', logger='current')
 
 
 @contextmanager

@@ -1,17 +1,34 @@
 """What several modules of the engine ask of configs, batches and outputs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 
-def is_of_kind(node: object, kind: str) -> bool:
-    """Whether a node of a config builds what a pattern names; its type may be a class, as in pure-Python configs."""
+def type_name(node: object) -> str | None:
+    """The type that a node of a config names; it may be a class there, as in pure-Python configs."""
     found = node.get('type') if isinstance(node, Mapping) else None
     name = f'{found.__module__}.{found.__qualname__}' if isinstance(found, type) else found
-    return isinstance(name, str) and re.fullmatch(kind, name) is not None
+    return name if isinstance(name, str) else None
+
+
+def is_of_kind(node: object, kind: str) -> bool:
+    """Whether a node of a config builds what a pattern names."""
+    name = type_name(node)
+    return name is not None and re.fullmatch(kind, name) is not None
+
+
+def named_dicts(part: object, key: str) -> Iterator[tuple[str, MutableMapping]]:
+    """The dicts in a part of a config, with their dotted keys."""
+    if isinstance(part, Mapping):
+        yield key, part
+        inner = part.items()
+    else:
+        inner = enumerate(part) if isinstance(part, (list, tuple)) else ()
+    for name, value in inner:
+        yield from named_dicts(value, f'{key}.{name}')
 
 
 def samples(batch: object) -> Iterator[BaseDataElement]:

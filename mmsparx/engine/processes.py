@@ -3,7 +3,7 @@
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_distributed, is_main_process
 from mmengine.logging import print_log
+
+from mmsparx.engine.common import named_dicts
 
 # What each launcher calls torch's RANK, WORLD_SIZE and LOCAL_RANK.
 _VARIABLES = {
@@ -73,7 +75,7 @@ def _start_gloo(launcher: str, port: int | None = None, timeout: float | None = 
 
 def _sync_bn_to_bn(cfg: Config) -> Iterator[str]:
     """Replace it wherever the config asks for it; yields what was replaced."""
-    for key, part in _dicts(cfg.get('model', {}), 'model'):
+    for key, part in named_dicts(cfg.get('model', {}), 'model'):
         if part.get('type') in ('SyncBN', 'MMSyncBN'):
             yield f'{key}: {part["type"]} -> BN, with the statistics of each process alone'
             part['type'] = 'BN'
@@ -81,17 +83,6 @@ def _sync_bn_to_bn(cfg: Config) -> Iterator[str]:
         if part.get('sync_bn'):
             yield f'{key}sync_bn: {part["sync_bn"]} -> None'
             part['sync_bn'] = None
-
-
-def _dicts(part: object, key: str) -> Iterator[tuple[str, MutableMapping]]:
-    """The dicts in a part of a config, with their keys."""
-    if isinstance(part, Mapping):
-        yield key, part
-        inner = part.items()
-    else:
-        inner = enumerate(part) if isinstance(part, list | tuple) else ()
-    for name, value in inner:
-        yield from _dicts(value, f'{key}.{name}')
 
 
 def _wrapper_to_cpu(cfg: Config) -> Iterator[str]:

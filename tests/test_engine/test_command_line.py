@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
+from mmsparx.engine import command_line
 from mmsparx.engine.command_line import add_common_arguments, check_data, empty_data_explained, harden, load_config
 from mmsparx.engine.hooks import StrictLoadHook
 
@@ -62,6 +63,15 @@ def test_remote_data_is_left_to_its_backend():
     check_data(data_config(data_root='s3://bucket/coco/', ann_file='list.json'), ('train_dataloader',))
 
 
+@pytest.fixture
+def logged(monkeypatch):
+    """What the first process logs, line by line."""
+    monkeypatch.delenv('RANK', raising=False)
+    lines = []
+    monkeypatch.setattr(command_line, 'print_log', lambda message, **_: lines.append(message))
+    return lines
+
+
 def pipeline_of(kind):
     load = dict(type=kind)
     return dict(
@@ -70,7 +80,7 @@ def pipeline_of(kind):
 
 
 @pytest.mark.parametrize('kind', ['CheckpointHook', 'mmengine.hooks.CheckpointHook', CheckpointHook])
-def test_a_run_is_hardened(kind):
+def test_a_run_is_hardened(kind, logged):
     cfg = Config(
         dict(
             default_hooks=dict(checkpoint=dict(type=kind, interval=5)),
@@ -85,18 +95,30 @@ def test_a_run_is_hardened(kind):
     assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'mmsparx.StrictLoadHook']
     assert cfg.train_dataloader.to_dict() == pipeline_of('mmsparx.LoadImageFromFile')
     assert cfg.test_dataloader.to_dict() == pipeline_of('LoadImageFromFile')  # inferencers look for it
+    name = 'mmengine.hooks.checkpoint_hook.CheckpointHook' if kind is CheckpointHook else kind
+    place = 'train_dataloader.dataset.dataset.pipeline'
+    assert logged == [
+        f'changed in the config: default_hooks.checkpoint: {name} -> mmsparx.SafeCheckpointHook',
+        'changed in the config: custom_hooks: mmsparx.StrictLoadHook added',
+        f'changed in the config: {place}.0: LoadImageFromFile -> mmsparx.LoadImageFromFile',
+        f'changed in the config: {place}.1.transforms.0.0: LoadImageFromFile -> mmsparx.LoadImageFromFile',
+    ]
+    logged.clear()
     harden(cfg)
     assert len(cfg.custom_hooks) == 2
+    assert not logged
 
 
-def test_a_config_without_hooks_is_hardened():
+def test_a_config_without_hooks_is_hardened(logged, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
     cfg = Config({})
     harden(cfg)
+    assert not logged  # the first process does it
     assert cfg.default_hooks.checkpoint.type == 'mmsparx.SafeCheckpointHook'
     assert cfg.custom_hooks == [dict(type='mmsparx.StrictLoadHook')]
 
 
-def test_what_is_of_another_kind_is_left_alone():
+def test_what_is_of_another_kind_is_left_alone(logged):
     given = dict(
         default_hooks=dict(checkpoint=None),
         custom_hooks=[dict(type=StrictLoadHook, may_differ='head.*')],
@@ -105,6 +127,7 @@ def test_what_is_of_another_kind_is_left_alone():
     cfg = Config(given)
     harden(cfg)
     assert cfg.to_dict() == Config(given).to_dict()
+    assert not logged
 
 
 def test_an_empty_dataset_is_explained():
