@@ -8,26 +8,41 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmsparx.weights import check_archive
+from mmsparx.weights import UnreadableError, read_checkpoint
 
 
 def whole_checkpoints(folder: str | Path) -> Iterator[Path]:
-    """The checkpoints of a run that can be resumed, newest first; damaged ones are named in the log and left out.
+    """The checkpoints of a run that can be resumed, newest first; the others are named in the log and left out.
 
-    They are the files `epoch_*.pth` and `iter_*.pth`: the best ones (`best_*.pth`) have no optimizer.
-    A file is read to its end before it is given.
+    They are the files `epoch_*.pth` and `iter_*.pth`: the best ones (`best_*.pth`) have no optimizer. A file is read to
+    its end before it is given.
     """
     found = [(match, path) for path in Path(folder).glob('*.pth') if (match := _NAME.fullmatch(path.name))]
     # Epochs and iterations do not compare, times of writing do, unless the files have been copied.
     one_unit = len({match['unit'] for match, _ in found}) < 2
-    found.sort(key=lambda pair: int(pair[0]['count']) if one_unit else pair[1].stat().st_mtime_ns, reverse=True)
+    found.sort(key=lambda pair: int(pair[0]['count']) if one_unit else pair[1].lstat().st_mtime_ns, reverse=True)
     for _, path in found:
         try:
-            check_archive(path)
-        except RuntimeError as error:
+            lacking = _lacking(read_checkpoint(path, tensors=False))
+        except UnreadableError as error:
             print_log(f'passed over: {error}', logger='current', level=logging.WARNING)
-        else:
-            yield path
+            continue
+        if lacking:
+            said = f'passed over: {path} is no checkpoint of a run: it lacks {", ".join(lacking)}'
+            print_log(said, logger='current', level=logging.WARNING)
+            continue
+        yield path
+
+
+def _lacking(checkpoint: object) -> list[str]:
+    """What a run needs to go on and a file does not hold."""
+    if not isinstance(checkpoint, dict):
+        return ['weights']
+    lacking = [key for key in ('state_dict', 'meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict):
+        lacking += [f'meta.{key}' for key in ('epoch', 'iter') if type(meta.get(key)) is not int]
+    return lacking
 
 
 _NAME = re.compile(r'(?P<unit>epoch|iter)_(?P<count>\d+)\.pth')

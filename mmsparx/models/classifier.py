@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mmsparx.layers.basic import init_weights
 from mmsparx.layers.norm import map_norm
 from mmsparx.models.backbones import SparXNet
-from mmsparx.weights import accept_published_names
+from mmsparx.weights import flatten_hook
 
 
 class ClassifierHead(nn.Module):
@@ -50,7 +50,7 @@ class SparXClassifier(nn.Module):
             )
         self.backbone = backbone
         self.head = ClassifierHead(backbone.arch.channels[backbone.out_indices[0]], num_classes)
-        self._register_load_state_dict_pre_hook(accept_published_names)
+        self._register_load_state_dict_pre_hook(flatten_hook(backbone.weight_names))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes)."""

@@ -4,16 +4,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 import torch
-from timm.models import adapt_input_conv
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mmsparx.models import SparXMamba
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.classifier import ClassifierHead
-from mmsparx.weights import accept_published_names, match_weights, read_state_dict
-
-_FIRST_CONV = 'backbone.stem.0.weight'
+from mmsparx.timm.loading import match_checkpoint
+from mmsparx.weights import flatten_hook, read_weights
 
 
 class TimmHead(ClassifierHead):
@@ -83,7 +81,7 @@ class TimmSparXMamba(nn.Module):
             {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'backbone.stages.{i}'} for i, dim in enumerate(channels)
         ]
         self.head = TimmHead(self.num_features, num_classes, global_pool, drop_rate)
-        self._register_load_state_dict_pre_hook(accept_published_names)
+        self._register_load_state_dict_pre_hook(flatten_hook(self.backbone.weight_names))
         self.to(device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,19 +182,4 @@ class TimmSparXMamba(nn.Module):
         Raises:
             RuntimeError, ValueError: see `mmsparx.models.load_pretrained`.
         """
-        self.load_state_dict(match_checkpoint(read_state_dict(source), self, source), strict=False)
-
-
-def match_checkpoint(
-    state_dict: Mapping[str, Tensor], model: TimmSparXMamba, source: str | os.PathLike = 'the checkpoint'
-) -> dict[str, Tensor]:
-    """A checkpoint's weights by the model's names, those that it takes; see `TimmSparXMamba.load_pretrained`."""
-    own, state_dict = model.state_dict(), dict(state_dict)
-    accept_published_names(state_dict)
-    first = state_dict.get(_FIRST_CONV)
-    if first is not None and first.shape[1] != model.in_chans:
-        state_dict[_FIRST_CONV] = adapt_input_conv(model.in_chans, first)
-    fc = state_dict.get('head.fc.weight')
-    other_classes = fc is not None and len(fc) != model.num_classes
-    found, report = match_weights(model, own, state_dict, str(source), may_differ='head.fc.*' if other_classes else ())
-    return {name: found[name] for name in report.matched}
+        self.load_state_dict(match_checkpoint(read_weights(source).state_dict, self, source), strict=False)

@@ -3,6 +3,9 @@
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from mmsparx.timm.loading import match_checkpoint, reading_ours
+from mmsparx.timm.model import TimmSparXMamba
+
 __all__ = []  # timm fills it
 
 
@@ -35,19 +38,18 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, pretrained_cfg_overlay: dict | None = None, **options):
-    from mmsparx.timm.model import TimmSparXMamba, match_checkpoint  # imports mmengine, which takes its time
-
-    return build_model_with_cfg(
-        TimmSparXMamba,
-        variant,
-        pretrained,
-        # Files and addresses go through the model's load_pretrained: strictly, and weights-only on every torch.
-        pretrained_cfg_overlay={'custom_load': True, **(pretrained_cfg_overlay or {})},
-        pretrained_filter_fn=match_checkpoint,
-        feature_cfg={'out_indices': (0, 1, 2, 3), 'feature_cls': 'getter'},
-        arch=variant.removeprefix('sparx_mamba_'),
-        **options,
-    )
+    with reading_ours():  # from a hub
+        return build_model_with_cfg(
+            TimmSparXMamba,
+            variant,
+            pretrained,
+            # Files and addresses go through the model's load_pretrained.
+            pretrained_cfg_overlay={'custom_load': True, **(pretrained_cfg_overlay or {})},
+            pretrained_filter_fn=match_checkpoint,
+            feature_cfg={'out_indices': (0, 1, 2, 3), 'feature_cls': 'getter'},
+            arch=variant.removeprefix('sparx_mamba_'),
+            **options,
+        )
 
 
 @register_model

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from mmsparx.weights.atomic import AtomicBackend
-from mmsparx.weights.files import COPIES, NAMED_HASH, Weights, encode_weights, is_literal, read_weights
-from mmsparx.weights.names import backbone_prefixes, convert_names
+from mmsparx.weights.contents import COPIES, Weights, encode_weights, read_weights
+from mmsparx.weights.files import NAMED_HASH, is_json
+from mmsparx.weights.names import convert_names, find_backbones
 from mmsparx.weights.report import shorten
 
 
@@ -36,7 +37,7 @@ def convert(
     the config's text, which holds this machine's paths and is not read from checkpoints anyway.
 
     Args:
-        source: a file, or an address; see `mmsparx.weights.files.read_weights`.
+        source: a file, or an address; see `mmsparx.weights.contents.read_weights`.
         target: the file to write: .pth, .pt or .safetensors.
         to: 'ours' or 'published' (see `convert_names`); by default names stay.
         weights: the copy to take: 'auto', 'ema' or 'raw'.
@@ -57,7 +58,7 @@ def convert(
     names = {name: name for name in read.state_dict} if to is None else convert_names(read.state_dict, to)
     meta, dropped = read.meta, []
     if meta is not None:
-        dropped = [k for k, x in meta.items() if k == 'cfg' or (target.suffix == '.safetensors' and not is_literal(x))]
+        dropped = [k for k, x in meta.items() if k == 'cfg' or (target.suffix == '.safetensors' and not is_json(x))]
         meta = {k: x for k, x in meta.items() if k not in dropped}
     written = Weights(
         {new: read.state_dict[name] for name, new in names.items()},
@@ -109,7 +110,7 @@ def publish(
 
 def _read(source: str | os.PathLike, weights: str) -> Weights:
     read = read_weights(source, weights)
-    if not backbone_prefixes(read.state_dict):
+    if not find_backbones(read.state_dict):
         raise ValueError(f'{source} holds no SparX backbone; its names begin with: {shorten(read.state_dict)}')
     return read
 

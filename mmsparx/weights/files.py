@@ -1,202 +1,297 @@
-"""Files of weights: reading them, choosing the averaged copy, writing them."""
+"""Files of weights: what kind of file it is, and the one way to read it, whatever kind that is.
 
-import ast
+torch's two formats (see `archive`) and safetensors are read; every other kind of file is named in a sentence. Only
+regular files are opened: others may block, or never end.
+"""
+
+import errno
+import gc
 import hashlib
-import io
+import json
+import logging
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pickle import UnpicklingError
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
-import torch
-from mmengine.runner import CheckpointLoader
-from torch import Tensor
+from mmengine.logging import print_log
 
-from mmsparx.weights.reading import weights_only
+from mmsparx.weights.archive import STREAM_MAGIC, ZIP_MAGIC, DamagedError, StreamFile, ZipArchive
+from mmsparx.weights.reading import Location, Rebuilder, moved
+from mmsparx.weights.records import RefusedError
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
-COPIES = ('auto', 'ema', 'raw')
+# Where the weights and what belongs to each of them stand in a checkpoint: here nothing may be left out.
+EXACT = ('state_dict', 'ema_state_dict', 'state_dict_ema', 'model', 'model_ema', 'optimizer')
 # As torch.hub and mmengine name files: the first digits of their SHA-256. Eight decimal ones are a date, or a count.
 NAMED_HASH = re.compile(r'-(?=\d*[a-f])([0-9a-f]{8,64})$')
+LONGEST_TEXT = 16 * 2**20  # characters of an entry of safetensors' metadata
+_OTHER_KINDS = {
+    b'\x1f\x8b': 'a gzip archive',
+    b'BZh': 'a bzip2 archive',
+    b'\xfd7zXZ': 'an xz archive',
+    b'\x93NUMPY': 'a numpy array',
+    b'\x89HDF': 'an HDF5 file',
+    b'\x89PNG': 'a PNG image',
+    b'\xff\xd8\xff': 'a JPEG image',
+}
+_AGAIN = 'Copy or download it again, or take an earlier checkpoint.'
+_SAVE = 'If it is your own, load it where it was written and save model.state_dict() alone.'
 
 
-@dataclass
-class Weights:
-    """What a file holds.
-
-    Attributes:
-        state_dict: its weights, by its own names, without the `module.` of a data-parallel model.
-        meta: what describes them, as mmengine's Runner keeps it; None for a flat state dict.
-        left_out: the keys of what else it holds: optimizer, history, another copy of the weights.
-    """
-
-    state_dict: dict[str, Tensor]
-    meta: dict | None = None
-    left_out: tuple[str, ...] = ()
+class UnreadableError(RuntimeError):
+    """A file cannot be had, is damaged, or is not one of weights; the message says which, and what helps."""
 
 
-def read_state_dict(source: str | os.PathLike, weights: str = 'auto') -> dict[str, Tensor]:
-    """The weights in a file or at an address, by the file's names; see `read_weights`."""
-    return read_weights(source, weights).state_dict
+class MissingError(UnreadableError):
+    """There is no such file or address."""
 
 
-def read_weights(source: str | os.PathLike, weights: str = 'auto') -> Weights:
-    """Read a file of weights, weights-only, and see that it is whole.
-
-    Takes a flat state dict, what mmengine's Runner writes, what training scripts of timm's kind write
-    (under `state_dict` or `model`), and safetensors.
+def read_checkpoint(path: str | os.PathLike, location: Location = None, *, tensors: bool = True) -> dict:
+    """Read a file of weights or a checkpoint, safely, and see that it is whole.
 
     Args:
-        source: a file, or an address that mmengine can read. Where a file's name ends in `-` and 8 or
-            more digits of a SHA-256, its contents must have it.
-        weights: 'ema' for the averaged copy, 'raw' for the other, 'auto' for the averaged one where
-            the file has it.
+        path: a regular file. Where its name ends in `-` and 8 or more digits of a SHA-256, its contents must have it.
+        location: where tensors go, as `torch.load` takes it; None means the CPU.
+        tensors: whether to read them. If not, they are on the meta device, and the file is still read to its end.
+
+    Returns:
+        What is in the file, of the types that `reading` lists. What is neither weights nor understood is left out, and
+        a line in the log names it.
 
     Raises:
-        RuntimeError: the file cannot be had, is damaged, holds more than weights, or holds none;
-            chained to the error underneath.
-        ValueError: `weights` is unknown, or no such copy is in the file; safetensors at an address.
+        UnreadableError: see there.
         ModuleNotFoundError: the package safetensors is needed and not installed.
     """
-    source = os.fspath(source)
-    local = os.path.expanduser(source)
-    if os.path.isfile(local):
-        _check_named_hash(local)
-    elif source.endswith('.safetensors') and '://' in source:
-        raise ValueError(f'{source}: safetensors are read from files, not from addresses; download it first')
-    help_ = 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None on the backbone.'
+    path = os.path.expanduser(os.fspath(path))
     try:
-        if source.endswith('.safetensors'):
-            checkpoint = _read_safetensors(local)
-        else:
-            with weights_only():
-                checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    except ImportError:  # says what to install
-        raise
-    except UnpicklingError as error:
-        # The cause, without the advice to load unsafely that torch wraps it in.
-        cause = re.split(r'WeightsUnpickler error:|a trusted source\.', str(error))[-1].split('\n\nCheck the doc')[0]
-        raise RuntimeError(
-            f'{source} was not loaded: it is no checkpoint, or holds more than weights and could run code. '
-            f'{cause.strip()}'
+        with open_file(path) as file, _without_collections():
+            _check_named_hash(file, path)
+            found = _read(file, path, location, tensors)
+    except DamagedError as error:
+        raise UnreadableError(f'{path} is damaged: {error}. {_AGAIN}') from error
+    except RefusedError as error:
+        raise UnreadableError(f'{path} was not loaded: {error}') from error
+    except RecursionError as error:
+        raise UnreadableError(f'{path} was not loaded: it is nested more deeply than any checkpoint') from error
+    except OSError as error:
+        raise UnreadableError(f'{path} cannot be read: {error.strerror or error}') from error
+    if not isinstance(found, dict):
+        raise UnreadableError(f'{path} was not loaded: expected a dict of weights, got a {type(found).__name__}')
+    return found
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Within it, no garbage is collected: what is read is none, and each pass over all objects takes 0.1 s and more."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(file: BinaryIO, path: str, location: Location, tensors: bool) -> object:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(4096)
+    if head.startswith(ZIP_MAGIC):
+        return _read_torch(ZipArchive(file), path, location, tensors)
+    if head.startswith(STREAM_MAGIC):
+        return _read_torch(StreamFile(file), path, location, tensors)
+    if _is_safetensors(head):
+        return _read_safetensors(path, location)
+    raise RefusedError(_kind_of(head, size))
+
+
+def _read_torch(archive: ZipArchive | StreamFile, name: str, location: Location, tensors: bool) -> object:
+    rebuild = Rebuilder(archive, location, tensors)
+    try:
+        content = rebuild(archive.load())
+        for place, kind in rebuild.left_out.items():
+            if place[0] in EXACT:
+                raise RefusedError(f'its entry {_place(place)} is an object of {kind}')
+    except RefusedError as error:
+        raise RefusedError(
+            f'{error}. Only tensors, numbers, strings, and lists and dicts of them are read, and nothing that a file '
+            f'asks to run is run. {_SAVE}'
         ) from error
-    except Exception as error:  # reading a damaged file can end in any way, an OSError included
-        if isinstance(error, OSError) and not os.path.isfile(local):  # urllib's errors are OSErrors
-            raise RuntimeError(f'the weights {source} cannot be had: {error}. {help_}') from error
-        raise RuntimeError(f'{source} is damaged, or no checkpoint: {error}') from error
-    return choose_weights(checkpoint, source, weights)
+    archive.check_rest()
+    if rebuild.left_out:
+        said = ', '.join(f'{_place(place)} ({kind})' for place, kind in list(rebuild.left_out.items())[:5])
+        more = f' and {len(rebuild.left_out) - 5} more' if len(rebuild.left_out) > 5 else ''
+        text = f'{name}: left out what is not weights and not understood: {said}{more}'
+        print_log(text, logger='current', level=logging.WARNING)
+    return content
 
 
-def choose_weights(checkpoint: object, source: str, weights: str = 'auto') -> Weights:
-    """A copy of the weights in a checkpoint that was read; arguments and errors as for `read_weights`.
-
-    mmengine's EMAHook swaps the two copies when it saves: the averaged one is under `state_dict`, the
-    other under `ema_state_dict`. Others write the averaged one to `state_dict_ema` or `model_ema`.
-    """
-    if weights not in COPIES:
-        raise ValueError(f'weights: expected one of {", ".join(COPIES)}, got {weights!r}')
-    held = [k for k, x in checkpoint.items() if isinstance(x, Mapping)] if isinstance(checkpoint, Mapping) else []
-    raw = next((key for key in ('state_dict', 'model') if key in held), None)
-    average = next((key for key in ('state_dict_ema', 'model_ema') if key in held), None)
-    if 'ema_state_dict' in held:
-        raw, average = 'ema_state_dict', raw
-    if weights == 'ema' and average is None:
-        raise ValueError(f"{source} holds no averaged copy (EMA) of its weights; take weights='raw' or 'auto'")
-    key = raw if weights == 'raw' else average or raw
-    state_dict = checkpoint if key is None else checkpoint[key]
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(name, str) and isinstance(x, Tensor) for name, x in state_dict.items()
-    ):
-        raise RuntimeError(
-            f'{source}: expected a state dict, flat or under the key "state_dict", got {type(checkpoint).__name__}'
-            + (f' with the keys {", ".join(map(str, list(checkpoint)[:4]))}' if isinstance(checkpoint, Mapping) else '')
-        )
-    state_dict = dict(state_dict)
-    if key == 'ema_state_dict':
-        state_dict.pop('steps', None)  # the number of updates
-    if all(name.startswith('module.') for name in state_dict):
-        state_dict = {name.removeprefix('module.'): x for name, x in state_dict.items()}
-    if key is None:
-        return Weights(state_dict)
-    meta = checkpoint.get('meta')
-    meta = dict(meta) if isinstance(meta, Mapping) else {}
-    return Weights(state_dict, meta, tuple(str(k) for k in checkpoint if k not in (key, 'meta')))
+def _place(path: tuple) -> str:
+    return '.'.join('*' if part is None else str(part)[:100] for part in path)
 
 
-def encode_weights(weights: Weights, suffix: str) -> bytes:
-    """The contents of a file of weights, the same at every call: torch's zip format, or safetensors.
-
-    In both, tensors keep names, order, types and bits. safetensors has no order and texts alone for
-    meta data, so there names and meta are kept as Python literals.
+def open_file(path: str) -> BinaryIO:
+    """Open a regular file for reading.
 
     Raises:
-        ValueError: an unknown suffix, or meta data that are no literals, for safetensors.
-        ModuleNotFoundError: the package safetensors is needed and not installed.
+        UnreadableError: it is not there, or is another kind of file.
     """
-    if suffix not in SUFFIXES:
-        raise ValueError(f'expected a name that ends in {", ".join(SUFFIXES)}, got {suffix or "none"!r}')
-    if suffix == '.safetensors':
-        if not is_literal(weights.meta):
-            raise ValueError(f'meta: expected numbers, texts, lists and dicts of them, got {weights.meta}')
-        # Without strides, and no two in the same memory.
-        tensors = {k: x.detach().clone(memory_format=torch.contiguous_format) for k, x in weights.state_dict.items()}
-        texts = {'format': 'pt', 'mmsparx.names': repr(list(tensors)), 'mmsparx.meta': repr(weights.meta)}
-        return _safetensors().torch.save(tensors, texts)
-    # A view would be written with all that it is a view of.
-    tensors = {
-        k: (x if x.untyped_storage().nbytes() == x.nbytes else x.clone()).detach()
-        for k, x in weights.state_dict.items()
-    }
-    buffer = io.BytesIO()
-    torch.save(tensors if weights.meta is None else {'meta': weights.meta, 'state_dict': tensors}, buffer)
-    return buffer.getvalue()
-
-
-def is_literal(value: object) -> bool:
-    """Whether Python reads a value from its own text, as it does numbers, texts, and lists and dicts of them."""
     try:
-        ast.literal_eval(repr(value))
-    except (ValueError, SyntaxError):
+        # Without blocking: a FIFO that nobody writes to would never be opened.
+        number = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
+    except (OSError, ValueError) as error:
+        raise MissingError(_why_not_opened(path, error)) from error
+    mode = os.fstat(number).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(number, 'rb')
+    os.close(number)
+    kinds = {'a folder': stat.S_ISDIR, 'a named pipe (FIFO)': stat.S_ISFIFO, 'a socket': stat.S_ISSOCK}
+    kind = next((kind for kind, is_one in kinds.items() if is_one(mode)), 'a device')
+    raise UnreadableError(f'{path} is {kind}, and a file of weights is expected')
+
+
+def _why_not_opened(path: str, error: Exception) -> str:
+    if getattr(error, 'errno', None) == errno.ELOOP:
+        return f'{path} is a symbolic link that leads back to itself'
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return f'{path} is a symbolic link to {os.readlink(path)}, which is not there'
+    if isinstance(error, FileNotFoundError):
+        return f'the weights {path} cannot be had: there is no such file'
+    return f'the weights {path} cannot be had: {getattr(error, "strerror", None) or error}'
+
+
+def _kind_of(head: bytes, size: int) -> str:
+    """What a file is that is no checkpoint, in a clause, by its first bytes."""
+    if not size:
+        return f'it is empty. {_AGAIN}'
+    if not head.strip(b'\0'):
+        return f'it begins with {len(head)} zeros, as a copy does that was cut off. {_AGAIN}'
+    start = head.lstrip().lower()
+    if start.startswith((b'<!doctype html', b'<html')):
+        return 'it is a web page (HTML), as servers send it in the place of a file that is not there. Download it again'
+    if head.startswith(b'version https://git-lfs'):
+        return 'it is a pointer of Git LFS, and not the file itself: run git lfs pull'
+    for magic, kind in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            return f'it is {kind}, and a file of torch.save or safetensors is expected'
+    if head[257:262] == b'ustar':
+        return 'it is a tar archive, and a file of torch.save or safetensors is expected: unpack it first'
+    if head[:1] == b'\x80' and head[1:2] in b'\2\3\4\5':
+        return f'it is a pickle that torch.save has not written. {_SAVE}'
+    try:
+        text = head[:200].decode('utf-8')
+    except UnicodeDecodeError:
+        text = ''
+    if text and all(x.isprintable() or x.isspace() for x in text):
+        return f'it is a text file that begins with {text.strip()[:60]!r}'
+    return f'it is damaged, or no checkpoint: no known format begins with {head[:8]!r}. {_AGAIN}'
+
+
+def _is_safetensors(head: bytes) -> bool:
+    length = int.from_bytes(head[:8], 'little')
+    return 2 <= length <= 100_000_000 and head[8:9] == b'{'  # the format's own limit
+
+
+def _read_safetensors(path: str, location: Location) -> dict:
+    package = safetensors_package()
+    try:
+        with package.safe_open(path, framework='pt') as file:
+            # Copies: the package gives parts of the mapped file, which may change or be cut off later.
+            tensors = {name: moved(file.get_tensor(name).clone(), location) for name in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+    except package.SafetensorError as error:
+        raise DamagedError(str(error)) from error
+    names, meta = (_from_json(texts.get(f'mmsparx.{key}', 'null'), key) for key in ('names', 'meta'))
+    if isinstance(names, list) and sorted(tensors) == sorted(map(str, names)):
+        tensors = {name: tensors[name] for name in names}
+    if not all(name.isprintable() for name in tensors):
+        raise RefusedError('a name in it is no printable string')
+    return tensors if not isinstance(meta, dict) else {'meta': meta, 'state_dict': tensors}
+
+
+def _from_json(text: str, key: str) -> object:
+    """A value that `to_json` has written."""
+    if len(text) > LONGEST_TEXT:
+        raise RefusedError(f'its metadata mmsparx.{key} has {len(text)} characters, more than any checkpoint has')
+    try:
+        return _decoded(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RefusedError(f'its metadata mmsparx.{key} is not as mmsparx writes it: {error}') from error
+
+
+def _decoded(value: object) -> object:
+    if isinstance(value, list):
+        return [_decoded(x) for x in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == 'tuple':
+        return tuple(map(_decoded, content))
+    if kind != 'dict' or not all(type(key) in (str, int, bool, type(None)) for key, _ in content):
+        raise ValueError(f'unknown {kind[:20]!r}')
+    return {key: _decoded(x) for key, x in content}
+
+
+def to_json(value: object) -> str:
+    """Numbers, strings, lists, tuples and dicts of them as JSON, from which tuples and integers as keys come back.
+
+    Raises:
+        ValueError: something else.
+    """
+    return json.dumps(_encoded(value))
+
+
+def is_json(value: object) -> bool:
+    """Whether `to_json` takes a value."""
+    try:
+        to_json(value)
+    except ValueError:
         return False
     return True
 
 
-def _read_safetensors(path: str) -> dict:
-    package = _safetensors()
-    with open(path, 'rb') as file:
-        tensors = package.torch.load(file.read())
-    with package.safe_open(path, framework='pt') as file:
-        texts = file.metadata() or {}
-    names, meta = (ast.literal_eval(texts.get(f'mmsparx.{key}', 'None')) for key in ('names', 'meta'))
-    if names is not None and set(names) == set(tensors):
-        tensors = {name: tensors[name] for name in names}
-    return tensors if meta is None else {'meta': meta, 'state_dict': tensors}
+def _encoded(value: object) -> object:
+    if type(value) in (str, int, float, bool, type(None)):
+        return value
+    if type(value) is list:
+        return [_encoded(x) for x in value]
+    if type(value) is tuple:
+        return {'tuple': [_encoded(x) for x in value]}
+    if isinstance(value, dict) and all(type(key) in (str, int, bool, type(None)) for key in value):
+        return {'dict': [[key, _encoded(x)] for key, x in value.items()]}
+    raise ValueError(f'expected numbers, strings, and lists and dicts of them, got {type(value).__name__}')
 
 
-def _safetensors():
+def safetensors_package():
+    """The package.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
     try:
         import safetensors.torch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'files that end in .safetensors need the package safetensors: pip install safetensors', name='safetensors'
+            'files of safetensors need the package of that name: pip install safetensors', name='safetensors'
         ) from error
     return safetensors
 
 
-def _check_named_hash(path: str) -> None:
+def _check_named_hash(file: BinaryIO, path: str) -> None:
     """See that a file has the SHA-256 that its name promises, if it promises one."""
     stem, suffix = os.path.splitext(path)
-    named = NAMED_HASH.search(stem)
-    if named is None or suffix not in SUFFIXES:
+    wanted = NAMED_HASH.search(stem)
+    if wanted is None or suffix not in SUFFIXES:
         return
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(named[1]):
-        raise RuntimeError(
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+    if not digest.hexdigest().startswith(wanted[1]):
+        raise UnreadableError(
             f'{path} is damaged, or was renamed: the SHA-256 of its contents begins with '
-            f'{digest.hexdigest()[: len(named[1])]}, and not with {named[1]} as its name says. '
+            f'{digest.hexdigest()[: len(wanted[1])]}, and not with {wanted[1]} as its name says. '
             'Copy or download it again; take the digits out of the name where they mean something else.'
         )

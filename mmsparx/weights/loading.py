@@ -1,47 +1,67 @@
-"""Loading published and own weights: strictly, safely, with a report."""
+"""Loading weights into a model: strictly, safely, with a report."""
 
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmsparx.weights.causes import Mismatch
-from mmsparx.weights.files import read_state_dict
-from mmsparx.weights.names import backbone_prefixes, is_published, to_ours
+from mmsparx.weights.causes import Mismatch, Options
+from mmsparx.weights.contents import WRAPPERS, read_weights
+from mmsparx.weights.names import NameMap
 from mmsparx.weights.report import LoadReport, shorten
 
-# What a published checkpoint of another task lacks: the output norms of dense prediction, and the
-# detectors' learnable attention scale. Both start fresh.
+# What a published checkpoint of another task lacks: the output norms of dense prediction, and the detectors' learnable
+# attention scale. Both keep their initial values.
 _MAY_MISS = re.compile(r'out_norms\.|.*\.in_proj\.scale$')
 # What a classification checkpoint has and a backbone does not.
 _HEAD = re.compile(r'head\.|classifier\.')
 # What a backbone that returns earlier stages alone does not build: the stages after, and the downsampling to them.
 _STAGE = re.compile(r'(?:stages|out_norms)\.(\d+)\.(downsample\.)?')
 _IN_A_BACKBONE = re.compile(r'(stem|stages|out_norms)\.')
+# How many batches a batch norm has seen, which it does not need: files of torch before 0.4.1, and of others, lack it.
+_COUNTER = re.compile(r'(.*\.)?num_batches_tracked$')
+# What profilers (thop, fvcore's older ones) leave in a model.
+_PROFILED = re.compile(r'(.*\.)?total_(ops|params)$')
+RGB = 3
 
 
-def rename_published(state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
+def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The backbones in a model that name their `weight_names`, by their prefixes in its state dict."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, 'weight_names', None), NameMap):
+            parts = [part for part in name.split('.') if part and part not in WRAPPERS]
+            found[''.join(f'{part}.' for part in parts)] = module
+    return found
+
+
+def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, prefix: str = '') -> None:
     """Rename a published checkpoint's entries under `prefix` to ours, in place.
 
     Leaves a state dict of other names as it is.
     """
-    names = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-    if not is_published(names):
+    inside = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+    if not names.is_published(inside):
         return
-    for name in names:
-        ours = to_ours(name)
+    for name in inside:
+        ours = names.to_ours(name)
         if ours is not None and prefix + ours not in state_dict:  # nothing is written over
             state_dict[prefix + ours] = state_dict.pop(prefix + name)
 
 
-def accept_published_names(state_dict, prefix='', *_) -> None:
-    """Give a flat classification file a classifier's names, in place: as a hook, `load_state_dict` takes it."""
-    rename_published(state_dict, prefix)
-    for name in [name for name in state_dict if name.startswith((f'{prefix}stem.', f'{prefix}stages.'))]:
-        state_dict[f'{prefix}backbone.{name.removeprefix(prefix)}'] = state_dict.pop(name)
+def flatten_hook(names: NameMap) -> Callable:
+    """A hook of a classifier's `load_state_dict`: gives a flat file of a family the classifier's names, in place."""
+
+    def hook(state_dict, prefix='', *_) -> None:
+        rename_published(state_dict, names, prefix)
+        for name in [name for name in state_dict if name.startswith((f'{prefix}stem.', f'{prefix}stages.'))]:
+            state_dict[f'{prefix}backbone.{name.removeprefix(prefix)}'] = state_dict.pop(name)
+
+    return hook
 
 
 def load_pretrained(
@@ -51,65 +71,72 @@ def load_pretrained(
     *,
     may_differ: str | Sequence[str] = (),
     weights: str = 'auto',
+    adapt_channels: bool = False,
 ) -> LoadReport:
     """Load weights from a published or own checkpoint, strictly.
 
-    Into a backbone goes the backbone of a classifier, a detector or a segmenter, in published names or
-    ours. Missing and allowed: output norms and the detectors' attention scale. Left over and allowed:
-    a classification head, and stages that the model does not build.
+    Into a backbone goes the backbone of a classifier, a detector or a segmenter, in published names or ours. Missing
+    and allowed: output norms and the detectors' attention scale. Left over and allowed: a classification head, and
+    stages that the model does not build.
 
-    Into a model that holds a SparX backbone (`SparXClassifier`, or one of mmdet, mmseg or mmpretrain)
-    goes a checkpoint of such a model, and everything must match, its heads included.
+    Into a model that holds a SparX backbone (`SparXClassifier`, or one of mmdet, mmseg or mmpretrain) goes a checkpoint
+    of such a model, and everything must match, its heads included. Of a batch norm's counters and a profiler's buffers
+    the report says whether they are there; they need not be.
 
     Args:
         model: a SparX backbone, or a model that holds one.
         source: a file or an address; see `read_weights` for what can be read.
-        prefix: of the model's names in the checkpoint, without which they are loaded. By default, for
-            a backbone, where the checkpoint has its SparX backbone, and '' for a whole model. ''
-            takes the names as they are.
-        may_differ: patterns with `*` (see `fnmatch`) of names, under the model's names, that need not
-            match, as in 'head.fc.*': they are loaded where they do and keep their initial values
-            where they do not. For fine-tuning on other classes.
-        weights: 'ema' for the averaged copy of a training checkpoint, 'raw' for the other, 'auto' for
-            the averaged one where there is one.
+        prefix: of the model's names in the checkpoint, without which they are loaded. By default, for a backbone, where
+            the checkpoint has its backbone of the family, and '' for a whole model. '' takes the names as they are.
+        may_differ: patterns with `*` (see `fnmatch`) of names, under the model's names, that need not match, as in
+            'head.fc.*': they are loaded where they do and keep their initial values where they do not. For fine-tuning
+            on other classes.
+        weights: 'ema' for the averaged copy of a training checkpoint, 'raw' for the other, 'auto' for the averaged one
+            where there is one.
+        adapt_channels: whether a stem of RGB images may be fitted to a model of other `in_channels`, see
+            `adapt_input_channels`.
 
     Returns:
         The report, which is also logged.
 
     Raises:
-        RuntimeError: the file cannot be read (see `read_weights`), or does not match; the message
-            names the first offenders and the likely cause. The model is left as it was.
-        ValueError: the model holds no SparX backbone, the checkpoint has several and no prefix says
-            which, a pattern fits no name, or there is no such copy of the weights.
+        RuntimeError: the file cannot be read (see `read_weights`), or does not match; the message names the first
+            offenders and the likely cause. The model is left as it was.
+        ValueError: the model holds no SparX backbone, the checkpoint has several and no prefix says which, a pattern
+            fits no name, or there is no such copy of the weights.
     """
-    own = model.state_dict()
-    if not backbone_prefixes(own):
+    if not backbones_of(model):
         raise ValueError(f'expected a SparX backbone, or a model that holds one, got {type(model).__name__}')
-    state_dict = read_state_dict(source, weights)
-    found, report = match_weights(model, own, state_dict, str(source), prefix=prefix, may_differ=may_differ)
+    state_dict = read_weights(source, weights).state_dict
+    found, report = match_weights(
+        model, state_dict, str(source), prefix=prefix, may_differ=may_differ, adapt_channels=adapt_channels
+    )
     model.load_state_dict({name: found[name] for name in report.matched}, strict=False)
     return report
 
 
 def match_weights(
     model: nn.Module,
-    own: Mapping[str, Tensor],
     state_dict: Mapping[str, Tensor],
     source: str,
     *,
+    own: Mapping[str, Tensor] | None = None,
     prefix: str | None = None,
     may_differ: str | Sequence[str] = (),
+    adapt_channels: bool = False,
     whole: bool = False,
+    options: Options | None = None,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Give a checkpoint's weights the model's names, and compare them; loads nothing.
 
     Args:
-        model: any model. In it, published names of SparX backbones are understood.
-        own: its state dict.
+        model: any model. In it, published names are understood where a backbone of their family stands.
         state_dict: the checkpoint's weights, by its names.
         source: where they are from, for the report.
-        prefix, may_differ: as for `load_pretrained`.
+        own: the model's state dict, where it is not `model.state_dict()`.
+        prefix, may_differ, adapt_channels: as for `load_pretrained`.
         whole: whether everything must match that need not from one task to another.
+        options: how a message calls what helps.
 
     Returns:
         The checkpoint's weights under `prefix`, by the model's names, and the report, which is logged.
@@ -117,38 +144,87 @@ def match_weights(
     Raises:
         RuntimeError, ValueError: as for `load_pretrained`.
     """
-    homes = backbone_prefixes(own)
-    home = homes[0] if len(homes) == 1 else None
+    own = model.state_dict() if own is None else own
+    backbones = backbones_of(model)
+    home = next(iter(backbones)) if len(backbones) == 1 else None
     if prefix is None:
-        prefix = _place_of_backbone(state_dict, source) if home == '' else ''
+        prefix = _place_of_backbone(state_dict, backbones[''].weight_names, source) if home == '' else ''
     elif prefix:
         prefix = prefix.removesuffix('.') + '.'
     found = {name.removeprefix(prefix): x for name, x in state_dict.items() if name.startswith(prefix)}
-    for place in {'', *homes}:
-        rename_published(found, place)
+    if not any(name.startswith('model.') for name in own) and all(name.startswith('model.') for name in found):
+        found = {name.removeprefix('model.'): x for name, x in found.items()}  # as Lightning wraps it
+    for place, backbone in backbones.items():
+        rename_published(found, backbone.weight_names, place)
     # A flat file's backbone goes to where the model has its own.
-    flat = bool(home) and backbone_prefixes(found) == ['']
-    if flat:
-        found = {home + name if _IN_A_BACKBONE.match(name) else name: x for name, x in found.items()}
+    flat = False
+    if home:
+        names = backbones[home].weight_names
+        flat = names.prefixes(found) == ['']
+        if flat:
+            rename_published(found, names)
+            found = {home + name if _IN_A_BACKBONE.match(name) else name: x for name, x in found.items()}
 
+    adapted = {}
+    if adapt_channels:
+        adapted = _adapt_channels(own, found, backbones)
     differs = _patterns(may_differ, (*own, *found))
     between_tasks = (flat or home == '') and not whole
-    report = _compare(own, found, source, differs, home if between_tasks else None)
+    report = _compare(own, found, source, differs, home if between_tasks else None, whole)
+    report.adapted = adapted
     print_log(str(report), logger='current')
     if not report.ok:
-        cause = Mismatch(report, model, home, found, state_dict.keys(), flat).likely_cause()
+        cause = Mismatch(report, model, home, found, state_dict.keys(), flat, options or Options()).likely_cause()
         raise RuntimeError(f'{report.summary()}\n{cause} Nothing was loaded.')
     return found, report
 
 
-def _place_of_backbone(names: Iterable[str], source: str) -> str:
+def _place_of_backbone(names: Iterable[str], family: NameMap, source: str) -> str:
     """The prefix under which a checkpoint has a backbone."""
-    places = backbone_prefixes(names)
+    places = family.prefixes(names)
     if 'backbone.' in places or (not places and any(name.startswith('backbone.') for name in names)):
         return 'backbone.'
     if len(places) > 1:
-        raise ValueError(f'{source} holds several SparX backbones: say which by prefix=, one of {", ".join(places)}')
+        raise ValueError(
+            f'{source} holds several {family.family} backbones: say which by prefix=, one of {", ".join(places)}'
+        )
     return places[0] if places else ''
+
+
+def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
+    """Weights of a convolution of RGB images for images of other channels, as timm does it.
+
+    For one channel the three are added up. For more they are repeated in turn, and scaled so that the sum over the
+    channels of a constant image stays.
+
+    Args:
+        weight: (out, 3, height, width).
+        channels: of the images.
+
+    Returns:
+        (out, channels, height, width), of the same type.
+    """
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if channels == 1:
+        return exact.sum(1, keepdim=True).to(weight.dtype)
+    repeated = exact.repeat(1, -(-channels // RGB), 1, 1)[:, :channels]
+    return (repeated * (RGB / channels)).to(weight.dtype)
+
+
+def _adapt_channels(
+    own: Mapping[str, Tensor], found: MutableMapping[str, Tensor], backbones: Mapping[str, nn.Module]
+) -> dict[str, tuple[int, int]]:
+    """Fit the first convolution of each backbone, in place -> its name: (channels in the model, in the file)."""
+    adapted = {}
+    for place, backbone in backbones.items():
+        name = place + backbone.first_weight
+        if name not in own or name not in found or found[name].dim() != 4:
+            continue
+        (out, channels, *sides), (file_out, file_channels, *file_sides) = own[name].shape, found[name].shape
+        if channels != file_channels == RGB and (out, sides) == (file_out, file_sides):
+            found[name] = adapt_input_channels(found[name], channels)
+            adapted[name] = (channels, file_channels)
+    return adapted
 
 
 def _patterns(may_differ: str | Sequence[str], names: Collection[str]) -> Callable[[str], bool]:
@@ -166,6 +242,7 @@ def _compare(
     source: str,
     differs: Callable[[str], bool],
     home: str | None,
+    whole: bool,
 ) -> LoadReport:
     """Compare name by name; `home` is the prefix of a backbone for which the rules between tasks hold."""
     report = LoadReport(source, {name: x.numel() for name, x in own.items()})
@@ -176,14 +253,14 @@ def _compare(
             report.fresh.append(name)
         elif name in found:
             report.wrong_shape[name] = (tuple(x.shape), tuple(found[name].shape))
-        elif home is not None and _MAY_MISS.match(name.removeprefix(home)):
+        elif (home is not None and _MAY_MISS.match(name.removeprefix(home))) or (_COUNTER.match(name) and not whole):
             report.fresh.append(name)
         else:
             report.missing.append(name)
     may_be_left = differs if home is None else _left_between_tasks(own, home, differs)
     for name in found:
         if name not in own:
-            (report.left_out if may_be_left(name) else report.unexpected).append(name)
+            (report.left_out if may_be_left(name) or _PROFILED.match(name) else report.unexpected).append(name)
     return report
 
 

@@ -1,227 +1,253 @@
-"""Loading checkpoints without running what they hold: mmengine's way in, and every file it reads.
+"""What may be in a checkpoint: the records of a file become values of exact types, or the file is refused.
 
-**Weights only.** Since torch 2.6 `torch.load` refuses every global that is not allow-listed, and the Runner's own
-checkpoints hold some: `HistoryBuffer`s, numpy scalars and arrays, and `builtins.getattr`, by which
-pickle names HistoryBuffer's methods. `allow_mmengine_globals` allow-lists the former and answers
-`builtins.getattr` with a function that knows these methods and nothing else. The builtin itself
-must never be allowed: with it a file can reach any attribute of any object, hence run any code.
-Nor must `numpy.ndarray`: called with object dtype and a buffer, it takes the file's bytes for
-pointers. A stand-in that refuses to be called answers for it.
+Nothing of the file has a say in what is made of it. A value that comes out of here is a dict, an OrderedDict (with
+torch's `_metadata` and no other attribute), a Counter, a list, a tuple, a set, a string, bytes, a number, a boolean,
+None, a dense tensor, or one of mmengine's HistoryBuffers, made here of numbers that were checked. Numbers of numpy
+become Python's, its arrays lists. No container is shared or contains itself, so whoever walks through them comes to an
+end.
 
-Weights-only loading is never switched off. mmengine does not ask for it: torch below 2.6 then
-unpickles anything, and newer torch does so for addresses (torch.hub's default). So mmengine's loaders
-are wrapped in `weights_only`.
-
-**No stored config.** A config is Python, and its types name any function that can be imported. mmengine
-stores its text in checkpoints, and runs it: on a resume where there is a `config` in the meta data, in
-inferencers that are given a checkpoint and no config. What is read has these texts replaced.
-
-**No damaged file.** torch's reader does not check the checksums that its writer stores, so a flipped
-bit becomes another weight. Local files are checked before they are read.
-
-Importing `mmsparx.weights`, and with it the models and the hooks, calls `secure_mmengine`, which does all of this.
+An instance of another class, as the argparse.Namespace of timm's training script, is not understood, and neither is a
+function. The entry of the dict that holds it is left out and named. What a file asks to *call* ends the reading (see
+`pickles`).
 """
 
-import codecs
-import os
-import threading
-import zipfile
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
-from functools import wraps
-from pickle import UnpicklingError
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
+from torch import Tensor
 
-_METHODS = ('min', 'max', 'mean', 'current')
-
-
-def restricted_getattr(obj: object, name: str) -> Callable:
-    """`getattr` for HistoryBuffer's statistics, and for nothing else.
-
-    Raises:
-        UnpicklingError: any other object or name.
-    """
-    if obj is HistoryBuffer and type(name) is str and name in _METHODS:
-        return getattr(HistoryBuffer, name)
-    raise UnpicklingError(
-        f"a checkpoint asks for the attribute {name!r} of {obj!r}. Only HistoryBuffer's {', '.join(_METHODS)} are "
-        'allowed: the file was not written by mmengine alone, or it is hostile. It was not loaded.'
-    )
-
-
-class _ArrayType:
-    """Stands for `numpy.ndarray` in a checkpoint: handed to `_reconstruct`, never called.
-
-    Equal to it, since torch looks an array's type up among the allowed ones before it fills it.
-    """
-
-    __module__ = 'numpy'
-    __name__ = 'ndarray'
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ArrayType) or other is np.ndarray
-
-    def __hash__(self) -> int:
-        return hash(np.ndarray)
-
-    def __call__(self, *args):
-        raise UnpicklingError(
-            'a checkpoint calls numpy.ndarray, which pickle does not: the file is hostile. It was not loaded.'
-        )
-
-
-def _empty_array(*_) -> np.ndarray:
-    """`_reconstruct` as pickle calls it for a plain array, which is filled afterwards."""
-    return np.ndarray((0,), 'b')
-
-
-def _numpy_globals() -> list[tuple[object, str]]:
-    """What numpy's scalars and arrays are pickled with, under the names of numpy 1 and 2."""
-    scalar = np.float64().__reduce__()[0]  # it moved between numpy 1 and 2
-    found: list[tuple[object, str]] = [(_ArrayType(), 'numpy.ndarray'), (np.dtype, 'numpy.dtype')]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        found += [(_empty_array, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
-    for code in '?bBhHiIlLqQefd':
-        kind = type(np.dtype(code))
-        found.append((kind, f'numpy.dtypes.{kind.__name__}'))
-    return found
-
-
-def allow_mmengine_globals() -> None:
-    """Let weights-only loading read what mmengine's Runner writes; safe to call again."""
-    allowed = [
-        (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (restricted_getattr, 'builtins.getattr'),
-        (codecs.encode, '_codecs.encode'),  # of an array's bytes; newer torch allows it itself
-        *_numpy_globals(),
-    ]
-    if tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6):
-        torch.serialization.add_safe_globals(allowed)
-    else:
-        torch.serialization.add_safe_globals(_named_for_old_torch(allowed))
-
-
-def _named_for_old_torch(allowed: list[tuple[object, str]]) -> list[object]:
-    """torch 2.4 and 2.5 take no (object, name) pairs: they read the name off the object."""
-
-    def named(function, name):
-        def wrapper(*args):
-            return function(*args)
-
-        wrapper.__module__, _, wrapper.__name__ = name.rpartition('.')
-        return wrapper
-
-    # Types and what stands for one have their names already.
-    return [obj if isinstance(obj, (type, _ArrayType)) else named(obj, name) for obj, name in allowed]
-
-
-_SWITCH = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-_lock = threading.Lock()
-_within = 0  # how many `weights_only` blocks are entered, in all threads
-_before: str | None = None  # the switch as the first of them found it
-
-
-@contextmanager
-def weights_only() -> Iterator[None]:
-    """Within it, every `torch.load` of the process loads weights only, even if it says otherwise.
-
-    Raises:
-        RuntimeError: the environment switches weights-only loading off.
-    """
-    global _within, _before
-    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
-        raise RuntimeError(
-            'the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches safe loading off: a checkpoint could '
-            'run any code. Unset it; mmengine checkpoints load without it.'
-        )
-    with _lock:
-        if not _within:
-            _before = os.environ.get(_SWITCH)
-            os.environ[_SWITCH] = '1'
-        _within += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _within -= 1
-            if not _within:
-                os.environ.pop(_SWITCH) if _before is None else os.environ.update({_SWITCH: _before})
-
-
-def check_archive(path: str | os.PathLike) -> None:
-    """See that a file of torch's zip format is whole: its directory, and the checksum of every record.
-
-    Files of other formats pass. A file that torch wrote with its checksums off (`set_crc32_options`)
-    counts as damaged.
-
-    Raises:
-        RuntimeError: it is empty, truncated, or a record is not what was written; says which.
-    """
-    size = os.path.getsize(path)
-    if not size:
-        raise RuntimeError(f'{path} is damaged: it is empty. {_AGAIN}')
-    with open(path, 'rb') as file:
-        if file.read(4) != b'PK\x03\x04':
-            return
-        try:
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-                # torch takes a record with this bit for a folder, and leaves its tensor uninitialised.
-                folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10 and info.file_size]
-        except Exception as error:  # damage can make zipfile fail in any way
-            raise RuntimeError(
-                f'{path} is damaged: cut off after {size} bytes, or overwritten ({error}). {_AGAIN}'
-            ) from error
-    for record in [damaged, *folders]:
-        if record is not None:
-            raise RuntimeError(f'{path} is damaged: the record {record!r} is not what was written. {_AGAIN}')
-
-
-_AGAIN = 'Copy or download it again, or take an earlier checkpoint.'
-
-STORED_CONFIG = """\
-# A config is code, and this one came with a checkpoint: mmsparx has not read it.
-raise ValueError(
-    'this checkpoint brings a config of its own, which mmsparx does not run, since it could be any code. '
-    'Name the config: DetInferencer(model=CONFIG, weights=CHECKPOINT), and likewise for other inferencers.'
+from mmsparx.weights.archive import DTYPES, StreamFile, ZipArchive, size_of
+from mmsparx.weights.records import (
+    ITEM_SIZES,
+    ArrayData,
+    ArrayType,
+    Global,
+    HistoryData,
+    Items,
+    Pairs,
+    RefusedError,
+    ScalarData,
+    Storage,
+    TensorData,
+    Unknown,
 )
-"""
+
+DEEPEST = 100
+MOST_VALUES = 3_000_000
+MOST_LISTED = 1_000_000  # numbers of an array that becomes a list
+LARGEST_KEY = 2**60  # beyond, different integers may have one hash
+LONGEST_HISTORY = 100_000_000
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+# Types that have no class of storages of their own, by torch's names.
+_OTHER_TYPES = ('uint16', 'uint32', 'uint64', 'float8_e4m3fn', 'float8_e4m3fnuz', 'float8_e5m2', 'float8_e5m2fnuz')
+_TYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in DTYPES.values()}
+_TYPES |= {name: getattr(torch, name) for name in _OTHER_TYPES if hasattr(torch, name)}
+
+Location = torch.device | str | Mapping | Callable | None
 
 
-def _without_configs(checkpoint: object) -> object:
-    """Replace the texts that mmengine would run as a config, in place."""
-    if not isinstance(checkpoint, MutableMapping):
-        return checkpoint
-    meta, hub = checkpoint.get('meta'), checkpoint.get('message_hub')
-    info = hub.get('runtime_info') if isinstance(hub, MutableMapping) else None
-    if isinstance(meta, MutableMapping):
-        meta.pop('config', None)  # what a resume reads one value of, the number of GPUs
-    for holder in (meta, info):
-        if isinstance(holder, MutableMapping) and 'cfg' in holder:
-            holder['cfg'] = STORED_CONFIG
-    return checkpoint
+class _NotUnderstoodError(Exception):
+    """Within a value there is an instance of this class, or this function."""
+
+    def __init__(self, kind: Global):
+        super().__init__(str(kind))
+        self.kind = kind
 
 
-def _secured(load: Callable) -> Callable:
-    @wraps(load)  # mmengine logs the loader's name
-    def secured(filename, *args, **kwargs):
-        local = os.path.expanduser(filename)
-        if os.path.isfile(local):
-            check_archive(local)
-        with weights_only():
-            return _without_configs(load(filename, *args, **kwargs))
+class Rebuilder:
+    """Turns one file's records into values.
 
-    secured.is_secured = True
-    return secured
+    Args:
+        archive: what the records are from.
+        tensors: whether to read the tensors' memory; if not, they are on the meta device.
+        location: where tensors go, as `torch.load` takes it; None means the CPU.
+
+    Attributes:
+        left_out: the places of what was not understood, as ('args',), with the name of its class.
+    """
+
+    def __init__(self, archive: ZipArchive | StreamFile, location: Location = None, tensors: bool = True):
+        self.archive, self.location, self.tensors = archive, location, tensors
+        self.left_out: dict[tuple, str] = {}
+        self._storages: dict[str, torch.UntypedStorage] = {}
+        self._path: list = []
+        self._values = 0
+
+    def __call__(self, value: object) -> object:
+        """The value of a record.
+
+        Raises:
+            RefusedError: it holds what may not be in a checkpoint.
+        """
+        try:
+            return self._rebuild(value)
+        except _NotUnderstoodError as error:
+            raise RefusedError(f'it holds an object of {error.kind}, and no weights') from error
+
+    def _rebuild(self, value: object) -> object:
+        self._values += 1
+        if self._values > MOST_VALUES or len(self._path) > DEEPEST:
+            raise RefusedError('it holds more than any checkpoint, or contains itself')
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is TensorData:
+            return self._tensor(value)
+        if kind is Pairs:
+            return self._dict(value)
+        if kind in (list, tuple):
+            return kind(self._all(value))
+        if kind is Items:
+            return self._set(value)
+        if kind is ScalarData:
+            return _numbers(value.dtype, value.raw).item()
+        if kind is ArrayData:
+            return _array(value, MOST_LISTED).tolist()
+        if kind is HistoryData:
+            return _history(value)
+        if kind is Unknown:
+            raise _NotUnderstoodError(value.kind)
+        if kind is Global:
+            raise _NotUnderstoodError(value)
+        raise RefusedError(f'it holds a bare {kind.__name__}')
+
+    def _all(self, values: list | tuple) -> list:
+        self._path.append(None)
+        try:
+            return [self._rebuild(x) for x in values]
+        finally:
+            self._path.pop()
+
+    def _dict(self, pairs: Pairs) -> dict:
+        found: dict = {'dict': dict, 'OrderedDict': OrderedDict, 'Counter': Counter}[pairs.kind]()
+        for key, value in pairs.items:
+            if type(key) not in (str, int, bool, type(None)) or (type(key) is int and abs(key) >= LARGEST_KEY):
+                raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}, or a very large one')
+            if type(key) is str and not key.isprintable():
+                raise RefusedError(f'it holds a dict with the key {key[:100]!r}')
+            self._path.append(key)
+            try:
+                found[key] = self._rebuild(value)
+            except _NotUnderstoodError as error:
+                self.left_out[tuple(self._path)] = str(error.kind)
+            finally:
+                self._path.pop()
+        if pairs.kind == 'Counter' and not all(type(x) in (int, float, bool) for x in found.values()):
+            raise RefusedError('a Counter counts by what is no number')
+        if pairs.attributes is not None and pairs.attributes.items:
+            ((name, metadata),) = pairs.attributes.items
+            metadata = self._rebuild(metadata)
+            if not isinstance(metadata, dict):
+                raise RefusedError(f'the {name} of a state dict is no dict')
+            found._metadata = metadata
+        return found
+
+    def _set(self, items: Items) -> set | frozenset:
+        values = self._all(items.items)
+        if not all(type(x) in (str, int, bool, type(None)) for x in values):
+            raise RefusedError('it holds a set of what is neither string nor integer')
+        if any(type(x) is int and abs(x) >= LARGEST_KEY for x in values):
+            raise RefusedError('it holds a set of very large numbers')
+        return set(values) if items.kind == 'set' else frozenset(values)
+
+    def _tensor(self, data: TensorData) -> Tensor:
+        held = size_of(data.storage)
+        dtype = DTYPES[data.storage.kind] if data.dtype is None else _TYPES.get(data.dtype)
+        if dtype is None:
+            raise RefusedError(f'a tensor is of the type {data.dtype[:100]!r}, which is not read')
+        count = math.prod(data.size)
+        last = sum((side - 1) * step for side, step in zip(data.size, data.stride, strict=True)) if count else -1
+        if (data.offset + last + 1) * dtype.itemsize > held or count * dtype.itemsize > held:
+            raise RefusedError(
+                f'a tensor of size {data.size}, stride {data.stride} and offset {data.offset} is to lie in {held} bytes'
+            )
+        if not self.tensors:
+            self.archive.check(data.storage)
+            return torch.empty_strided(data.size, data.stride, dtype=dtype, device='meta')
+        place = self._storage(data.storage)
+        return torch.empty(0, dtype=dtype, device=place.device).set_(place, data.offset, data.size, data.stride)
+
+    def _storage(self, storage: Storage) -> torch.UntypedStorage:
+        found = self._storages.get(storage.key)
+        if found is None:
+            found = _to(self.archive.memory(storage).untyped_storage(), storage.location, self.location)
+            self._storages[storage.key] = found
+        elif found.nbytes() != size_of(storage):
+            raise RefusedError(f'the storage {storage.key!r} has two sizes')
+        return found
 
 
-def secure_mmengine() -> None:
-    """Make mmengine's loading of checkpoints safe in this process, as above; may be called again."""
-    allow_mmengine_globals()
-    for prefix, load in CheckpointLoader._schemes.items():
-        if not hasattr(load, 'is_secured'):
-            CheckpointLoader.register_scheme(prefix, _secured(load), force=True)
+def moved(x: Tensor, location: Location) -> Tensor:
+    """A tensor on the CPU -> where `location` says."""
+    place = _to(x.untyped_storage(), 'cpu', location)
+    return torch.empty(0, dtype=x.dtype, device=place.device).set_(place, 0, x.size(), x.stride())
+
+
+def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.UntypedStorage:
+    """A storage on the CPU -> where `location` says; `saved` is the device that it was on."""
+    if callable(location):
+        moved = location(storage, saved)
+        return storage if moved is None else moved
+    if isinstance(location, Mapping):
+        location = location.get(saved)
+    if location is None or torch.device(location).type == 'cpu':
+        return storage
+    return torch.empty(0, dtype=torch.uint8).set_(storage).to(location).untyped_storage()
+
+
+def _numbers(dtype: ArrayType, raw: bytes) -> np.ndarray:
+    """(n,), of numbers that are checked to fill the bytes."""
+    if len(raw) % ITEM_SIZES[dtype.code]:
+        raise RefusedError('numbers of numpy have another size than their type')
+    return np.frombuffer(raw, np.dtype(f'{dtype.order}{dtype.code}'))
+
+
+def _array(data: ArrayData, most: int) -> np.ndarray:
+    if data.dtype is None:
+        raise RefusedError('an array of numpy was left without content')
+    numbers = _numbers(data.dtype, data.raw)
+    if numbers.size > most:
+        raise RefusedError(f'an array of numpy has {numbers.size} numbers; what is so large belongs into a tensor')
+    return numbers.reshape(data.shape, order='F' if data.fortran else 'C')
+
+
+def _history(data: HistoryData) -> HistoryBuffer:
+    state = {key: value for key, value in data.state.items if type(key) is str} if data.state is not None else {}
+    length, *arrays = (state.get(name) for name in ('max_length', '_log_history', '_count_history'))
+    if type(length) is not int or not 0 < length <= LONGEST_HISTORY or not all(type(x) is ArrayData for x in arrays):
+        raise RefusedError('a HistoryBuffer has no length, or no arrays')
+    values, counts = (_array(x, length) for x in arrays)
+    if values.ndim != 1 or values.shape != counts.shape or 'c' in (values.dtype.kind, counts.dtype.kind):
+        raise RefusedError('a HistoryBuffer has arrays of different lengths, or no real numbers')
+    buffer = HistoryBuffer(max_length=length)
+    buffer._log_history, buffer._count_history = values.copy(), counts.copy()  # that can be written to
+    return buffer
+
+
+def check_values(value: object, depth: int = 0) -> object:
+    """A copy of what another reader has read, if it is of the types that come out of here.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    kind = type(value)
+    if depth > DEEPEST:
+        raise RefusedError('it is nested more deeply than any checkpoint')
+    if kind in _PLAIN or isinstance(value, Tensor) or kind is HistoryBuffer:
+        return value
+    if kind in (dict, OrderedDict, Counter):
+        found = kind()
+        for key, inner in kind.items(value):
+            if type(key) not in (str, int, bool, type(None)):
+                raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}')
+            found[key] = check_values(inner, depth + 1)
+        return found
+    if kind in (list, tuple):
+        return kind(check_values(inner, depth + 1) for inner in kind.__iter__(value))
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in 'biufc':
+        return value.tolist()
+    raise RefusedError(f'it holds an object of {kind.__module__}.{kind.__qualname__}')

@@ -20,6 +20,7 @@ class LoadReport:
         missing: names that the checkpoint should have had.
         unexpected: names of the checkpoint that fit nothing.
         wrong_shape: name -> (shape in the model, shape in the checkpoint).
+        adapted: weights that were fitted to images of other channels: name -> (channels in the model, in the file).
     """
 
     source: str
@@ -30,6 +31,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    adapted: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -58,12 +60,14 @@ class LoadReport:
             f'{_percent(self.share)} of the elements'
         )
         shapes = [f'{k} (model {m}, file {f})' for k, (m, f) in self.wrong_shape.items()]
+        adapted = [f'{k} (model {m}, file {f})' for k, (m, f) in self.adapted.items()]
         explained = (
             (self.missing, 'MISSING in the file'),
             (self.unexpected, 'UNEXPECTED in the file'),
             (shapes, 'of ANOTHER SHAPE'),
             (self.fresh, 'keep their initial values'),
             (self.left_out, 'in the file, not in the model, left out'),
+            (adapted, 'fitted to other input channels'),
         )
         remarks = [f'  {len(names)} {what}: {shorten(names)}' for names, what in explained if names]
         return '\n'.join([headline, *remarks])

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from helpers import oracle_shapes
-from mmsparx.weights.names import to_published
+from mmsparx.weights.names import SPARX
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -34,7 +34,7 @@ def assert_published_decay(cfg: Config) -> None:
     decays = {names[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     assert decays.keys() == dict(model.named_parameters()).keys()
     published = {
-        to_published(name.removeprefix('backbone.')): decay
+        SPARX.to_published(name.removeprefix('backbone.')): decay
         for name, decay in decays.items()
         if name.startswith('backbone.')
     }

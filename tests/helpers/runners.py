@@ -87,6 +87,7 @@ def make_runner(folder: Path, net: BaseModel, *hooks: Hook, data: list, iters=No
         'optim_wrapper': {'optimizer': {'type': 'AdamW', 'lr': 0.01}},
         'custom_hooks': list(hooks),
         'log_level': 'ERROR',
+        'randomness': {'seed': 0},
         'experiment_name': f'{folder.name}_{next(_count)}',  # mmengine keeps loggers by it
     }
     return runner(**common | options)

@@ -7,7 +7,7 @@ import torch
 
 from helpers import SMALL_ARCH, randomise
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.weights.names import to_published
+from mmsparx.weights.names import SPARX
 
 LEARNABLE = {'type': 'DMCA', 'learnable_scale': True}
 
@@ -28,7 +28,7 @@ def published_classifier(seed=0):
 @lru_cache
 def _published_classifier(seed):
     model = randomise(build_classifier(), seed)
-    state = {to_published(name.removeprefix('backbone.')): x for name, x in model.state_dict().items()}
+    state = {SPARX.to_published(name.removeprefix('backbone.')): x for name, x in model.state_dict().items()}
     assert None not in state
     return state
 
@@ -42,13 +42,13 @@ def published_detector(prefix='backbone.'):
 @lru_cache
 def _published_backbone():
     model = randomise(build(aggregator=LEARNABLE))
-    return {to_published(name): x for name, x in model.state_dict().items()}
+    return {SPARX.to_published(name): x for name, x in model.state_dict().items()}
 
 
 def assert_loaded(model, published, prefix=''):
     """Every tensor of the model that the file has is the file's."""
     for name, x in model.state_dict().items():
-        key = f'{prefix}{to_published(name)}'
+        key = f'{prefix}{SPARX.to_published(name)}'
         if key in published:
             assert torch.equal(x, published[key].to(x.dtype)), name
 

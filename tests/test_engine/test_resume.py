@@ -1,6 +1,7 @@
 """Finding the newest checkpoint that is whole."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +16,68 @@ def _no_logger_of_another_run():
     MMLogger._instance_dict.clear()
 
 
+WHOLE = {
+    'state_dict': {'weight': torch.randn(100)},
+    'meta': {'epoch': 1, 'iter': 1},
+    'message_hub': {},
+    'optimizer': {},
+}
+
+
 def save(folder, *names):
     for name in names:
-        torch.save({'weight': torch.randn(100)}, folder / name)
+        torch.save(WHOLE, folder / name)
 
 
 def damage(path):
     path.write_bytes(path.read_bytes()[:-200])
+
+
+def flip(after=b'', distance=0):
+    """Flips a bit of a file, some bytes after what it holds there."""
+
+    def damage(path):
+        data = bytearray(path.read_bytes())
+        data[data.index(after) + distance] ^= 1
+        path.write_bytes(data)
+
+    return damage
+
+
+def replace(make):
+    """Puts something else in the place of a file."""
+
+    def damage(path):
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+def without(*keys):
+    """Leaves entries out of a whole checkpoint."""
+    return lambda path: torch.save({key: x for key, x in WHOLE.items() if key not in keys}, path)
+
+
+# What may become of the newest file, and what is said of it.
+FAULTS = {
+    'cut off': (damage, 'is damaged: cut off after'),
+    'first bit': (flip(), 'is damaged, or no checkpoint: no known format begins with'),
+    'bit of a weight': (flip(b'/data/0', 200), 'is damaged: the record'),
+    'empty': (lambda path: path.write_bytes(b''), 'it is empty'),
+    'zeros': (lambda path: path.write_bytes(bytes(5000)), 'it begins with 4096 zeros'),
+    'text': (lambda path: path.write_text('Hello.'), 'it is a text file'),
+    'page': (lambda path: path.write_text('<!DOCTYPE html>'), 'it is a web page'),
+    'folder': (replace(lambda path: path.mkdir()), 'is a folder'),
+    'pipe': (replace(os.mkfifo), 'is a named pipe'),
+    'dangling link': (replace(lambda path: path.symlink_to('nonesuch')), 'is a symbolic link to nonesuch'),
+    'link to itself': (replace(lambda path: path.symlink_to(path.name)), 'leads back to itself'),
+    'flat state dict': (lambda path: torch.save(WHOLE['state_dict'], path), 'it lacks state_dict, meta, message_hub'),
+    'list': (lambda path: torch.save([1], path), 'expected a dict of weights, got a list'),
+    'no progress': (lambda path: torch.save({**WHOLE, 'meta': {'epoch': 1}}, path), 'it lacks meta.iter'),
+    'no history': (without('message_hub'), 'it lacks message_hub'),
+    'object': (lambda path: torch.save({**WHOLE, 'x': Path('x')}, path), 'it asks to call pathlib.'),
+}
 
 
 class TestWholeCheckpoints:
@@ -41,7 +97,17 @@ class TestWholeCheckpoints:
         assert [path.name for path in whole_checkpoints(tmp_path)] == ['iter_3.pth', 'iter_1.pth']
         told = ''.join(capfd.readouterr())
         assert 'iter_4.pth is damaged: cut off' in told
-        assert 'iter_2.pth is damaged: it is empty' in told
+        assert 'iter_2.pth was not loaded: it is empty' in told
+
+    @pytest.mark.parametrize('fault', FAULTS)
+    def test_whatever_became_of_the_newest(self, fault, tmp_path, capfd):
+        save(tmp_path, 'iter_1.pth', 'iter_2.pth')
+        become, said = FAULTS[fault]
+        become(tmp_path / 'iter_2.pth')
+        assert [path.name for path in whole_checkpoints(tmp_path)] == ['iter_1.pth']
+        told = ' '.join(''.join(capfd.readouterr()).split())
+        assert f'passed over: {tmp_path}/iter_2.pth' in told
+        assert said in told
 
     def test_none(self, tmp_path):
         assert list(whole_checkpoints(tmp_path / 'nonesuch')) == []

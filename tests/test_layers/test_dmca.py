@@ -65,7 +65,7 @@ def naive_dmca(weights, x, sources, reduction, out_dim, groups=4):
     for c in range(channels):
         for g in range(3):
             interleaved[:, g * channels + c] = concatenated[:, c * 3 + g]
-    fused = conv('fuse.2', gelu(depthwise('fuse.0', interleaved, padding=1)), groups=3)
+    fused = conv('mix.2', gelu(depthwise('mix.0', interleaved, padding=1)), groups=3)
     missing = out_dim - fused.shape[1]
     if missing:
         flat = fused.permute(0, 2, 3, 1).reshape(batch, height * width, -1)
@@ -95,7 +95,7 @@ class TestTruth:
     def test_missing_channels(self, dim, out_dim, missing):
         layer = randomise(DMCA(dim, out_dim, 1, reduction=2, norm_cfg=BN).double().eval())
         x, *sources = inputs(dim, 1, (5, 7))
-        assert layer.fuse[2].out_channels == out_dim - missing
+        assert layer.mix[2].out_channels == out_dim - missing
         out = layer(x, *sources)
         assert out.shape == (2, out_dim, 5, 7)
         assert relative_error(out, naive_dmca(layer.state_dict(), x, sources, 2, out_dim)) < 1e-12

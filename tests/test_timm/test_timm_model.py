@@ -1,17 +1,20 @@
 """The published networks through timm."""
 
-import pickle
+import argparse
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import SMALL_ARCH, oracle_shapes, randomise
-from helpers.weights import assert_loaded, build_classifier, published_classifier, state_of
+from helpers.weights import assert_loaded, assert_unchanged, build_classifier, published_classifier, state_of
 
 pytest.importorskip('timm', reason='its registry is what is tested')
 import timm
 from timm.data import resolve_model_data_config
+from timm.models import save_for_hf
 from timm.models._manipulate import group_parameters
 from timm.optim import param_groups_weight_decay
+from timm.utils import CheckpointSaver, ModelEmaV3, reparameterize_model
 
 import mmsparx.timm  # noqa: F401  (registers them)
 from mmsparx.models import SparXMamba
@@ -222,12 +225,101 @@ class TestPretrained:
             def __reduce__(self):
                 return open, (str(tmp_path / 'mark'), 'w')
 
-        with pytest.raises(RuntimeError, match='could run code') as error:
+        with pytest.raises(RuntimeError, match=r'it asks to call io\.open'):
             pretrained({'state_dict': {}, 'extra': Hostile()})
-        assert isinstance(error.value.__cause__, pickle.UnpicklingError)
         assert not (tmp_path / 'mark').exists()
 
-    def test_a_checkpoint_of_a_training(self, create, save):
+    def test_messages_name_the_options_of_timm(self, pretrained):
+        published = published_classifier()
+        with pytest.raises(RuntimeError) as error:
+            pretrained(published | {'patch_embed.0.weight': torch.zeros(4, 6, 3, 3)})
+        assert 'Its stem takes images of 6 channels, and that of the model has in_chans=3.' in str(error.value)
+        wider = randomise(SparXMamba(SMALL_ARCH | {'channels': (8, 16, 24, 36)}, output_norm=False)).state_dict()
+        with pytest.raises(RuntimeError) as error:
+            pretrained(wider)
+        assert 'of another arch' in str(error.value)
+        for ours in ('init_cfg', 'load_pretrained', 'may_differ', 'prefix=', 'adapt_channels', 'in_channels'):
+            assert ours not in str(error.value)
+
+    def test_a_file_without_a_head(self, create, pretrained, save, tmp_path):
+        """As of a network of features (num_classes=0), and what `save_for_hf` writes of one."""
+        headless = randomise(create(num_classes=0))
+        save_for_hf(headless, tmp_path / 'hub', model_config={'num_classes': 0})
+        (weights,) = (path for path in (tmp_path / 'hub').iterdir() if path.suffix in ('.safetensors', '.bin'))
+        overlay = {'file': str(weights)}
+        for model in (
+            pretrained({'state_dict': headless.state_dict()}, num_classes=3),
+            create(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3),
+        ):
+            assert model.head.fc.weight.shape == (3, 32)
+            assert model.head.fc.bias.eq(0).all()
+            model.reset_classifier(0)
+            assert_unchanged(model, headless.state_dict())
+        with pytest.raises(RuntimeError, match='Missing key'):
+            timm.models.load_checkpoint(create(), str(weights))  # which timm has load all, or strict=False
+
+
+class TestTrainingCheckpoints:
+    """That timm's own functions read, and write."""
+
+    @pytest.fixture
+    def written(self, create, tmp_path):
+        """What `timm.utils.CheckpointSaver` writes: its arguments as a Namespace, the optimizer, an averaged model."""
+        model = randomise(create())
+        average = ModelEmaV3(model, decay=0.5)
+        randomise(average.module, 1)
+        optimizer = torch.optim.AdamW(model.parameters())
+        args = argparse.Namespace(model='sparx_mamba_tiny', lr=0.1, classes=None, sizes=[1, (2, 3)])
+        saver = CheckpointSaver(model, optimizer, args, average, checkpoint_dir=str(tmp_path))
+        return model, average.module, saver.save_checkpoint(3, 50.0) and str(tmp_path / 'last.pth.tar')
+
+    def test_from_published_names(self, create, save):
         published = published_classifier()
         model = create(checkpoint_path=save({'state_dict': published}))
         assert_loaded(model.backbone, published)
+
+    def test_both_copies(self, create, written):
+        plain, average, path = written
+        for use_ema, expected in ((True, average), (False, plain)):
+            model = create()
+            timm.models.load_checkpoint(model, path, use_ema=use_ema)
+            assert_unchanged(model, expected.state_dict())
+
+    def test_a_resume(self, create, written):
+        plain, _, path = written
+        model = create()
+        optimizer = torch.optim.AdamW(model.parameters())
+        assert timm.models.resume_checkpoint(model, path, optimizer) == 4
+        assert_unchanged(model, plain.state_dict())
+
+    def test_starts_a_detector(self, written):
+        """By `init_cfg` of its backbone."""
+        _, average, path = written
+        backbone = SparXMamba(SMALL_ARCH, init_cfg=dict(type='Pretrained', checkpoint=path))
+        backbone.init_weights()
+        inside = {name: x for name, x in backbone.state_dict().items() if not name.startswith('out_norms.')}
+        assert all(torch.equal(x, average.backbone.state_dict()[name]) for name, x in inside.items())
+
+    def test_damage_is_seen(self, create, written):
+        _, average, path = written
+        content = bytearray(Path(path).read_bytes())
+        weight = average.head.fc.weight.detach().numpy().tobytes()
+        content[content.index(weight)] ^= 1
+        Path(path).write_bytes(content)
+        for load in (timm.models.load_checkpoint, timm.models.resume_checkpoint):
+            with pytest.raises(RuntimeError, match=r'last\.pth\.tar is damaged: the record '):
+                load(create(), path)
+
+    def test_other_models_are_left_to_timm(self, tmp_path):
+        model = timm.create_model('resnet18', num_classes=2)
+        torch.save({'state_dict': model.state_dict()}, tmp_path / 'x.pth')
+        timm.models.load_checkpoint(model, str(tmp_path / 'x.pth'))
+        with pytest.raises(FileNotFoundError):
+            timm.models.load_checkpoint(model, str(tmp_path / 'nonesuch.pth'))
+
+
+def test_reparameterize_model(create):
+    """timm calls every module's method `fuse`, where there is one."""
+    model = randomise(create()).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(reparameterize_model(model)(x), model(x))

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
+from mmsparx.weights import read_checkpoint
 from mmsparx.weights.names import convert_names
 
 
@@ -39,7 +40,7 @@ def build_runner(config, work_dir, **options):
 
 
 def checkpoint(path):
-    return torch.load(path, weights_only=True)
+    return read_checkpoint(path)
 
 
 def test_the_recipe_trains_resumes_and_tests(tool, data, tmp_path):

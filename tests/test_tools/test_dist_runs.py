@@ -15,6 +15,8 @@ from helpers.toy_run import CONFIG as TOY
 from helpers.toy_run import PICTURES, ToyModel, launched_alone
 from mmengine.config import Config
 
+from mmsparx.weights import read_checkpoint
+
 TESTS = Path(__file__).parents[1]
 FSDP_EXAMPLE = TESTS.parent / 'configs/detection/examples/mask_rcnn_sparx_t_1x_fsdp.py'
 
@@ -34,7 +36,7 @@ def dist(script: str, *arguments, fails: bool = False, tools: Path = TESTS.paren
 
 
 def load(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+    return read_checkpoint(path)
 
 
 def test_a_killed_process_ends_the_run(tmp_path):

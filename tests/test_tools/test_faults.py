@@ -13,6 +13,8 @@ pytest.importorskip('mmdet', reason='the detection tools need mmdet')
 from helpers.fault_hooks import VARIABLE
 from helpers.tools import CONFIG, ROOT, overrides
 
+from mmsparx.weights import read_checkpoint
+
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coco, tmp_path):
     """kill -9 in training, while a checkpoint is written, in validation: nothing but time is lost."""
@@ -126,7 +128,7 @@ def losses(work) -> list[tuple[int, float]]:
 
 
 def _load(path):
-    return torch.load(path, map_location='cpu', weights_only=True)
+    return read_checkpoint(path)
 
 
 def _assert_equal(a, b, where):

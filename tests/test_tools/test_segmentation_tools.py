@@ -23,6 +23,8 @@ from mmseg.datasets import ADE20KDataset
 from mmseg.models import SegTTAModel
 from mmseg.visualization import SegLocalVisualizer
 
+from mmsparx.weights import read_checkpoint
+
 METRICS = {'aAcc', 'mIoU', 'mAcc'}
 
 
@@ -72,7 +74,7 @@ def test_train_resume_and_test(kind, protocol, train, tool, tmp_path):
     assert validated.keys() == METRICS
 
     tool('train', kept, '--work-dir', tmp_path / 'resumed', '--resume', kept.parent / 'iter_2.pth')
-    states = [torch.load(path, weights_only=True) for path in (checkpoint, tmp_path / 'resumed/iter_4.pth')]
+    states = [read_checkpoint(path) for path in (checkpoint, tmp_path / 'resumed/iter_4.pth')]
     whole, resumed = (state['state_dict'] for state in states)
     assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
 

@@ -13,9 +13,10 @@ from helpers.weights import (
     state_of,
 )
 from torch import nn
+from torch.nn.utils import prune
 
 from mmsparx.models import SparXMamba, load_pretrained
-from mmsparx.weights.names import to_ours
+from mmsparx.weights.names import SPARX
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ class TestBackbone:
     def test_missing(self, name, refused):
         published = published_classifier()
         del published[name]
-        refused(build(), published, f'1 MISSING in the file: {to_ours(name)}', "incomplete: 1 of the model's tensors")
+        refused(
+            build(), published, f'1 MISSING in the file: {SPARX.to_ours(name)}', "incomplete: 1 of the model's tensors"
+        )
 
     def test_the_scale_may_be_missing_and_not_be_left_over(self, refused):
         refused(
@@ -61,19 +64,19 @@ class TestBackbone:
 
     def test_another_shape(self, refused):
         published = published_classifier()
-        published['patch_embed.0.weight'] = torch.zeros(4, 1, 3, 3)
-        message = '1 of ANOTHER SHAPE: stem.0.weight (model (4, 3, 3, 3), file (4, 1, 3, 3))'
+        published['patch_embed.0.weight'] = torch.zeros(4, 3, 1, 1)
+        message = '1 of ANOTHER SHAPE: stem.0.weight (model (4, 3, 3, 3), file (4, 3, 1, 1))'
         refused(build(), published, message, 'of another arch')
 
     @pytest.mark.parametrize(('letter', 'name', 'layers'), [('s', 'small', 23), ('b', 'base', 28)])
     def test_another_arch(self, letter, name, layers, save):
-        # Stride 0 keeps the file small.
-        published = {name: torch.zeros(()).expand(shape) for name, shape in oracle_shapes(letter).items()}
+        published = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in oracle_shapes(letter).items()}
         with torch.device('meta'):
             model = SparXMamba('tiny')
         with pytest.raises(RuntimeError) as error:
             load_pretrained(model, save(published))
-        assert f"The checkpoint is of another arch (perhaps '{name}'): it has {layers} layers and" in str(error.value)
+        said = f"The checkpoint is of another arch (perhaps arch='{name}'): it has {layers} layers and"
+        assert said in str(error.value)
         assert 'this model 13 and 12.' in str(error.value)
 
     def test_another_width(self, refused):
@@ -88,6 +91,58 @@ class TestBackbone:
     def test_another_place(self, refused):
         for prefix in ('', 'neck'):
             refused(build(), published_detector(), "begin with 'backbone.'; try prefix='backbone.'", prefix=prefix)
+
+
+class TestBuffersThatNeedNotMatch:
+    def test_counters_may_be_missing(self, save):
+        published = {k: x for k, x in published_classifier().items() if not k.endswith('num_batches_tracked')}
+        for model in (build(), build_classifier()):
+            report = load_pretrained(model, save(published))
+            counters = [name for name in model.state_dict() if name.endswith('num_batches_tracked')]
+            assert counters
+            assert set(counters) <= set(report.fresh)
+            assert f'{len(report.fresh)} keep their initial values: ' in str(report)
+
+    def test_no_other_buffer_may_be_missing(self, refused):
+        published = {k: x for k, x in published_classifier().items() if not k.endswith('running_mean')}
+        refused(build(), published, 'MISSING in the file: stem.1.running_mean', 'incomplete')
+
+    def test_what_profilers_leave_is_left_out(self, save):
+        profiled = {name: torch.zeros(1) for name in ('total_ops', 'total_params', 'layers.0.blocks.0.total_ops')}
+        for model in (build(), build_classifier()):
+            report = load_pretrained(model, save(published_classifier() | profiled))
+            assert {name.rpartition('.')[2] for name in report.left_out} >= {'total_ops', 'total_params'}
+            assert 'left out: ' in str(report)
+
+
+class TestComputedWeights:
+    """That torch keeps as several tensors: what kind they are, and how they become one again."""
+
+    def test_pruned(self, refused):
+        model = build_classifier()
+        prune.l1_unstructured(model.backbone.stem[0], 'weight', 0.5)
+        prune.l1_unstructured(model.head.fc, 'weight', 0.5)
+        said = ('a pruned model', "torch.nn.utils.prune.remove(module, 'weight')", 'save it again')
+        refused(build_classifier(), model.state_dict(), *said)
+        prune.remove(model.backbone.stem[0], 'weight')
+        prune.remove(model.head.fc, 'weight')
+        build_classifier().load_state_dict(model.state_dict())
+
+    @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
+    def test_weight_norm(self, refused):
+        model = build_classifier()
+        nn.utils.weight_norm(model.head.fc)
+        said = ('a model with weight normalisation', 'torch.nn.utils.remove_weight_norm(module)')
+        refused(build_classifier(), model.state_dict(), *said)
+
+    @pytest.mark.parametrize('normalise', ['weight_norm', 'spectral_norm', 'orthogonal'])
+    def test_parametrizations(self, normalise, refused):
+        model = build_classifier()
+        getattr(nn.utils.parametrizations, normalise)(model.head.fc)
+        said = ('a model with parametrizations', "remove_parametrizations(module, 'weight')")
+        refused(build_classifier(), model.state_dict(), *said)
+        nn.utils.parametrize.remove_parametrizations(model.head.fc, 'weight')
+        build_classifier().load_state_dict(model.state_dict())
 
 
 class TestOtherNetworks:

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,11 @@ from helpers.weights import assert_loaded, assert_same_bits, assert_unchanged, b
 from torch import nn
 
 from mmsparx.models import load_pretrained
-from mmsparx.weights.files import Weights, encode_weights, read_state_dict, read_weights
+from mmsparx.weights.contents import Weights, encode_weights, read_weights
+
+
+def state_of_file(source, weights='auto'):
+    return read_weights(source, weights).state_dict
 
 
 class TestUnreadable:
@@ -23,14 +29,13 @@ class TestUnreadable:
 
         def refused(source):
             with pytest.raises(RuntimeError) as error:
-                read_state_dict(source)
+                state_of_file(source)
             model = build(init_cfg=dict(type='Pretrained', checkpoint=source))
             before = state_of(model)
             with pytest.raises(RuntimeError):
                 model.init_weights()
             assert_unchanged(model, before)
             assert not model.is_init
-            assert error.value.__cause__ is not None
             assert source in str(error.value)
             return str(error.value)
 
@@ -53,31 +58,84 @@ class TestUnreadable:
         path = tmp_path / 'weights.pth'
         save(published_classifier())
         content = path.read_bytes()
-        path.write_bytes(content[: int(keep * len(content))])
-        assert 'is damaged, or no checkpoint' in refused(str(path))
+        kept = int(keep * len(content))
+        path.write_bytes(content[:kept])
+        assert (f'damaged: cut off after {kept} bytes' if kept else 'it is empty') in refused(str(path))
 
     @pytest.mark.parametrize(
-        'content', [b'<!DOCTYPE html><title>404</title>', b'version https://git-lfs', b'\x80\x02', bytes(300)], ids=repr
+        ('content', 'said'),
+        [
+            (b'<!DOCTYPE html><title>404</title>', 'it is a web page (HTML)'),
+            (b'\n <HTML lang="en">', 'it is a web page (HTML)'),
+            (b'version https://git-lfs.github.com/spec/v1', 'it is a pointer of Git LFS, and not the file itself'),
+            (b'\x80\x02}.', 'it is a pickle that torch.save has not written'),
+            (bytes(300), 'it begins with 300 zeros'),
+            (b'epoch: 3\n', "it is a text file that begins with 'epoch: 3'"),
+            ('Grüße'.encode(), "it is a text file that begins with 'Grüße'"),
+            (b'\x1f\x8b\x08\x00', 'it is a gzip archive'),
+            (b'\x89PNG\r\n\x1a\n', 'it is a PNG image'),
+            (b'\x93NUMPY\x01\x00', 'it is a numpy array'),
+            (b'x'.ljust(257, b'\0') + b'ustar\x00', 'it is a tar archive'),
+            (b'\xff\xfe\x00\x01', 'no known format begins with'),
+            (b'', 'it is empty'),
+        ],
+        ids=lambda x: str(x)[:20],
     )
-    def test_something_else(self, content, refused, tmp_path):
+    def test_something_else(self, content, said, refused, tmp_path):
         (tmp_path / 'weights.pth').write_bytes(content)
-        assert 'no checkpoint' in refused(str(tmp_path / 'weights.pth'))
+        assert said in refused(str(tmp_path / 'weights.pth'))
+
+    @pytest.mark.parametrize(
+        ('make', 'said'),
+        [
+            (lambda path: path.mkdir(), 'is a folder, and a file of weights is expected'),
+            (os.mkfifo, 'is a named pipe (FIFO)'),
+            (lambda path: path.symlink_to('/dev/zero'), 'is a device'),
+            (lambda path: path.symlink_to('nonesuch'), 'is a symbolic link to nonesuch, which is not there'),
+            (lambda path: path.symlink_to(path.name), 'is a symbolic link that leads back to itself'),
+            (lambda path: path.symlink_to(path.parent), 'is a folder'),
+        ],
+        ids=['folder', 'pipe', 'device', 'dangling link', 'circular link', 'link to a folder'],
+    )
+    def test_no_regular_file(self, make, said, refused, tmp_path):
+        make(tmp_path / 'weights.pth')
+        assert said in refused(str(tmp_path / 'weights.pth'))
+
+    def test_a_zip_archive_of_another_program(self, refused, tmp_path):
+        path = tmp_path / 'weights.pth'
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('a/notes.txt', 'x')
+        assert "it is a zip archive that torch.save has not written: it holds 'a/notes.txt'" in refused(str(path))
+
+    def test_torchscript(self, refused, tmp_path):
+        path = tmp_path / 'weights.pth'
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('a/constants.pkl', 'x')
+        assert 'it is a TorchScript model, and weights are expected' in refused(str(path))
+
+    def test_no_message_advises_to_load_unsafely(self, save):
+        with pytest.raises(RuntimeError) as error:
+            state_of_file(save({'state_dict': {}, 'x': Path('x')}))
+        assert 'weights_only' not in str(error.value)
 
     @pytest.mark.parametrize(
         ('content', 'got'),
         [
-            ([1, 2], 'got list'),
-            (torch.zeros(2), 'got Tensor'),
             ({'epoch': 3, 'loss': 0.1}, 'got dict with the keys epoch, loss'),
             ({'state_dict': {'stem.0.weight': [1.0]}}, 'got dict with the keys state_dict'),
             ({0: torch.zeros(1)}, 'got dict with the keys 0'),
         ],
-        ids=['list', 'tensor', 'no weights', 'numbers', 'numbered'],
+        ids=['no weights', 'numbers', 'numbered'],
     )
     def test_no_state_dict(self, content, got, save):
         path = save(content)
         with pytest.raises(RuntimeError, match=f'expected a state dict, flat or under the key "state_dict", {got}'):
-            read_state_dict(path)
+            state_of_file(path)
+
+    @pytest.mark.parametrize('content', [[1, 2], torch.zeros(2), 3])
+    def test_no_dict(self, content, save):
+        with pytest.raises(RuntimeError, match=r'expected a dict of weights, got a (list|Tensor|int)'):
+            state_of_file(save(content))
 
 
 class TestCopies:
@@ -95,18 +153,18 @@ class TestCopies:
     @pytest.mark.parametrize(('weights', 'value'), [('auto', 2.0), ('ema', 2.0), ('raw', 1.0)])
     def test_is_chosen(self, weights, value, save):
         for content in self.files():
-            assert read_state_dict(save(content), weights) == {'weight': torch.tensor([value])}
+            assert state_of_file(save(content), weights) == {'weight': torch.tensor([value])}
 
     def test_none_is_there(self, save):
         for content in (self.RAW, {'state_dict': self.RAW, 'meta': {}}):
             path = save(content)
-            assert read_state_dict(path, 'raw') == read_state_dict(path) == self.RAW
+            assert state_of_file(path, 'raw') == state_of_file(path) == self.RAW
             with pytest.raises(ValueError, match=r'weights\.pth holds no averaged copy \(EMA\)'):
-                read_state_dict(path, 'ema')
+                state_of_file(path, 'ema')
 
     def test_unknown(self, save):
         with pytest.raises(ValueError, match="weights: expected one of auto, ema, raw, got 'best'"):
-            read_state_dict(save(self.RAW), 'best')
+            state_of_file(save(self.RAW), 'best')
 
     def test_what_is_left_out_is_named(self, save):
         runner, timm, _ = self.files()
@@ -134,16 +192,16 @@ class TestNamedHash:
     @pytest.mark.parametrize('digits', [8, 12, 64])
     def test_is_checked(self, digits, save):
         path = self.name(save, digits)
-        assert read_state_dict(path)['weight'].sum() == 2
+        assert state_of_file(path)['weight'].sum() == 2
         torch.save({'weight': torch.zeros(2)}, path)  # whole, and another one
         with pytest.raises(RuntimeError, match=rf'{path.name} is damaged, or was renamed: the SHA-256 .* begins with'):
-            read_state_dict(path)
+            state_of_file(path)
 
     @pytest.mark.parametrize(
         'name', ['x-20240131.pth', 'iter-00160000.pth', 'x-abcdefg1.pth', 'x-abc.pth', 'x_deadbeef.pth', 'deadbeef.pth']
     )
     def test_other_names_promise_nothing(self, name, save):
-        assert read_state_dict(save(self.CONTENT, name))
+        assert state_of_file(save(self.CONTENT, name))
 
 
 class TestSafetensors:
@@ -168,7 +226,7 @@ class TestSafetensors:
         path = self.write(tmp_path / 'x.safetensors')
         assert_same_bits(safetensors.torch.load_file(path), self.CONTENT)
         safetensors.torch.save_file({'weight': torch.ones(2)}, path)
-        assert read_state_dict(path)['weight'].sum() == 2
+        assert state_of_file(path)['weight'].sum() == 2
 
     def test_into_a_backbone(self, tmp_path):
         published = published_classifier()
@@ -181,34 +239,54 @@ class TestSafetensors:
     def test_damaged(self, tmp_path):
         path = self.write(tmp_path / 'x.safetensors')
         whole = path.read_bytes()
-        for contents in (b'', whole[:20], whole[:-1], b'<!DOCTYPE html>'):
+        for contents in (whole[:20], whole[:-1]):
             path.write_bytes(contents)
-            with pytest.raises(RuntimeError, match='is damaged, or no checkpoint'):
-                read_state_dict(path)
+            with pytest.raises(RuntimeError, match=r'x\.safetensors is damaged: .*header'):
+                state_of_file(path)
 
-    def test_a_text_that_is_no_literal_is_not_run(self, tmp_path):
-        path, mark = tmp_path / 'x.safetensors', tmp_path / 'mark'
-        texts = {'mmsparx.meta': f'{{"classes": open({str(mark)!r}, "w")}}'}
-        safetensors.torch.save_file({'weight': torch.ones(2)}, path, texts)
-        with pytest.raises(RuntimeError, match='is damaged, or no checkpoint'):
-            read_state_dict(path)
-        assert not mark.exists()
+    @pytest.mark.parametrize(
+        'meta',
+        [
+            'open("x", "w")',
+            '{"type": []}',
+            '{"dict": 3}',
+            '{"dict": [[[], 1]]}',
+            '[' * 100000,
+            '{"tuple": 1, "dict": []}',
+        ],
+        ids=lambda x: x[:12],
+    )
+    def test_metadata_that_mmsparx_has_not_written(self, meta, tmp_path):
+        path = tmp_path / 'x.safetensors'
+        safetensors.torch.save_file({'weight': torch.ones(2)}, path, {'mmsparx.meta': meta})
+        with pytest.raises(
+            RuntimeError, match=r'metadata mmsparx\.meta is not as mmsparx writes it|nested more deeply'
+        ):
+            state_of_file(path)
+
+    def test_metadata_is_bounded(self, tmp_path):
+        path = tmp_path / 'x.safetensors'
+        safetensors.torch.save_file({'weight': torch.ones(2)}, path, {'mmsparx.meta': ' ' * (16 * 2**20 + 1)})
+        with pytest.raises(RuntimeError, match='has 16777217 characters, more than any checkpoint has'):
+            state_of_file(path)
+
+    def test_under_another_suffix(self, tmp_path):
+        path = self.write(tmp_path / 'x.safetensors')
+        assert_same_bits(read_weights(path.rename(tmp_path / 'x.bin')).state_dict, self.CONTENT)
 
     def test_not_there(self, tmp_path):
         with pytest.raises(RuntimeError, match='cannot be had'):
-            read_state_dict(tmp_path / 'x.safetensors')
-        with pytest.raises(ValueError, match='download it first'):
-            read_state_dict('https://localhost/x.safetensors')
+            state_of_file(tmp_path / 'x.safetensors')
 
     def test_without_the_package(self, tmp_path, monkeypatch):
         path = self.write(tmp_path / 'x.safetensors')
         monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
-        for use in (lambda: read_state_dict(path), lambda: self.write(path)):
+        for use in (lambda: state_of_file(path), lambda: self.write(path)):
             with pytest.raises(ModuleNotFoundError, match='pip install safetensors'):
                 use()
 
     def test_meta_that_it_cannot_keep(self):
-        with pytest.raises(ValueError, match='meta: expected numbers, texts'):
+        with pytest.raises(ValueError, match='expected numbers, strings, and lists and dicts of them, got ndarray'):
             encode_weights(Weights({}, {'palette': np.zeros(3)}), '.safetensors')
 
 

@@ -21,7 +21,7 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from mmsparx.models import SparXMamba, load_pretrained
-from mmsparx.weights.names import to_published
+from mmsparx.weights.names import SPARX
 
 
 class TestPublishedFiles:
@@ -36,7 +36,7 @@ class TestPublishedFiles:
         loaded = {name: x for name, x in model.state_dict().items() if not name.startswith('out_norms.')}
         for name, x in loaded.items():
             if not name.endswith('.scale'):
-                assert torch.equal(x, (weights | counters)[to_published(name)]), name
+                assert torch.equal(x, (weights | counters)[SPARX.to_published(name)]), name
         # What is not in the file is as it starts.
         assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in model.out_norms.values())
         scales = [x.item() for name, x in loaded.items() if name.endswith('.scale')]
@@ -182,6 +182,36 @@ class TestInitWeights:
         cfgs = [dict(type='Pretrained', checkpoint=save(published_classifier())), dict(type='Kaiming', layer='Conv2d')]
         with pytest.raises(ValueError, match='pretrained weights fill the network and stand alone'):
             build(init_cfg=cfgs).init_weights()
+
+    def test_the_options_of_load_pretrained(self, save):
+        raw, average, seen = (published_detector(f'{who}.backbone.') for who in ('student', 'student', 'teacher'))
+        average = {name: x + 1 for name, x in average.items()}
+        cfg = dict(type='Pretrained', checkpoint=save({'model': raw | seen, 'model_ema': average | seen}))
+        model = build(aggregator=LEARNABLE, init_cfg=cfg | dict(prefix='student.backbone', weights='raw'))
+        model.init_weights()
+        assert_loaded(model, raw, 'student.backbone.')
+        model = build(aggregator=LEARNABLE, init_cfg=cfg | dict(prefix='student.backbone'))
+        model.init_weights()
+        assert_loaded(model, average, 'student.backbone.')
+
+        published = published_classifier()
+        published['patch_embed.0.weight'] = torch.zeros(4, 3, 5, 5)
+        cfg = dict(type='Pretrained', checkpoint=save(published), map_location='cpu', may_differ='stem.0.*')
+        model = build(init_cfg=cfg)
+        before = model.stem[0].weight.clone()
+        model.init_weights()
+        assert torch.equal(model.stem[0].weight, before)
+        assert torch.equal(model.stem[1].weight, published['patch_embed.1.weight'])
+
+    @pytest.mark.parametrize('option', ['strict', 'may_difer', 'prefx', 'revise_keys'])
+    def test_an_unknown_option(self, option, save):
+        cfg = {'type': 'Pretrained', 'checkpoint': save(published_classifier()), option: 'x'}
+        with pytest.raises(ValueError, match=f'unknown option {option} .*known ones: adapt_channels, checkpoint, may_'):
+            build(init_cfg=cfg).init_weights()
+
+    def test_no_file(self):
+        with pytest.raises(ValueError, match="expected checkpoint='file or address'"):
+            build(init_cfg=dict(type='Pretrained')).init_weights()
 
     def test_inside_a_detector(self, save):
         # mmengine walks a detector's children, and tells each to initialise itself.

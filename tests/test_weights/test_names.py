@@ -5,7 +5,7 @@ import torch
 from helpers import oracle_shapes
 
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.weights.names import backbone_prefixes, convert_names, is_published, to_ours, to_published
+from mmsparx.weights.names import SPARX, convert_names
 
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
@@ -13,9 +13,9 @@ ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 @pytest.mark.parametrize('name', ['t', 's', 'b', 't_detection_extra'])
 def test_there_and_back(name):
     published = list(oracle_shapes(name))
-    ours = [to_ours(x) for x in published]
+    ours = [SPARX.to_ours(x) for x in published]
     assert len(set(ours)) == len(published)
-    assert [to_published(x) for x in ours] == published
+    assert [SPARX.to_published(x) for x in ours] == published
 
 
 @pytest.mark.parametrize('name', ARCHS)
@@ -23,15 +23,15 @@ def test_the_classifier_has_the_published_names_and_shapes(name):
     with torch.device('meta'):
         model = SparXClassifier(SparXMamba(ARCHS[name], out_indices=(3,), output_norm=False))
     ours = {x.removeprefix('backbone.'): list(tensor.shape) for x, tensor in model.state_dict().items()}
-    published = {to_published(x): shape for x, shape in ours.items()}
+    published = {SPARX.to_published(x): shape for x, shape in ours.items()}
     assert published == oracle_shapes(name)
-    assert {to_ours(x) for x in published} == set(ours)
+    assert {SPARX.to_ours(x) for x in published} == set(ours)
 
 
 def test_the_detection_backbone_has_the_published_names_and_shapes():
     with torch.device('meta'):
         model = SparXMamba('tiny', aggregator={'type': 'DMCA', 'learnable_scale': True})
-    ours = {to_published(x): list(tensor.shape) for x, tensor in model.state_dict().items()}
+    ours = {SPARX.to_published(x): list(tensor.shape) for x, tensor in model.state_dict().items()}
     classifier = {x: shape for x, shape in oracle_shapes('t').items() if not x.startswith('classifier.')}
     assert ours == classifier | oracle_shapes('t_detection_extra')
 
@@ -52,7 +52,7 @@ def test_the_detection_backbone_has_the_published_names_and_shapes():
     ],
 )
 def test_not_a_published_name(name):
-    assert to_ours(name) is None
+    assert SPARX.to_ours(name) is None
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_not_a_published_name(name):
     ['conv1.weight', 'patch_embed.0.weight', 'stages.0.layers.0.nonesuch.weight', 'stages.0.layers.0.mixer.x', ''],
 )
 def test_not_a_name_of_ours(name):
-    assert to_published(name) is None
+    assert SPARX.to_published(name) is None
 
 
 def test_is_published():
-    assert is_published(['x', 'patch_embed.0.weight'])
-    assert is_published(['layers.0.blocks.1.norm.weight'])
-    assert not is_published(['stem.0.weight', 'stages.0.layers.0.norm1.weight', 'layers.0.weight'])
-    assert not is_published([])
+    assert SPARX.is_published(['x', 'patch_embed.0.weight'])
+    assert SPARX.is_published(['layers.0.blocks.1.norm.weight'])
+    assert not SPARX.is_published(['stem.0.weight', 'stages.0.layers.0.norm1.weight', 'layers.0.weight'])
+    assert not SPARX.is_published([])
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_is_published():
         ([], []),
     ],
 )
-def test_backbone_prefixes(names, prefixes):
-    assert backbone_prefixes(names) == prefixes
+def test_prefixes(names, prefixes):
+    assert SPARX.prefixes(names) == prefixes
 
 
 class TestConvertNames:
@@ -100,25 +100,25 @@ class TestConvertNames:
     @pytest.mark.parametrize('name', ARCHS)
     def test_a_classifier(self, name):
         published = list(oracle_shapes(name))
-        ours = [to_ours(x) for x in published]
+        ours = [SPARX.to_ours(x) for x in published]
         self.assert_there_and_back(published, [x if x.startswith('head.') else f'backbone.{x}' for x in ours])
 
     @pytest.mark.parametrize('prefix', ['', 'backbone.', 'student.backbone.'])
     def test_a_backbone(self, prefix):
-        self.assert_there_and_back(self.backbone(prefix), [prefix + to_ours(x) for x in self.backbone()])
+        self.assert_there_and_back(self.backbone(prefix), [prefix + SPARX.to_ours(x) for x in self.backbone()])
 
     def test_heads_of_others_stay(self):
-        ours = [f'backbone.{to_ours(x)}' for x in self.backbone()]
+        ours = [f'backbone.{SPARX.to_ours(x)}' for x in self.backbone()]
         self.assert_there_and_back(self.backbone('backbone.') + self.HEADS, ours + self.HEADS)
 
     def test_a_classifiers_head_beside_a_published_backbone(self):
         names = [*self.backbone('backbone.'), 'head.norm.weight', 'head.norm.bias', 'head.fc.weight', 'head.fc.bias']
-        ours = [f'backbone.{to_ours(x)}' for x in self.backbone()]
+        ours = [f'backbone.{SPARX.to_ours(x)}' for x in self.backbone()]
         assert list(convert_names(names, 'ours').values()) == ours + names[-4:]
 
     def test_a_flat_file_of_ours(self):
         published = list(oracle_shapes('t'))
-        ours = [to_ours(name) for name in published]
+        ours = [SPARX.to_ours(name) for name in published]
         assert list(convert_names(ours, 'published').values()) == published
 
     @pytest.mark.parametrize('prefix', ['', 'backbone.'])

@@ -43,7 +43,7 @@ class StrictLoadHook(Hook):
         def matched(weights: str) -> dict[str, Tensor]:
             given = choose_weights(checkpoint, 'the checkpoint', weights).state_dict
             may_differ = () if resumed else self.may_differ
-            return match_weights(model, own, given, 'the checkpoint', may_differ=may_differ, whole=resumed)[0]
+            return match_weights(model, given, 'the checkpoint', own=own, may_differ=may_differ, whole=resumed)[0]
 
         if resumed and 'ema_state_dict' in checkpoint:
             others = {name: x for name, x in checkpoint['ema_state_dict'].items() if not name.startswith('module.')}

@@ -86,7 +86,7 @@ class DMCA(nn.Module):
         self.scale = nn.Parameter(torch.full((1,), LEARNABLE_SCALE_START)) if learnable_scale else None
         # The grouped convolution gives a multiple of 3 channels; `missing` more are averages of them.
         self.missing = out_dim % 3
-        self.fuse = nn.Sequential(
+        self.mix = nn.Sequential(
             nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim),
             nn.GELU(),
             nn.Conv2d(3 * dim, out_dim - self.missing, 1, groups=3),
@@ -102,7 +102,7 @@ class DMCA(nn.Module):
         mixed = torch.stack((x, retrieved, value), 1)  # (B, 3, C, H, W)
         # Read as (C, 3) and transposed: channel c * 3 + g moves to g * C + c.
         mixed = mixed.flatten(1, 2).unflatten(1, (-1, 3)).transpose(1, 2).flatten(1, 2)
-        return self._fill(self.fuse(mixed))
+        return self._fill(self.mix(mixed))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(q k^T scale) v over channels, in each group; products and softmax in float32."""

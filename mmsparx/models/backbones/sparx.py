@@ -18,7 +18,8 @@ from mmsparx.layers.norm import BatchNorm, ChannelLayerNorm, map_norm
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.connection import StagePlan
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory
-from mmsparx.weights import accept_published_names, load_pretrained, rename_published
+from mmsparx.weights import flatten_hook, load_pretrained, rename_published
+from mmsparx.weights.names import SPARX, NameMap
 
 
 class SparXLayer(nn.Module):
@@ -82,6 +83,10 @@ class SparXStage(nn.Module):
         return f'plan: {self.plan}'
 
 
+# Of `init_cfg=dict(type='Pretrained', ...)`, as those of `load_pretrained`.
+_LOADING_OPTIONS = {'checkpoint', 'prefix', 'may_differ', 'weights', 'adapt_channels'}
+
+
 class SparXNet(BaseModule):
     """A hierarchical backbone with sparse cross-layer connections, for dense prediction and more.
 
@@ -101,16 +106,18 @@ class SparXNet(BaseModule):
             gradient, eval mode); 0 fixes the stem alone, -1 nothing. Output norms stay trainable:
             they are not part of the pretrained weights.
         with_cp: gradient checkpointing, for all stages or for those listed (counted from 0).
-        init_cfg: `dict(type='Pretrained', checkpoint=...)` loads published or own weights strictly
-            (see `load_pretrained`); other kinds are mmengine's.
+        init_cfg: `dict(type='Pretrained', checkpoint=...)` loads published or own weights strictly, with the options of
+            `load_pretrained`: `prefix`, `weights`, `may_differ`, and `adapt_channels=True` to start from weights of RGB
+            images with other `in_channels`. Other kinds are mmengine's.
 
     Raises:
         ValueError: an unknown arch, mixer, aggregator or norm, or stages that are not there.
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Architecture]] = {}
-    # mmpretrain's ImageClassifier has what it loads go through it, and published classifiers are flat.
-    _checkpoint_filter = staticmethod(accept_published_names)
+    # For `mmsparx.weights`: the published names of the family, and the weight that the image goes through first.
+    weight_names: ClassVar[NameMap] = SPARX
+    first_weight: ClassVar[str] = 'stem.0.weight'
 
     def __init__(
         self,
@@ -158,7 +165,7 @@ class SparXNet(BaseModule):
             4 * 2**i * (self.arch.reductions[i] if self.arch.stages[i].ganglia else 1) for i in range(built)
         )
         self.apply(init_weights)
-        self._register_load_state_dict_pre_hook(_accept_published_names)
+        self._register_load_state_dict_pre_hook(self._rename_published)
         self.train()
 
     def _stage(self, i, followed, token_mixer, aggregator, rates, norm_cfg, with_cp) -> SparXStage:
@@ -175,8 +182,23 @@ class SparXNet(BaseModule):
         following = downsample(dim, self.arch.channels[i + 1], norm_cfg) if followed else None
         return SparXStage(plan, layers, following, with_cp)
 
+    @classmethod
+    def _checkpoint_filter(cls, state_dict, prefix='', *_) -> None:
+        """mmpretrain's ImageClassifier has what it loads go through it, and published classifiers are flat."""
+        flatten_hook(cls.weight_names)(state_dict, prefix)
+
+    @classmethod
+    def _rename_published(cls, state_dict, prefix, *_) -> None:
+        """Published checkpoints load wherever this network stands: in a detector, by any loader."""
+        rename_published(state_dict, cls.weight_names, prefix)
+
     def init_weights(self) -> None:
-        """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does."""
+        """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does.
+
+        Raises:
+            ValueError: other kinds of initial values beside pretrained ones, or an option that there is not.
+            RuntimeError: see `load_pretrained`.
+        """
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
         pretrained = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
         if not pretrained or self.is_init:
@@ -184,7 +206,15 @@ class SparXNet(BaseModule):
             return
         if len(cfgs) > 1:
             raise ValueError(f'init_cfg: pretrained weights fill the network and stand alone, got {self.init_cfg}')
-        load_pretrained(self, pretrained[0]['checkpoint'], prefix=pretrained[0].get('prefix'))
+        options = {key: value for key, value in pretrained[0].items() if key not in ('type', 'map_location')}
+        if unknown := sorted(options.keys() - _LOADING_OPTIONS):
+            raise ValueError(
+                f'init_cfg: unknown option {", ".join(unknown)} of pretrained weights; known ones: '
+                f'{", ".join(sorted(_LOADING_OPTIONS))}'
+            )
+        if 'checkpoint' not in options:
+            raise ValueError("init_cfg: expected checkpoint='file or address' of the pretrained weights, got none")
+        load_pretrained(self, options.pop('checkpoint'), **options)
         self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -236,8 +266,3 @@ class SparXNet(BaseModule):
             f'1x1 map (stride {stride}), where a batch norm has no statistics. Use a side of more than {stride}, more '
             'pictures in a batch, or norm_eval=True.'
         )
-
-
-def _accept_published_names(state_dict, prefix, *_) -> None:
-    """Published checkpoints load wherever this network stands: in a detector, by any loader."""
-    rename_published(state_dict, prefix)

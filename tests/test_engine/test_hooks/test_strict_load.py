@@ -19,7 +19,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmsparx.engine import StrictLoadHook
 from mmsparx.models.backbones.sparx import SparXLayer
-from mmsparx.weights.names import convert_names, to_published
+from mmsparx.weights import read_checkpoint
+from mmsparx.weights.names import SPARX, convert_names
 
 
 class Model(BaseModel):
@@ -145,19 +146,19 @@ class TestResume:
     @pytest.fixture
     def resume(self, path, ema, make):
         def resume(change=None, **options):
-            checkpoint = torch.load(path, weights_only=True)
+            checkpoint = read_checkpoint(path)
             if change:
                 change(checkpoint)
             torch.save(checkpoint, path)
             runner = make(ema=ema, epochs=2, resume=True, load_from=str(path), **options)
             runner.train()
-            return torch.load(path.with_name('epoch_2.pth'), weights_only=True)
+            return read_checkpoint(path.with_name('epoch_2.pth'))
 
         return resume
 
     @pytest.mark.parametrize('ema', [False, True], indirect=True)
     def test_goes_on_with_every_copy(self, path, resume, ema):
-        expected = torch.load(path.with_name('epoch_2.pth'), weights_only=True)
+        expected = read_checkpoint(path.with_name('epoch_2.pth'))
 
         def publish(checkpoint):
             checkpoint['state_dict'] = _published(checkpoint['state_dict'], 'backbone.')
@@ -234,6 +235,6 @@ def test_it_is_found_by_name():
 def _published(state, prefix):
     """With the names under a prefix as published."""
     return {
-        prefix + to_published(name.removeprefix(prefix)) if name.startswith(prefix) else name: x
+        prefix + SPARX.to_published(name.removeprefix(prefix)) if name.startswith(prefix) else name: x
         for name, x in state.items()
     }

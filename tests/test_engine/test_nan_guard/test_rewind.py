@@ -7,6 +7,7 @@ from mmengine.hooks import EMAHook
 
 from mmsparx.engine import NaNGuardHook
 from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint
+from mmsparx.weights import read_checkpoint
 
 CHECKPOINTS = {'type': 'SafeCheckpointHook', '_scope_': 'mmsparx', 'interval': 1, 'by_epoch': False}
 
@@ -19,7 +20,7 @@ def guarded(folder, *hooks, marked=(5,), iters=4, fault='gradient', checkpoints=
 
 
 def load(path):
-    return torch.load(path, weights_only=True)
+    return read_checkpoint(path)
 
 
 @pytest.mark.parametrize('averaged', [False, True])

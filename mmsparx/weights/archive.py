@@ -1,0 +1,290 @@
+"""The two formats of `torch.save`: what lies where in a file, and whether it is whole.
+
+`ZipArchive` is the format since torch 1.6: a zip archive of stored records with a checksum each. `StreamFile` is the
+one before: pickles, and behind them the memory of all storages, without checksums. Both give the pickled object as
+`records`, and the bytes of a storage as a tensor.
+"""
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from mmsparx.weights.pickles import Machine
+from mmsparx.weights.records import Pairs, RefusedError, Storage
+
+ZIP_MAGIC = b'PK\x03\x04'
+STREAM_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # the pickled number below
+_STREAM_NUMBER, _STREAM_VERSION = 0x1950A86A20F9469CFC6C, 1001
+# Some hundred times what a detector's checkpoint after a million iterations has of each.
+LONGEST_PICKLE = 512 * 2**20
+LONGEST_DIRECTORY = 16 * 2**20
+_CHUNK = 2**20  # bytes that are read and summed up while they are in a cache
+_WINDOW = 2**24
+_LOCAL_HEADER = struct.Struct('<4s5H3I2H')
+# torch's classes of storages; the untyped one counts bytes.
+DTYPES = {
+    'DoubleStorage': torch.float64,
+    'FloatStorage': torch.float32,
+    'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16,
+    'LongStorage': torch.int64,
+    'IntStorage': torch.int32,
+    'ShortStorage': torch.int16,
+    'CharStorage': torch.int8,
+    'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
+    'ComplexDoubleStorage': torch.complex128,
+    'ComplexFloatStorage': torch.complex64,
+    'UntypedStorage': torch.uint8,
+}
+
+
+class DamagedError(ValueError):
+    """A file is not as it was written; the message says where."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where a record's bytes begin, how many they are, and their checksum (CRC-32)."""
+
+    start: int
+    size: int
+    checksum: int
+
+
+class ZipArchive:
+    """A file of torch's zip format, open for reading.
+
+    torch writes nothing but stored records, each once and none within another; anything else is refused.
+
+    Args:
+        file: at its beginning.
+
+    Raises:
+        DamagedError: the directory of the archive cannot be read.
+        RefusedError: the archive was not written by torch.save.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.records = _read_directory(file)
+        folders = {name.partition('/')[0] for name in self.records}
+        if len(folders) != 1 or f'{min(folders)}/data.pkl' not in self.records:
+            raise RefusedError(_foreign_archive(self.records))
+        self.folder = folders.pop()
+        self._unread = set(self.records)
+
+    def load(self) -> object:
+        """The pickled object, as `records`."""
+        order = f'{self.folder}/byteorder'
+        if order in self.records and self._bytes(order, 16).strip() != b'little':
+            raise RefusedError('it was written on a machine of another byte order')
+        return Machine(self._bytes(f'{self.folder}/data.pkl', LONGEST_PICKLE)).run()
+
+    def check(self, storage: Storage) -> str:
+        """See that a storage is there, without reading it; returns the name of its record."""
+        name = f'{self.folder}/data/{storage.key}'
+        if name not in self.records:
+            raise DamagedError(f'the record {name!r} is missing')
+        if self.records[name].size != size_of(storage):
+            raise RefusedError(
+                f'the record {name!r} has {self.records[name].size} bytes, where {size_of(storage)} are expected'
+            )
+        return name
+
+    def memory(self, storage: Storage) -> Tensor:
+        """A storage's bytes, (n,) uint8."""
+        name = self.check(storage)
+        memory = torch.empty(size_of(storage), dtype=torch.uint8)
+        self._read(name, memoryview(memory.numpy()))
+        return memory
+
+    def check_rest(self) -> None:
+        """Read what was not read, to see that it is whole.
+
+        Raises:
+            DamagedError: a record is not what was written.
+        """
+        for name in sorted(self._unread, key=lambda name: self.records[name].start):
+            self._read(name, None)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        record = self.records[name]
+        if record.size > most:
+            raise RefusedError(f'the record {name!r} has {record.size} bytes, more than any checkpoint has')
+        self.file.seek(record.start)
+        content = self.file.read(record.size)
+        self._check(name, len(content), zlib.crc32(content))
+        return content
+
+    def _read(self, name: str, target: memoryview | None) -> None:
+        """Read a record, into memory of its size or to sum it up alone."""
+        record = self.records[name]
+        self.file.seek(record.start)
+        count, checksum = 0, 0
+        scratch = memoryview(bytearray(min(_CHUNK, record.size))) if target is None else None
+        while count < record.size:
+            stop = min(count + _CHUNK, record.size)
+            part = scratch[: stop - count] if target is None else target[count:stop]
+            read = self.file.readinto(part)
+            if not read:
+                break
+            checksum = zlib.crc32(part[:read], checksum)
+            count += read
+        self._check(name, count, checksum)
+
+    def _check(self, name: str, count: int, checksum: int) -> None:
+        if count != self.records[name].size:
+            raise DamagedError(f'it is cut off within the record {name!r}')
+        if checksum != self.records[name].checksum:
+            raise DamagedError(f'the record {name!r} is not what was written')
+        self._unread.discard(name)
+
+
+def _read_directory(file: BinaryIO) -> dict[str, _Record]:
+    size = file.seek(0, os.SEEK_END)
+    try:
+        count = _check_directory(file, size)
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+        if count not in (len(infos), 0xFFFF):  # of as many and more the small field does not say
+            raise DamagedError(f'its directory has {len(infos)} records, and says that there are {count}')
+        spans, records = [], {}
+        for info in infos:
+            mode = info.external_attr >> 16
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise RefusedError(f'the record {info.filename!r} is compressed, which torch.save does not do')
+            if info.flag_bits & 0x1 or stat.S_ISLNK(mode) or info.is_dir() or info.external_attr & 0x10:
+                raise RefusedError(f'the record {info.filename!r} is encrypted, a link or a folder')
+            if info.filename in records:
+                raise RefusedError(f'the record {info.filename!r} comes twice')
+            file.seek(info.header_offset)
+            header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            name = file.read(header[9])
+            if header[0] != ZIP_MAGIC or header[3] != zipfile.ZIP_STORED or name != info.orig_filename.encode('utf-8'):
+                raise DamagedError(f'the header of the record {info.filename!r} is not what the directory says')
+            start = info.header_offset + _LOCAL_HEADER.size + header[9] + header[10]
+            spans.append((info.header_offset, start + info.file_size))
+            records[info.filename] = _Record(start, info.file_size, info.CRC)
+    except (DamagedError, RefusedError):
+        raise
+    except Exception as error:  # damage can make zipfile fail in any way
+        raise DamagedError(f'cut off after {size} bytes, or overwritten ({error})') from error
+    spans.sort()
+    ends = [0, *(end for _, end in spans)]
+    if not spans or spans[0][0] != 0 or any(begin < end for (begin, _), end in zip(spans, ends, strict=False)):
+        raise RefusedError('its records lie within each other, or not at its beginning')
+    if ends[-1] > size:
+        raise DamagedError(f'cut off after {size} bytes')
+    return records
+
+
+def _check_directory(file: BinaryIO, size: int) -> int:
+    """Refuse a directory that is too large, before `zipfile` reads all of it -> the number of records that it says."""
+    end = size - 22 - 65535
+    file.seek(max(end, 0))
+    tail = file.read()
+    place = tail.rfind(b'PK\x05\x06')
+    if place < 0 or len(tail) - place < 22:
+        raise DamagedError(f'cut off after {size} bytes: the directory at its end is missing')
+    count, length = struct.unpack_from('<HI', tail, place + 10)
+    if length == 0xFFFFFFFF:
+        place = tail.rfind(b'PK\x06\x06')
+        length = struct.unpack_from('<Q', tail, place + 40)[0] if place >= 0 else LONGEST_DIRECTORY + 1
+    if length > LONGEST_DIRECTORY:
+        raise RefusedError(f'its directory has {length} bytes, more than that of any checkpoint')
+    return count
+
+
+def _foreign_archive(names: dict[str, _Record]) -> str:
+    if any(name.endswith('/constants.pkl') for name in names):
+        return 'it is a TorchScript model, and weights are expected: save model.state_dict()'
+    return f'it is a zip archive that torch.save has not written: it holds {", ".join(map(repr, list(names)[:3]))}'
+
+
+class StreamFile:
+    """A file of torch's format before 1.6, open for reading.
+
+    It has no checksums: damage within the weights is not seen.
+
+    Args:
+        file: at its beginning.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+        self.places: dict[str, int] = {}
+
+    def load(self) -> object:
+        """The pickled object, as `records`."""
+        window = min(_WINDOW, self.size)
+        while True:
+            self.file.seek(0)
+            data = self.file.read(window)
+            try:
+                return self._load(Machine(data))
+            except RefusedError:
+                if window >= min(self.size, LONGEST_PICKLE):
+                    raise
+                window = min(2 * window, self.size, LONGEST_PICKLE)
+
+    def _load(self, machine: Machine) -> object:
+        number, version, system = (machine.run() for _ in range(3))
+        little = dict(system.items).get('little_endian') if type(system) is Pairs else None
+        if number != _STREAM_NUMBER or version != _STREAM_VERSION or little is not True:
+            raise RefusedError('it is of a version or byte order of torch.save that is not read')
+        result = machine.run()
+        keys = machine.run()
+        if type(keys) is not list or not all(type(key) is str for key in keys):
+            raise RefusedError('its list of storages is no list of strings')
+        storages = {storage.key: storage for storage in machine.storages}
+        place = machine.position
+        for key in keys:
+            if key not in storages or key in self.places:
+                raise RefusedError(f'its storage {key!r} belongs to no tensor, or comes twice')
+            size = size_of(storages[key])
+            self.file.seek(place)
+            head = self.file.read(8)
+            if len(head) < 8 or place + 8 + size > self.size:
+                raise DamagedError(f'cut off after {self.size} bytes')
+            if struct.unpack('<q', head)[0] != storages[key].count:
+                raise DamagedError(f'its storage {key!r} has another size than its tensors say')
+            self.places[key] = place + 8
+            place += 8 + size
+        return result
+
+    def check(self, storage: Storage) -> None:
+        """See that a storage is there, without reading it."""
+        if storage.key not in self.places:
+            raise DamagedError(f'its storage {storage.key!r} is missing')
+
+    def memory(self, storage: Storage) -> Tensor:
+        """A storage's bytes, (n,) uint8."""
+        self.check(storage)
+        memory = torch.empty(size_of(storage), dtype=torch.uint8)
+        self.file.seek(self.places[storage.key])
+        if self.file.readinto(memoryview(memory.numpy())) != len(memory):
+            raise DamagedError(f'cut off after {self.size} bytes')
+        return memory
+
+    def check_rest(self) -> None:
+        """Nothing: there are no checksums."""
+
+
+def size_of(storage: Storage) -> int:
+    """Bytes of a storage.
+
+    Raises:
+        RefusedError: its class is not one of torch's dense ones.
+    """
+    if storage.kind not in DTYPES:
+        raise RefusedError(f'a tensor is kept in a {storage.kind}, which is not read')
+    return storage.count * DTYPES[storage.kind].itemsize

@@ -1,0 +1,220 @@
+"""mmengine's ways to a checkpoint, each through this package's reader; and models that are loaded strictly.
+
+**Reading.** mmengine has a loader for each kind of address. `secure_mmengine` puts loaders of the same names in their
+place, which end in `files.read_checkpoint`. What a loader returns that somebody else has registered is checked, and
+`torch.load` within it reads weights only.
+
+**No stored config.** A config is Python, and its types name any function that can be imported. mmengine stores its text
+in checkpoints and runs it: on a resume where there is a `config` in the meta data, in inferencers that are given a
+checkpoint and no config. In what is read, these texts are replaced by one of ours that says to name the config.
+
+**Strictly.** Inferencers, and what else the libraries offer for inference, load by a function of mmengine that warns
+where names do not match, and goes on with random weights. There a model with one of this package's backbones is
+compared with the checkpoint first, as `load_pretrained` does.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader, checkpoint
+
+from mmsparx.weights.contents import without_wrappers
+from mmsparx.weights.files import EXACT, MissingError, UnreadableError, read_checkpoint
+from mmsparx.weights.loading import backbones_of, match_weights
+from mmsparx.weights.reading import Location, check_values
+from mmsparx.weights.records import RefusedError
+
+STORED_CONFIG = """\
+# A config is code, and this one came with a checkpoint: mmsparx has not read it.
+raise ValueError(
+    'this checkpoint brings a config of its own, which mmsparx does not run, since it could be any code. '
+    'Name the config: DetInferencer(model=CONFIG, weights=CHECKPOINT), and likewise for other inferencers.'
+)
+"""
+
+
+def without_configs(value: object) -> object:
+    """Replace the texts that mmengine would run as a config, in place, wherever they are but in the weights."""
+    if isinstance(value, dict):
+        if isinstance(value.get('config'), (str, bytes)):  # of which a resume reads one value, the number of GPUs
+            del value['config']
+        if isinstance(value.get('cfg'), (str, bytes)):
+            value['cfg'] = STORED_CONFIG
+        for key, inner in value.items():
+            if key not in EXACT:
+                without_configs(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            without_configs(inner)
+    return value
+
+
+def load_from_local(filename: str, map_location: Location = None) -> dict:
+    """A file on the disk.
+
+    Raises:
+        UnreadableError: it cannot be had, or is no checkpoint.
+    """
+    return without_configs(read_checkpoint(filename, map_location))
+
+
+def load_from_http(
+    filename: str, map_location: Location = None, model_dir: str | None = None, progress: bool = os.isatty(0)
+) -> dict:
+    """An address: downloaded once, by the first process, into the folder of torch.hub.
+
+    Raises:
+        UnreadableError: it cannot be had, or is no checkpoint.
+    """
+    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
+    path = folder / os.path.basename(urlparse(filename).path)
+    if get_rank() == 0:
+        _download(filename, path, progress)
+    barrier()
+    if not path.exists():  # another machine's disk
+        _download(filename, path, progress)
+    try:
+        return load_from_local(str(path), map_location)
+    except UnreadableError as error:
+        raise UnreadableError(f'{error} {path} is the copy of {filename}: remove it to download it again.') from error
+
+
+def _download(address: str, path: Path, progress: bool) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(address, str(path), progress=progress)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise MissingError(f'the weights {address} cannot be had: {error}') from error
+
+
+def load_from_ceph(filename: str, map_location: Location = None, backend: str = 'petrel') -> dict:
+    """An object of a store that mmengine has a backend for."""
+    content = get_file_backend(filename, backend_args={'backend': backend}).get(filename)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'checkpoint.pth')
+        path.write_bytes(content)
+        return load_from_local(str(path), map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Location = None) -> dict:
+    """A model of mmengine's table of models, which has an address for it, or a file in its own folder."""
+    name = filename.partition('://')[2]
+    place = checkpoint.get_external_models()[checkpoint.get_deprecated_model_names().get(name, name)]
+    if place.startswith(('http://', 'https://')):
+        return load_from_http(place, map_location)
+    return load_from_local(os.path.join(checkpoint._get_mmengine_home(), place), map_location)
+
+
+_OURS: dict[str, Callable] = {
+    '': load_from_local,
+    'http://': load_from_http,
+    'https://': load_from_http,
+    r'(\S+\:)?s3://': load_from_ceph,
+    r'(\S+\:)?petrel://': load_from_ceph,
+    'open-mmlab://': load_from_openmmlab,
+    'openmmlab://': load_from_openmmlab,
+}
+
+
+def _checked(load: Callable) -> Callable:
+    """Another's loader, within which weights alone are loaded, and whose result is checked."""
+
+    @wraps(load)  # mmengine logs the loader's name
+    def checked(filename, *args, **kwargs):
+        with weights_only():
+            found = load(filename, *args, **kwargs)
+        try:
+            return without_configs(check_values(found))
+        except RefusedError as error:
+            raise UnreadableError(f'{filename} was not loaded: {error}') from error
+
+    checked.is_secured = True
+    return checked
+
+
+_SWITCH = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+_lock = threading.Lock()
+_within = 0  # how many `weights_only` blocks are entered, in all threads
+_before: str | None = None  # the switch as the first of them found it
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Within it, every `torch.load` of the process loads weights only, even if it says otherwise.
+
+    Raises:
+        RuntimeError: the environment switches weights-only loading off.
+    """
+    global _within, _before
+    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
+        raise RuntimeError(
+            'the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches safe loading off: a checkpoint could '
+            'run any code. Unset it; mmengine checkpoints load without it.'
+        )
+    with _lock:
+        if not _within:
+            _before = os.environ.get(_SWITCH)
+            os.environ[_SWITCH] = '1'
+        _within += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _within -= 1
+            if not _within:
+                os.environ.pop(_SWITCH) if _before is None else os.environ.update({_SWITCH: _before})
+
+
+# Where the libraries load a model to look at images with it.
+_INFERENCE = ('mmengine.infer.', 'mmdet.apis.', 'mmseg.apis.', 'mmpretrain.apis.')
+
+
+def _asked_for_inference() -> bool:
+    """Whether a function of the libraries' inference is among the callers.
+
+    They cannot be wrapped instead: an inferencer may import this package, by its config, while it loads.
+    """
+    frame = sys._getframe()
+    while frame is not None and not frame.f_globals.get('__name__', '').startswith(_INFERENCE):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _strict(load: Callable) -> Callable:
+    """`mmengine.runner.checkpoint.load_state_dict`, strict where our models are loaded for inference."""
+
+    @wraps(load)
+    def load_state_dict(module, state_dict, strict=False, logger=None):
+        if isinstance(state_dict, Mapping) and backbones_of(module) and _asked_for_inference():
+            state_dict, _ = match_weights(module, without_wrappers(state_dict), 'the checkpoint')
+        return load(module, state_dict, strict, logger)
+
+    load_state_dict.is_secured = True
+    return load_state_dict
+
+
+def secure_mmengine() -> None:
+    """Make mmengine's loading safe, and strict for our models, in this process; may be called again."""
+    for prefix, load in _OURS.items():
+        load.is_secured = True
+        if CheckpointLoader._schemes.get(prefix) is not load:
+            CheckpointLoader.register_scheme(prefix, load, force=True)
+    checkpoint.load_from_http = load_from_http  # by which torchvision:// and mmcls:// load
+    for prefix, load in list(CheckpointLoader._schemes.items()):
+        if not hasattr(load, 'is_secured'):
+            CheckpointLoader.register_scheme(prefix, _checked(load), force=True)
+    if not hasattr(checkpoint.load_state_dict, 'is_secured'):
+        checkpoint.load_state_dict = _strict(checkpoint.load_state_dict)

@@ -1,0 +1,75 @@
+"""Parameter names: those of published checkpoints and ours, by family of networks. Pure Python.
+
+A backbone names the `NameMap` of its family as `weight_names`. Names are translated where such a backbone stands, and
+nowhere else.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from mmsparx.weights.names.base import NameMap
+from mmsparx.weights.names.sparx import SPARX
+
+__all__ = ['FAMILIES', 'SPARX', 'NameMap', 'convert_names', 'find_backbones']
+
+FAMILIES: tuple[NameMap, ...] = (SPARX,)
+
+
+def find_backbones(names: Iterable[str]) -> dict[str, NameMap]:
+    """Where the backbones of known families stand in a file, by their prefixes: {'backbone.': SPARX} in most."""
+    names = list(names)
+    return {prefix: family for family in FAMILIES for prefix in family.prefixes(names)}
+
+
+def convert_names(names: Iterable[str], to: str) -> dict[str, str]:
+    """Each name of a file -> its name in the other style, in order; names of that style stay.
+
+    A classifier's file is flat under the published names; under ours its backbone's names begin with `backbone.`. In
+    the files of other models, what is outside of the backbone stays.
+
+    Args:
+        names: all names of the file.
+        to: 'ours' or 'published'.
+
+    Raises:
+        ValueError: no known backbone is among them, or some of its names have no counterpart; these are listed.
+    """
+    if to not in ('ours', 'published'):
+        raise ValueError(f"to: expected 'ours' or 'published', got {to!r}")
+    names = list(names)
+    backbones = find_backbones(names)
+    if not backbones:
+        raise ValueError(f'no SparX backbone is in the file; its names begin with: {", ".join(names[:4])}')
+    outside = {name for name in names if not name.startswith(tuple(backbones))}
+    first, family = next(iter(backbones.items()))
+    if family.is_published(name.removeprefix(first) for name in names) == (to == 'published'):
+        return {name: name for name in names}
+    if to == 'published' and list(backbones) == ['backbone.'] and outside == family.head:
+        backbones, inside = {'': family}, {name: name.removeprefix('backbone.') for name in names}
+    else:
+        inside = {name: name for name in names}
+    renamed = _rename(inside, backbones, to)
+    if to == 'ours' and list(backbones) == [''] and family.head & set(renamed.values()):
+        return {name: new if new in family.head else f'backbone.{new}' for name, new in renamed.items()}
+    return renamed
+
+
+def _rename(inside: Mapping[str, str], backbones: Mapping[str, NameMap], to: str) -> dict[str, str]:
+    """Translate what is under the prefixes of backbones; `inside` has each name as it is to be read."""
+    renamed, lost = {}, []
+    for name, read in inside.items():
+        prefix = next((prefix for prefix in backbones if read.startswith(prefix)), None)
+        if prefix is None:
+            renamed[name] = name
+            continue
+        there, back = backbones[prefix].to_ours, backbones[prefix].to_published
+        if to == 'published':
+            there, back = back, there
+        within = read.removeprefix(prefix)
+        new = there(within)
+        if new is None or back(new) != within:
+            lost.append(name)
+        else:
+            renamed[name] = prefix + new
+    if lost:
+        raise ValueError(f'{len(lost)} names have no counterpart among {to} names: {", ".join(lost)}')
+    return renamed

@@ -1,0 +1,39 @@
+"""What a map of names has to offer."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class NameMap(ABC):
+    """The names of one family of networks, published and ours, one to one within a backbone and its head.
+
+    Attributes:
+        family: its name, for messages.
+        layer: matches names that only this family's backbones have, in either style; its first group is what stands
+            before the backbone's own part of the name.
+        published: matches names within a backbone that are a published checkpoint's and not ours.
+        head: our names of a published classification head.
+    """
+
+    family: ClassVar[str]
+    layer: ClassVar[re.Pattern]
+    published: ClassVar[re.Pattern]
+    head: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def to_ours(self, name: str) -> str | None:
+        """Our name of a published parameter or buffer; None if it is not a published name."""
+
+    @abstractmethod
+    def to_published(self, name: str) -> str | None:
+        """The published name of a parameter or buffer of ours; None if it has none."""
+
+    def prefixes(self, names: Iterable[str]) -> list[str]:
+        """Where backbones of the family stand: ['backbone.'] in most models, [''] for a backbone itself."""
+        return sorted({match[1] for name in names if (match := self.layer.match(name))})
+
+    def is_published(self, names: Iterable[str]) -> bool:
+        """Whether names within a backbone are a published checkpoint's, rather than ours."""
+        return any(self.published.match(name) for name in names)

@@ -1,0 +1,126 @@
+"""What a file of weights holds, as plain records: nothing of the file is imported, called or instantiated.
+
+`pickles` makes them, with the checks of `calls`; `reading` turns them into values. Only the standard library is
+imported in these modules.
+"""
+
+from dataclasses import dataclass, field
+
+
+class RefusedError(ValueError):
+    """What a file holds may not be read; the message says what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A name that a file asks to be imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return ''.join(x if x.isprintable() else '?' for x in f'{self.module}.{self.name}')
+
+
+@dataclass(slots=True, eq=False)
+class Unknown:
+    """An instance of a class that is not known; what it held is dropped."""
+
+    kind: Global
+
+
+@dataclass(slots=True, eq=False)
+class Pairs:
+    """A dict, an OrderedDict or a Counter.
+
+    Attributes:
+        kind: 'dict', 'OrderedDict' or 'Counter'.
+        items: keys and values in the order of the file; a key may come twice.
+        attributes: of the instance, which an OrderedDict may have.
+    """
+
+    kind: str = 'dict'
+    items: list[tuple[object, object]] = field(default_factory=list)
+    attributes: 'Pairs | None' = None
+
+
+@dataclass(slots=True, eq=False)
+class Items:
+    """A set or a frozenset, by the name of its type."""
+
+    kind: str
+    items: list
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Memory of tensors, which is elsewhere in the file.
+
+    Attributes:
+        kind: the name of torch's class, as 'FloatStorage'.
+        key: of the record that holds it.
+        location: the device that it was on.
+        count: elements.
+    """
+
+    kind: str
+    key: str
+    location: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorData:
+    """A dense tensor: a part of a storage. `dtype` is torch's name of the type, or None for the storage's own."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ArrayType:
+    """A type of numpy's numbers, by its code ('f8') and byte order."""
+
+    code: str
+    order: str = '<'
+
+
+@dataclass(slots=True, eq=False)
+class ArrayData:
+    """An array of numpy, filled once by its state."""
+
+    dtype: ArrayType | None = None
+    shape: tuple[int, ...] = ()
+    fortran: bool = False
+    raw: bytes = b''
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarData:
+    """A number of numpy."""
+
+    dtype: ArrayType
+    raw: bytes
+
+
+@dataclass(slots=True, eq=False)
+class HistoryData:
+    """The state of mmengine's HistoryBuffer."""
+
+    state: Pairs | None = None
+
+
+# Bytes of numpy's numbers, by their code.
+ITEM_SIZES = {'b1': 1, 'f2': 2, 'f4': 4, 'f8': 8, 'c8': 8, 'c16': 16} | {
+    f'{sign}{size}': size for sign in 'iu' for size in (1, 2, 4, 8)
+}
+
+
+def named(value: object) -> str:
+    """What a message says of a file's value, which may be nested as deeply as the file likes."""
+    if type(value) is str:
+        return repr(value[:100])
+    return str(value)[:200] if type(value) is Global else type(value).__name__

@@ -1,0 +1,188 @@
+"""Gives every file of a folder to every way in, each in a process of its own, and says what came of it, as JSON.
+
+    python -m helpers.hostile_ways FOLDER OUT.json [WAY ...]
+
+The processes are forks of one that has imported everything. Each has a limit of memory and of time. An outcome is
+{'file', 'way', 'ended' ('loaded', 'refused', 'killed'), 'message'}.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import torch
+
+MEMORY = 3 * 2**30  # bytes that a process may take beyond what it begins with
+SECONDS = 60
+
+
+def _ways(folder: Path) -> dict:
+    """Each way in: what is done with a file. Models and runners are made beforehand."""
+    import mmengine.runner
+    import timm.models
+    from mmengine.config import Config
+    from mmengine.hooks import CheckpointHook, EMAHook
+    from mmengine.runner import CheckpointLoader, Runner
+    from torch import nn
+
+    import mmsparx.timm  # noqa: F401
+    from helpers import SMALL_ARCH, runners
+    from mmsparx.engine import SafeCheckpointHook
+    from mmsparx.engine.nan_guard.rewind import last_good_checkpoint
+    from mmsparx.engine.resume import resume_newest
+    from mmsparx.models import SparXClassifier, SparXMamba, load_pretrained
+    from mmsparx.timm.model import TimmSparXMamba
+    from mmsparx.weights.convert import convert, publish
+
+    backbone = SparXMamba(SMALL_ARCH)
+    classifier = SparXClassifier(SparXMamba(SMALL_ARCH, out_indices=(3,), output_norm=False), 5)
+    timms = TimmSparXMamba(SMALL_ARCH, num_classes=5)
+
+    def runner(*hooks) -> Runner:
+        made = runners.make_runner(folder / 'run', runners.Net(), *hooks, data=runners.pictures())
+        made._train_loop = made.build_train_loop(made._train_loop)
+        made.optim_wrapper = made.build_optim_wrapper(made.optim_wrapper)
+        return made
+
+    plain, averaged = runner(), runner(EMAHook())
+    averaged.call_hook('before_run')
+    plain.register_hook(SafeCheckpointHook())
+
+    def as_newest(path: Path, use) -> object:
+        """Use it as the newest checkpoint of a run that has none else."""
+        with tempfile.TemporaryDirectory() as work_dir:
+            newest = Path(work_dir, 'iter_2.pth')
+            newest.symlink_to(path.absolute())
+            return use(work_dir)
+
+    def resume(work_dir: str) -> None:
+        resume_newest(Config(dict(work_dir=work_dir)))
+
+    def go_back(work_dir: str) -> None:
+        for hook in plain.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.out_dir = work_dir
+        if last_good_checkpoint(plain) is None:
+            raise RuntimeError('there is none')
+
+    ways = {
+        'load_pretrained': lambda path: load_pretrained(backbone, path),
+        'load_pretrained_of_a_whole_model': lambda path: load_pretrained(classifier, path),
+        'init_cfg': lambda path: SparXMamba(
+            SMALL_ARCH, init_cfg=dict(type='Pretrained', checkpoint=str(path))
+        ).init_weights(),
+        'init_cfg_of_another_network': lambda path: mmengine.model.PretrainedInit(str(path))(nn.Linear(2, 2)),
+        'mmengine': lambda path: CheckpointLoader.load_checkpoint(str(path)),
+        'mmengines_load_checkpoint': lambda path: mmengine.runner.load_checkpoint(classifier, str(path)),
+        'load_from': lambda path: plain.load_checkpoint(str(path)),
+        'resume': lambda path: plain.resume(str(path)),
+        'resume_with_averaged_weights': lambda path: averaged.resume(str(path)),
+        'resume_newest': lambda path: as_newest(path, resume),
+        'rewind': lambda path: as_newest(path, go_back),
+        'convert': lambda path: convert(path, folder / 'converted.pth', force=True),
+        'publish': lambda path: publish(path, folder / 'published.pth', force=True),
+        'timms_load_checkpoint': lambda path: timm.models.load_checkpoint(timms, str(path)),
+        'timms_resume_checkpoint': lambda path: timm.models.resume_checkpoint(timms, str(path)),
+        'timms_pretrained': lambda path: timms.load_pretrained(str(path)),
+    }
+    config = folder / 'config.py'
+    config.write_text(
+        "custom_imports = dict(imports=['mmsparx.models'])\n"
+        f"backbone = dict(type='mmsparx.SparXMamba', arch={SMALL_ARCH}, out_indices=(3,), output_norm=False)\n"
+        "head = dict(type='mmsparx.SparXClsHead', in_channels=32, num_classes=5)\n"
+        "model = dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head)\n"
+        'test_dataloader = dict(dataset=dict(pipeline=[]))\n'
+    )
+    with contextlib.suppress(ModuleNotFoundError):
+        from mmdet.apis import DetInferencer
+
+        ways['detector'] = lambda path: DetInferencer(model=str(config), weights=str(path), device='cpu')
+        ways['detector_without_a_config'] = lambda path: DetInferencer(weights=str(path), device='cpu')
+    with contextlib.suppress(ModuleNotFoundError):
+        from mmseg.apis import MMSegInferencer
+
+        ways['segmenter'] = lambda path: MMSegInferencer(model=str(config), weights=str(path), device='cpu')
+        ways['segmenter_without_a_config'] = lambda path: MMSegInferencer(None, weights=str(path), device='cpu')
+    with contextlib.suppress(ModuleNotFoundError):
+        from mmpretrain.apis import ImageClassificationInferencer
+
+        ways['classifier'] = lambda path: ImageClassificationInferencer(
+            model=str(config), pretrained=str(path), device='cpu'
+        )
+    return ways
+
+
+def _in_a_process(use, path: Path) -> tuple[str, str]:
+    """How it ended, and what was said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        os.setsid()  # what it starts is ended with it
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        taken = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            use(path)
+        except BaseException as error:
+            if isinstance(error, MemoryError):
+                said = ['killed', 'the limit of memory']
+            else:
+                said = ['refused', f'{type(error).__name__}: {error}']
+                if not isinstance(error, (RuntimeError, ValueError, SystemExit)):
+                    said[1] += '\n' + traceback.format_exc()
+        else:
+            said = ['loaded', '']
+        os.write(writing, json.dumps(said).encode()[:60000])
+        os._exit(0)
+    os.close(writing)
+    deadline = time.monotonic() + SECONDS
+    while not (waited := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            waited = os.waitpid(child, 0)
+            os.close(reading)
+            return 'killed', 'the limit of time'
+        time.sleep(0.002)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    if waited[1] or not said:
+        return 'killed', f'status {waited[1]}'
+    return tuple(json.loads(said))
+
+
+def main() -> None:
+    files, out, *chosen = sys.argv[1:]
+    torch.set_num_threads(1)  # of more than one there is none left after a fork, and it is waited for
+    paths = sorted(path for path in Path(files).iterdir() if path.name != 'executed')
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter('ignore')
+        ways = _ways(Path(folder))
+        gc.freeze()  # a collection would copy what the processes share
+        for way, use in ways.items():
+            if chosen and way not in chosen:
+                continue
+            for path in paths:
+                ended, message = _in_a_process(use, path)
+                outcomes.append({'file': path.name, 'way': way, 'ended': ended, 'message': message})
+                if (marker := Path(files, 'executed')).exists():
+                    outcomes[-1]['ended'] = 'executed'
+                    marker.unlink()
+    Path(out).write_text(json.dumps(outcomes))
+
+
+if __name__ == '__main__':
+    main()
