@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
 
+from mmsparx.engine.nan_guard.diagnose import Finding, not_finite
+from mmsparx.engine.nan_guard.rewind import single_wrappers
 from mmsparx.engine.resume import whole_checkpoints
 from mmsparx.registry import HOOKS
 from mmsparx.weights import AtomicBackend
@@ -17,7 +20,12 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's `CheckpointHook`, with a whole checkpoint on the disk at every moment.
 
     Files are written under a temporary name and renamed (see `AtomicBackend`), and the ones that they
-    replace, beyond `max_keep_ckpts` or no longer the best, are removed afterwards and not before.
+    replace, beyond `max_keep_ckpts` or no longer the best, are removed afterwards and not before. What is
+    not finite is not written: neither weights nor what the optimizer keeps of each of them.
+
+    A run that was killed may not have validated the checkpoint that it is resumed from, or not have noted the
+    result. With `save_best` that validation is repeated at the start, so that the best checkpoint is that of an
+    uninterrupted run.
 
     Args:
         *args, **kwargs: as for `CheckpointHook`.
@@ -26,12 +34,31 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         OSError: when a checkpoint cannot be written; the message names the newest whole one.
+        FloatingPointError: a weight, or what the optimizer keeps of one, is not finite; the message names it, and
+            the newest whole checkpoint.
     """
 
     def __init__(self, *args, backend_args: dict | None = None, **kwargs):
         if backend_args is None and kwargs.get('file_client_args') is None:
             backend_args = {'backend': 'atomic'}
         super().__init__(*args, backend_args=backend_args, **kwargs)
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if runner._resume and self.save_best and _validation_is_due(runner):
+            runner.logger.info('save_best: the validation of the checkpoint that was resumed from is repeated')
+            runner.val_loop.run()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        found = next(not_finite_in_training(runner), None)
+        if found is None:
+            return
+        newest = next(whole_checkpoints(self.out_dir), None)
+        advice = f'Go on from {newest} with --resume and a lower learning rate' if newest else 'Start again'
+        raise FloatingPointError(
+            f'the checkpoint is not written, since it is not finite: {found}. {advice}, or with '
+            'optim_wrapper.clip_grad=dict(max_norm=...)'
+        )
 
     def _save_checkpoint(self, runner: Runner) -> None:
         with self._writing_before_removing():
@@ -61,6 +88,31 @@ class SafeCheckpointHook(CheckpointHook):
         for path, inode in outdated.items():
             if _inode(path) == inode:  # else what was written has the same name
                 backend.remove(path)
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether an uninterrupted run validates where this one stands."""
+    loop = runner.train_loop
+    loop._decide_current_val_interval()
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    return (
+        runner.val_loop is not None
+        and done >= max(loop.val_begin, 1)
+        and (done % loop.val_interval == 0 or done == last)
+    )
+
+
+def not_finite_in_training(runner: Runner) -> Iterator[Finding]:
+    """The weights of a run's model, and what its optimizers keep of each, that are not finite."""
+    named = dict(runner.model.named_parameters())
+    yield from not_finite('parameter', named.items())
+    names = {parameter: name for name, parameter in named.items()}
+    for wrapper in single_wrappers(runner.optim_wrapper):
+        for parameter, state in wrapper.optimizer.state.items():
+            name = names.get(parameter, 'a parameter')
+            kept = {f'{key} of {name}': x for key, x in state.items() if isinstance(x, Tensor)}
+            yield from not_finite('state of the optimizer', kept.items())
 
 
 def _inode(path: str) -> int:

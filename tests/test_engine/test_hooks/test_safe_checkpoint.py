@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmsparx.engine  # noqa: F401 (its hooks)
+from mmsparx.weights import read_checkpoint
 
 
 class Model(BaseModel):
@@ -37,6 +38,20 @@ class Rising(BaseMetric):
         return {'acc': self.value}
 
 
+class Peak(BaseMetric):
+    """Best after the second epoch; killed in the validation after `killed`."""
+
+    runner = killed = None
+
+    def process(self, data_batch, data_samples):
+        if self.runner.epoch == self.killed:
+            raise KeyboardInterrupt
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {'acc': [0, 1, 5, 3, 4][self.runner.epoch]}
+
+
 class Dataset(torch.utils.data.Dataset):
     def __len__(self):
         return 4
@@ -49,7 +64,7 @@ class Dataset(torch.utils.data.Dataset):
 def run(tmp_path):
     """Train a linear layer with a `SafeCheckpointHook` of these options; returns the runner."""
 
-    def run(epochs=4, prepare=lambda runner: None, **options):
+    def run(epochs=4, prepare=lambda runner: None, metric=None, resume=False, **options):
         loader = dict(
             dataset=Dataset(),
             sampler=dict(type='DefaultSampler', shuffle=False),
@@ -63,12 +78,15 @@ def run(tmp_path):
             val_dataloader=loader,
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             val_cfg=dict(),
-            val_evaluator=[Rising()],
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            val_evaluator=[metric or Rising()],
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
             default_hooks=dict(checkpoint=dict(type='mmsparx.SafeCheckpointHook', interval=1, **options)),
             log_level='ERROR',
             experiment_name=str(tmp_path),
+            resume=resume,
         )
+        if isinstance(metric, Peak):
+            metric.runner = runner
         prepare(runner)
         runner.train()
         return runner
@@ -83,7 +101,7 @@ def names(folder):
 def test_keeps_as_many_as_asked_for(run, tmp_path):
     run(max_keep_ckpts=2)
     assert names(tmp_path / 'work') == ['epoch_3.pth', 'epoch_4.pth']
-    newest = torch.load(tmp_path / 'work/epoch_4.pth', weights_only=True)
+    newest = read_checkpoint(tmp_path / 'work/epoch_4.pth')
     assert newest['message_hub']['runtime_info']['keep_ckpt_ids'] == [3, 4]
     assert (tmp_path / 'work/last_checkpoint').read_text() == str(tmp_path / 'work/epoch_4.pth')
 
@@ -132,6 +150,73 @@ def test_a_full_disk_ends_the_run_and_says_what_is_left(run, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path / 'work') == ['epoch_2.pth']
     assert not list((tmp_path / 'work').glob('.*.part'))
+
+
+@pytest.mark.parametrize('killed', [1, 2, 3])
+def test_the_best_of_a_killed_run_is_that_of_a_whole_one(run, tmp_path, killed):
+    """Whose process is killed in a validation, when the checkpoint that it validates is on the disk."""
+    metric = Peak()
+    metric.killed = killed
+    with pytest.raises(KeyboardInterrupt):
+        run(metric=metric, save_best='acc')
+    assert f'epoch_{killed}.pth' in names(tmp_path / 'work')
+    run(metric=Peak(), save_best='acc', resume=True)
+    assert [name for name in names(tmp_path / 'work') if name.startswith('best')] == ['best_acc_epoch_2.pth']
+    best, second = (read_checkpoint(tmp_path / f'work/{name}epoch_2.pth') for name in ('best_acc_', ''))
+    assert torch.equal(best['state_dict']['fc.weight'], second['state_dict']['fc.weight'])
+    info = read_checkpoint(tmp_path / 'work/epoch_4.pth')['message_hub']['runtime_info']
+    assert info['best_score'] == 5
+
+
+def test_without_a_best_no_validation_is_repeated(run):
+    metric = Peak()
+    metric.killed = 2
+    with pytest.raises(KeyboardInterrupt):
+        run(metric=metric)
+    seen = []
+    metric = Peak()
+    run(metric=metric, resume=True, prepare=lambda runner: _note_validations(runner, seen))
+    assert seen == [3, 4]
+
+
+def _note_validations(runner, seen):
+    class Note(Hook):
+        def before_val(self, runner):
+            seen.append(runner.epoch)
+
+    runner.register_hook(Note())
+
+
+class TestNotFinite:
+    """What is not finite is found before it is in a file."""
+
+    def spoil(self, epoch, spoil):
+        class Spoil(Hook):
+            priority = 'VERY_HIGH'
+
+            def after_train_epoch(self, runner):
+                if runner.epoch + 1 == epoch:
+                    spoil(runner)
+
+        return lambda runner: runner.register_hook(Spoil())
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+    def test_the_optimizers_state(self, run, tmp_path, value):
+        def spoil(runner):
+            runner.optim_wrapper.optimizer.state[runner.model.fc.bias]['momentum_buffer'][7] = value
+
+        said = r'not finite: .*momentum_buffer of fc\.bias.* Go on from .*epoch_2\.pth with --resume and a lower'
+        with pytest.raises(FloatingPointError, match=said):
+            run(prepare=self.spoil(3, spoil))
+        assert names(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth']
+
+    def test_a_weight(self, run, tmp_path):
+        def spoil(runner):
+            runner.model.fc.weight.data[3, 1] = float('nan')
+
+        with pytest.raises(FloatingPointError, match=r'not finite: .*fc\.weight.* Start again'):
+            run(prepare=self.spoil(1, spoil))
+        assert names(tmp_path / 'work') == []
 
 
 def test_another_backend_is_left_to_mmengine(run, tmp_path):
