@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ LONGEST_DIRECTORY = 16 * 2**20
 _CHUNK = 2**20  # bytes that are read and summed up while they are in a cache
 _WINDOW = 2**24
 _LOCAL_HEADER = struct.Struct('<4s5H3I2H')
+# What describes the directory at an archive's end; the latter two are there where 32 bits are too few.
+_END = struct.Struct('<4s4H2IH')
+_LOCATOR = struct.Struct('<4sIQI')
+_END_64 = struct.Struct('<4sQ2H2I4Q')
 # torch's classes of storages; the untyped one counts bytes.
 DTYPES = {
     'DoubleStorage': torch.float64,
@@ -76,7 +80,8 @@ class ZipArchive:
         self.file = file
         self.records = _read_directory(file)
         folders = {name.partition('/')[0] for name in self.records}
-        if len(folders) != 1 or f'{min(folders)}/data.pkl' not in self.records:
+        torchscript = any(name.endswith('/constants.pkl') for name in self.records)
+        if torchscript or len(folders) != 1 or f'{min(folders)}/data.pkl' not in self.records:
             raise RefusedError(_foreign_archive(self.records))
         self.folder = folders.pop()
         self._unread = set(self.records)
@@ -149,58 +154,125 @@ class ZipArchive:
 
 
 def _read_directory(file: BinaryIO) -> dict[str, _Record]:
+    """The records of an archive, by their names."""
     size = file.seek(0, os.SEEK_END)
     try:
-        count = _check_directory(file, size)
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-        if count not in (len(infos), 0xFFFF):  # of as many and more the small field does not say
-            raise DamagedError(f'its directory has {len(infos)} records, and says that there are {count}')
-        spans, records = [], {}
-        for info in infos:
-            mode = info.external_attr >> 16
-            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise RefusedError(f'the record {info.filename!r} is compressed, which torch.save does not do')
-            if info.flag_bits & 0x1 or stat.S_ISLNK(mode) or info.is_dir() or info.external_attr & 0x10:
-                raise RefusedError(f'the record {info.filename!r} is encrypted, a link or a folder')
-            if info.filename in records:
-                raise RefusedError(f'the record {info.filename!r} comes twice')
-            file.seek(info.header_offset)
-            header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-            name = file.read(header[9])
-            if header[0] != ZIP_MAGIC or header[3] != zipfile.ZIP_STORED or name != info.orig_filename.encode('utf-8'):
-                raise DamagedError(f'the header of the record {info.filename!r} is not what the directory says')
-            start = info.header_offset + _LOCAL_HEADER.size + header[9] + header[10]
-            spans.append((info.header_offset, start + info.file_size))
-            records[info.filename] = _Record(start, info.file_size, info.CRC)
-    except (DamagedError, RefusedError):
-        raise
-    except Exception as error:  # damage can make zipfile fail in any way
+        count, start, end = _find_directory(file, size)
+        file.seek(start)
+        directory = file.read(end - start)
+        records, spans, position = {}, [], 0
+        for _ in range(count):
+            entry = _Entry.read(directory, position)
+            position += entry.length
+            if entry.offset + entry.size > start:
+                raise DamagedError(f'cut off after {size} bytes, or overwritten: {entry.name!r} is beyond its end')
+            if entry.name in records:
+                raise RefusedError(f'the record {entry.name!r} comes twice')
+            begin = _check_local_header(file, entry)
+            spans.append((entry.offset, begin + entry.size))
+            records[entry.name] = _Record(begin, entry.size, entry.checksum)
+    except (struct.error, UnicodeDecodeError) as error:
         raise DamagedError(f'cut off after {size} bytes, or overwritten ({error})') from error
+    if position != len(directory):
+        raise DamagedError('its directory has another size than it says')
     spans.sort()
-    ends = [0, *(end for _, end in spans)]
-    if not spans or spans[0][0] != 0 or any(begin < end for (begin, _), end in zip(spans, ends, strict=False)):
+    ends = [0, *(stop for _, stop in spans)]
+    if not spans or spans[0][0] != 0 or any(begin < stop for (begin, _), stop in zip(spans, ends, strict=False)):
         raise RefusedError('its records lie within each other, or not at its beginning')
-    if ends[-1] > size:
-        raise DamagedError(f'cut off after {size} bytes')
+    if ends[-1] > start:
+        raise DamagedError(f'cut off after {size} bytes, or overwritten: a record reaches into the directory')
     return records
 
 
-def _check_directory(file: BinaryIO, size: int) -> int:
-    """Refuse a directory that is too large, before `zipfile` reads all of it -> the number of records that it says."""
-    end = size - 22 - 65535
-    file.seek(max(end, 0))
-    tail = file.read()
-    place = tail.rfind(b'PK\x05\x06')
-    if place < 0 or len(tail) - place < 22:
-        raise DamagedError(f'cut off after {size} bytes: the directory at its end is missing')
-    count, length = struct.unpack_from('<HI', tail, place + 10)
-    if length == 0xFFFFFFFF:
-        place = tail.rfind(b'PK\x06\x06')
-        length = struct.unpack_from('<Q', tail, place + 40)[0] if place >= 0 else LONGEST_DIRECTORY + 1
+def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
+    """The number of records of an archive, and where its directory begins and ends.
+
+    torch writes no comment at the end of an archive, and nothing between the directory and what describes it.
+    """
+    missing = DamagedError(f'cut off after {size} bytes: the directory at its end is missing')
+    if size < _END.size:
+        raise missing
+    end = size - _END.size
+    file.seek(end)
+    magic, *disks, _, count, length, start, comment = _END.unpack(file.read(_END.size))
+    if magic != b'PK\5\6':
+        raise missing
+    if end >= _LOCATOR.size + _END_64.size:
+        file.seek(end - _LOCATOR.size - _END_64.size)
+        magic, *_, count_64, length_64, start_64 = _END_64.unpack(file.read(_END_64.size))
+        if file.read(4) == b'PK\6\7':
+            if magic != b'PK\6\6':
+                raise missing
+            count, length, start = count_64, length_64, start_64
+            end -= _LOCATOR.size + _END_64.size
     if length > LONGEST_DIRECTORY:
         raise RefusedError(f'its directory has {length} bytes, more than that of any checkpoint')
-    return count
+    if any(disks) or comment or start + length != end or count * _Entry.FORMAT.size > length:
+        raise DamagedError(f'cut off after {size} bytes, or overwritten: what its end says of the directory is wrong')
+    return count, start, end
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of the directory; `length` is its own number of bytes, and `offset` that of the record's header."""
+
+    FORMAT: ClassVar = struct.Struct('<4s6H3I5H2I')
+
+    name: str
+    size: int
+    checksum: int
+    offset: int
+    length: int
+
+    @classmethod
+    def read(cls, directory: bytes, position: int) -> '_Entry':
+        """Read and check the entry at a position.
+
+        Raises:
+            DamagedError, RefusedError: it is damaged, or not as torch writes it.
+        """
+        fields = cls.FORMAT.unpack_from(directory, position)
+        magic, _, _, flags, method, _, _, checksum, packed, size, *lengths, disk, _, attributes, offset = fields
+        if magic != b'PK\1\2' or disk:
+            raise DamagedError('an entry of its directory is overwritten')
+        begin = position + cls.FORMAT.size
+        stop = begin + sum(lengths)
+        if stop > len(directory):
+            raise DamagedError('an entry of its directory is overwritten')
+        name = directory[begin : begin + lengths[0]].decode('utf-8')
+        extra = directory[begin + lengths[0] : begin + lengths[0] + lengths[1]]
+        size, packed, offset = _wide(extra, size, packed, offset)
+        if method != zipfile.ZIP_STORED or packed != size:
+            raise RefusedError(f'the record {name!r} is compressed, which torch.save does not do')
+        if flags & 1 or stat.S_ISLNK(attributes >> 16) or attributes & 0x10 or name.endswith('/'):
+            raise RefusedError(f'the record {name!r} is encrypted, a link or a folder')
+        return cls(name, size, checksum, offset, stop - position)
+
+
+def _wide(extra: bytes, *values: int) -> list[int]:
+    """Numbers of an entry; those that do not fit into 32 bits are in an extra field."""
+    position, wide = 0, b''
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from('<HH', extra, position)
+        if kind == 1:
+            wide = extra[position + 4 : position + 4 + length]
+        position += 4 + length
+    found = []
+    for value in values:
+        if value == 0xFFFFFFFF:
+            value, wide = struct.unpack_from('<Q', wide)[0], wide[8:]
+        found.append(value)
+    return found
+
+
+def _check_local_header(file: BinaryIO, entry: _Entry) -> int:
+    """See that a record's own header says what the directory says; returns where the record's bytes begin."""
+    file.seek(entry.offset)
+    header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    name = file.read(header[9])
+    if header[0] != ZIP_MAGIC or header[3] != zipfile.ZIP_STORED or name != entry.name.encode('utf-8'):
+        raise DamagedError(f'the header of the record {entry.name!r} is not what the directory says')
+    return entry.offset + _LOCAL_HEADER.size + header[9] + header[10]
 
 
 def _foreign_archive(names: dict[str, _Record]) -> str:
@@ -221,7 +293,7 @@ class StreamFile:
     def __init__(self, file: BinaryIO):
         self.file = file
         self.size = file.seek(0, os.SEEK_END)
-        self.places: dict[str, int] = {}
+        self.places: dict[str, tuple[int, int]] = {}  # where each storage begins, and its bytes
 
     def load(self) -> object:
         """The pickled object, as `records`."""
@@ -238,7 +310,8 @@ class StreamFile:
 
     def _load(self, machine: Machine) -> object:
         number, version, system = (machine.run() for _ in range(3))
-        little = dict(system.items).get('little_endian') if type(system) is Pairs else None
+        items = system.items if type(system) is Pairs else ()
+        little = next((value for key, value in items if key == 'little_endian'), None)
         if number != _STREAM_NUMBER or version != _STREAM_VERSION or little is not True:
             raise RefusedError('it is of a version or byte order of torch.save that is not read')
         result = machine.run()
@@ -246,6 +319,7 @@ class StreamFile:
         if type(keys) is not list or not all(type(key) is str for key in keys):
             raise RefusedError('its list of storages is no list of strings')
         storages = {storage.key: storage for storage in machine.storages}
+        self.places.clear()  # of a part of the file that was too short
         place = machine.position
         for key in keys:
             if key not in storages or key in self.places:
@@ -257,7 +331,7 @@ class StreamFile:
                 raise DamagedError(f'cut off after {self.size} bytes')
             if struct.unpack('<q', head)[0] != storages[key].count:
                 raise DamagedError(f'its storage {key!r} has another size than its tensors say')
-            self.places[key] = place + 8
+            self.places[key] = place + 8, size
             place += 8 + size
         return result
 
@@ -265,12 +339,14 @@ class StreamFile:
         """See that a storage is there, without reading it."""
         if storage.key not in self.places:
             raise DamagedError(f'its storage {storage.key!r} is missing')
+        if self.places[storage.key][1] != size_of(storage):
+            raise RefusedError(f'its storage {storage.key!r} has another size than a tensor says')
 
     def memory(self, storage: Storage) -> Tensor:
         """A storage's bytes, (n,) uint8."""
         self.check(storage)
         memory = torch.empty(size_of(storage), dtype=torch.uint8)
-        self.file.seek(self.places[storage.key])
+        self.file.seek(self.places[storage.key][0])
         if self.file.readinto(memoryview(memory.numpy())) != len(memory):
             raise DamagedError(f'cut off after {self.size} bytes')
         return memory

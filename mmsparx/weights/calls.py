@@ -4,10 +4,10 @@ They stand for torch's, numpy's, Python's and mmengine's functions and classes o
 under the names that Python 3 and numpy 1 and 2 write. Whatever else a file calls is refused by name.
 """
 
+import math
 from collections.abc import Callable
 
 from mmsparx.weights.records import (
-    ITEM_SIZES,
     ArrayData,
     ArrayType,
     Global,
@@ -19,6 +19,7 @@ from mmsparx.weights.records import (
     Storage,
     TensorData,
     Unknown,
+    item_size,
     named,
 )
 
@@ -133,14 +134,19 @@ def _device(kind: object, index: object = None) -> str:
     return kind if index is None else f'{kind}:{index}'
 
 
+def _default_dict(factory: object = None, content: object = ()) -> Pairs:
+    """A defaultdict as a plain dict; what it fills in is a function, and dropped."""
+    return _pairs('dict')(content)
+
+
 def _array_type(code: object, *_) -> ArrayType:
-    if type(code) is not str or code not in ITEM_SIZES:
-        raise RefusedError(f'it holds numpy objects of the type {named(code)}; only {", ".join(ITEM_SIZES)} are read')
+    if type(code) is not str or item_size(code) is None:
+        raise RefusedError(f'it holds numpy values of the dtype {named(code)}; only numbers and strings are read')
     return ArrayType(code)
 
 
 def _scalar(dtype: object, raw: object) -> ScalarData:
-    if type(dtype) is not ArrayType or type(raw) is not bytes or len(raw) != ITEM_SIZES[dtype.code]:
+    if type(dtype) is not ArrayType or type(raw) is not bytes or len(raw) != item_size(dtype.code):
         raise RefusedError('a number of numpy has another size than its type')
     return ScalarData(dtype, raw)
 
@@ -166,6 +172,8 @@ CALLS: dict[Global, Callable] = {
     Global('torch', 'device'): _device,
     Global('collections', 'OrderedDict'): _pairs('OrderedDict'),
     Global('collections', 'Counter'): _pairs('Counter'),
+    Global('collections', 'defaultdict'): _default_dict,
+    Global('mmengine.config.config', 'ConfigDict'): _pairs('dict'),
     Global('builtins', 'set'): _items('set'),
     Global('builtins', 'frozenset'): _items('frozenset'),
     Global('builtins', 'bytes'): _bytes,
@@ -180,11 +188,38 @@ CALLS: dict[Global, Callable] = {
         for name, build in (('scalar', _scalar), ('_reconstruct', _empty_array))
     },
 }
+# Classes of Python's library that checkpoints hold and that have no value as data; with arguments, too, their
+# instances are dropped.
+_DROPPED = {
+    Global(module, name)
+    for modules, names in (
+        (('pathlib', 'pathlib._local'), ('PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath')),
+        (('datetime',), ('date', 'datetime', 'time', 'timedelta', 'timezone')),
+        (('uuid',), ('UUID',)),
+        (('decimal',), ('Decimal',)),
+    )
+    for module in modules
+    for name in names
+}
 _HISTORY_BUFFER = Global('mmengine.logging.history_buffer', 'HistoryBuffer')
 _INSTANCES: dict[Global, Callable[[], object]] = {
     _HISTORY_BUFFER: HistoryData,
     Global('collections', 'OrderedDict'): _pairs('OrderedDict'),
     Global('collections', 'Counter'): _pairs('Counter'),
+}
+
+
+# What messages call records.
+_KINDS = {
+    Pairs: 'a dict',
+    Items: 'a set',
+    ArrayType: 'a numpy dtype, twice',
+    ArrayData: 'a numpy array, twice',
+    ScalarData: 'a numpy scalar',
+    HistoryData: 'a HistoryBuffer, twice',
+    TensorData: 'a tensor',
+    Storage: 'a storage',
+    Global: 'a class or function',
 }
 
 
@@ -210,19 +245,19 @@ def set_state(target: object, state: object) -> None:
         _, shape, dtype, fortran, raw = state
         if type(dtype) is not ArrayType or type(raw) is not bytes or type(fortran) is not bool:
             raise RefusedError('an array of numpy holds what is no number')
-        count = ITEM_SIZES[dtype.code]
-        for side in _sizes(shape, 'shape of an array'):
-            count *= side
+        count = item_size(dtype.code) * math.prod(_sizes(shape, 'shape of an array'))
         if count != len(raw):
             raise RefusedError(f'an array of shape {shape} has {len(raw)} bytes, where {count} belong')
         target.dtype, target.shape, target.fortran, target.raw = dtype, shape, fortran, raw
         return
-    raise RefusedError(f'the state of a {type(target).__name__} is set, which pickle does not do')
+    raise RefusedError(f'it sets attributes of {_KINDS.get(type(target), "a value")}, which pickle does not do')
 
 
 def call(function: object, args: object) -> object:
     if type(function) is not Global or type(args) is not tuple:
         raise RefusedError('it calls what is no function')
+    if function in _DROPPED:
+        return Unknown(function)
     if function not in CALLS:
         raise RefusedError(f'it asks to call {function}')
     try:

@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmsparx.weights.files import SUFFIXES, MissingError, UnreadableError, safetensors_package, to_json
+from mmsparx.weights.files import SUFFIXES, MissingError, UnreadableError, printable, safetensors_package, to_json
 
 COPIES = ('auto', 'ema', 'raw')
 # What torch's wrappers (compiled, sharded, checkpointed modules) put between the parts of a name.
@@ -79,7 +79,7 @@ def choose_weights(checkpoint: object, source: str, weights: str = 'auto') -> We
     ):
         raise UnreadableError(
             f'{source}: expected a state dict, flat or under the key "state_dict", got {type(checkpoint).__name__}'
-            + (f' with the keys {", ".join(map(str, list(checkpoint)[:4]))}' if isinstance(checkpoint, Mapping) else '')
+            + _keys_of(checkpoint)
         )
     state_dict = without_wrappers(state_dict)
     if key is None:
@@ -89,12 +89,23 @@ def choose_weights(checkpoint: object, source: str, weights: str = 'auto') -> We
     return Weights(state_dict, meta, tuple(str(k) for k in checkpoint if k not in (key, 'meta')))
 
 
+def _keys_of(checkpoint: object) -> str:
+    if not isinstance(checkpoint, Mapping):
+        return ''
+    return f' with the keys {", ".join(printable(str(key)[:100]) for key in list(checkpoint)[:4])}'
+
+
+def strip_wrappers(name: str) -> str:
+    """A name without `WRAPPERS`."""
+    return '.'.join(part for part in name.split('.') if part not in WRAPPERS)
+
+
 def without_wrappers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights by the model's own names: without `WRAPPERS`, and `module.` of data-parallel and averaged models.
 
     What averaged models count by is left out. Names stay as they are where two would become one.
     """
-    names = {name: '.'.join(part for part in name.split('.') if part not in WRAPPERS) for name in state_dict}
+    names = {name: strip_wrappers(name) for name in state_dict}
     while (weights := {old: name for old, name in names.items() if name not in _COUNTERS}) and all(
         name.startswith('module.') for name in weights.values()
     ):

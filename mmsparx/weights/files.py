@@ -104,7 +104,7 @@ def _read(file: BinaryIO, path: str, location: Location, tensors: bool) -> objec
     if head.startswith(STREAM_MAGIC):
         return _read_torch(StreamFile(file), path, location, tensors)
     if _is_safetensors(head):
-        return _read_safetensors(path, location)
+        return _read_safetensors(path, location, tensors)
     raise RefusedError(_kind_of(head, size))
 
 
@@ -130,7 +130,12 @@ def _read_torch(archive: ZipArchive | StreamFile, name: str, location: Location,
 
 
 def _place(path: tuple) -> str:
-    return '.'.join('*' if part is None else str(part)[:100] for part in path)
+    return '.'.join('*' if part is None else printable(str(part)[:100]) for part in path)
+
+
+def printable(text: str) -> str:
+    """A file's text as a message may show it: without control characters, which a terminal obeys."""
+    return ''.join(x if x.isprintable() else '?' for x in text)
 
 
 def open_file(path: str) -> BinaryIO:
@@ -195,17 +200,21 @@ def _is_safetensors(head: bytes) -> bool:
     return 2 <= length <= 100_000_000 and head[8:9] == b'{'  # the format's own limit
 
 
-def _read_safetensors(path: str, location: Location) -> dict:
+def _read_safetensors(path: str, location: Location, read_tensors: bool) -> dict:
     package = safetensors_package()
     try:
         with package.safe_open(path, framework='pt') as file:
-            # Copies: the package gives parts of the mapped file, which may change or be cut off later.
-            tensors = {name: moved(file.get_tensor(name).clone(), location) for name in file.keys()}  # noqa: SIM118
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118
+                mapped = file.get_tensor(name)
+                # Copies: the package gives parts of the mapped file, which may change or be cut off later.
+                tensors[name] = moved(mapped.clone(), location) if read_tensors else mapped.to('meta')
             texts = file.metadata() or {}
     except package.SafetensorError as error:
         raise DamagedError(str(error)) from error
     names, meta = (_from_json(texts.get(f'mmsparx.{key}', 'null'), key) for key in ('names', 'meta'))
-    if isinstance(names, list) and sorted(tensors) == sorted(map(str, names)):
+    # The order is ours to restore where nobody has added or taken away a tensor.
+    if type(names) is list and all(type(name) is str for name in names) and sorted(tensors) == sorted(names):
         tensors = {name: tensors[name] for name in names}
     if not all(name.isprintable() for name in tensors):
         raise RefusedError('a name in it is no printable string')

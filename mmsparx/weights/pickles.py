@@ -68,7 +68,9 @@ class Machine:
                     return result
                 operations[code](self)
         except KeyError as error:
-            raise RefusedError(f'it is damaged: no pickle has the opcode or reference {error}') from error
+            raise RefusedError(
+                f'it is damaged, or not by torch.save: unknown opcode or reference {error} at byte {self.position}'
+            ) from error
         except (IndexError, struct.error, ValueError, UnicodeDecodeError) as error:
             if isinstance(error, RefusedError):
                 raise
@@ -145,13 +147,13 @@ class Machine:
 
     def integer(self, size: int) -> int:
         if size > LONGEST_INTEGER:
-            raise RefusedError(f'a integer has {size} bytes')
+            raise RefusedError(f'an integer has {size} bytes; at most {LONGEST_INTEGER} are read')
         return int.from_bytes(self.take(size), 'little', signed=True)
 
     def call(self, function: object, args: object) -> object:
         """As `calls.call`; copies of what is given count, since a file can give the same again and again."""
         for x in args if type(args) is tuple else ():
-            if type(x) is list:
+            if type(x) in (list, tuple):
                 self.operations -= len(x)
             elif type(x) is Pairs:
                 self.operations -= len(x.items)

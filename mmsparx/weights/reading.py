@@ -20,9 +20,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mmsparx.weights.archive import DTYPES, StreamFile, ZipArchive, size_of
+from mmsparx.weights.archive import DTYPES, DamagedError, StreamFile, ZipArchive, size_of
 from mmsparx.weights.records import (
-    ITEM_SIZES,
     ArrayData,
     ArrayType,
     Global,
@@ -34,11 +33,13 @@ from mmsparx.weights.records import (
     Storage,
     TensorData,
     Unknown,
+    item_size,
 )
 
 DEEPEST = 100
 MOST_VALUES = 3_000_000
 MOST_LISTED = 1_000_000  # numbers of an array that becomes a list
+MOST_COPIED = 2**30  # bytes of all histories
 LARGEST_KEY = 2**60  # beyond, different integers may have one hash
 LONGEST_HISTORY = 100_000_000
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
@@ -76,6 +77,7 @@ class Rebuilder:
         self._storages: dict[str, torch.UntypedStorage] = {}
         self._path: list = []
         self._values = 0
+        self._copied = 0
 
     def __call__(self, value: object) -> object:
         """The value of a record.
@@ -87,6 +89,10 @@ class Rebuilder:
             return self._rebuild(value)
         except _NotUnderstoodError as error:
             raise RefusedError(f'it holds an object of {error.kind}, and no weights') from error
+        except (DamagedError, RefusedError, RecursionError):
+            raise
+        except (ValueError, OverflowError, RuntimeError, MemoryError) as error:  # of numpy or torch
+            raise RefusedError(f'a value cannot be made: {str(error).splitlines()[0][:200]}') from error
 
     def _rebuild(self, value: object) -> object:
         self._values += 1
@@ -106,9 +112,9 @@ class Rebuilder:
         if kind is ScalarData:
             return _numbers(value.dtype, value.raw).item()
         if kind is ArrayData:
-            return _array(value, MOST_LISTED).tolist()
+            return self._list(value)
         if kind is HistoryData:
-            return _history(value)
+            return self._history(value)
         if kind is Unknown:
             raise _NotUnderstoodError(value.kind)
         if kind is Global:
@@ -127,11 +133,11 @@ class Rebuilder:
         for key, value in pairs.items:
             if type(key) not in (str, int, bool, type(None)) or (type(key) is int and abs(key) >= LARGEST_KEY):
                 raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}, or a very large one')
-            if type(key) is str and not key.isprintable():
-                raise RefusedError(f'it holds a dict with the key {key[:100]!r}')
             self._path.append(key)
             try:
                 found[key] = self._rebuild(value)
+                if type(value) is TensorData and type(key) is str and not key.isprintable():
+                    raise RefusedError(f'the name of a tensor, {key[:100]!r}, is not printable')
             except _NotUnderstoodError as error:
                 self.left_out[tuple(self._path)] = str(error.kind)
             finally:
@@ -153,6 +159,20 @@ class Rebuilder:
         if any(type(x) is int and abs(x) >= LARGEST_KEY for x in values):
             raise RefusedError('it holds a set of very large numbers')
         return set(values) if items.kind == 'set' else frozenset(values)
+
+    def _list(self, data: ArrayData) -> object:
+        # An array without elements may have any number of empty rows.
+        self._values += math.prod(max(side, 1) for side in data.shape)
+        if self._values > MOST_VALUES:
+            raise RefusedError(f'it holds an array of the shape {data.shape}, which is too large for a list')
+        return _array(data, MOST_LISTED).tolist()
+
+    def _history(self, data: HistoryData) -> HistoryBuffer:
+        buffer = _history(data)
+        self._copied += buffer._log_history.nbytes + buffer._count_history.nbytes
+        if self._copied > MOST_COPIED:
+            raise RefusedError('it holds more histories than any checkpoint')
+        return buffer
 
     def _tensor(self, data: TensorData) -> Tensor:
         held = size_of(data.storage)
@@ -201,8 +221,8 @@ def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.
 
 def _numbers(dtype: ArrayType, raw: bytes) -> np.ndarray:
     """(n,), of numbers that are checked to fill the bytes."""
-    if len(raw) % ITEM_SIZES[dtype.code]:
-        raise RefusedError('numbers of numpy have another size than their type')
+    if len(raw) % item_size(dtype.code):
+        raise RefusedError('the size of a numpy value does not match its dtype')
     return np.frombuffer(raw, np.dtype(f'{dtype.order}{dtype.code}'))
 
 
@@ -228,26 +248,42 @@ def _history(data: HistoryData) -> HistoryBuffer:
     return buffer
 
 
-def check_values(value: object, depth: int = 0) -> object:
+def check_values(value: object) -> object:
     """A copy of what another reader has read, if it is of the types that come out of here.
 
     Raises:
         RefusedError: it is not.
     """
-    kind = type(value)
-    if depth > DEEPEST:
-        raise RefusedError('it is nested more deeply than any checkpoint')
-    if kind in _PLAIN or isinstance(value, Tensor) or kind is HistoryBuffer:
-        return value
-    if kind in (dict, OrderedDict, Counter):
-        found = kind()
-        for key, inner in kind.items(value):
-            if type(key) not in (str, int, bool, type(None)):
-                raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}')
-            found[key] = check_values(inner, depth + 1)
-        return found
-    if kind in (list, tuple):
-        return kind(check_values(inner, depth + 1) for inner in kind.__iter__(value))
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in 'biufc':
-        return value.tolist()
-    raise RefusedError(f'it holds an object of {kind.__module__}.{kind.__qualname__}')
+    return _Checker().check(value, 0)
+
+
+class _Checker:
+    """Counts what `check_values` copies, since a value may hold another any number of times."""
+
+    def __init__(self):
+        self.values = 0
+
+    def check(self, value: object, depth: int) -> object:
+        self.values += 1
+        if self.values > MOST_VALUES or depth > DEEPEST:
+            raise RefusedError('it holds more than any checkpoint, or contains itself')
+        kind = type(value)
+        if kind in _PLAIN or isinstance(value, Tensor) or kind is HistoryBuffer:
+            return value
+        if kind in (dict, OrderedDict, Counter):
+            found = kind()
+            for key, inner in kind.items(value):
+                if type(key) not in (str, int, bool, type(None)):
+                    raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}')
+                found[key] = self.check(inner, depth + 1)
+            return found
+        if kind in (list, tuple):
+            return kind(self.check(inner, depth + 1) for inner in value)
+        if kind in (set, frozenset) and all(type(x) in _PLAIN for x in value):
+            return kind(value)
+        if kind is torch.Size:
+            return tuple(value)
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in 'biufcU':
+            self.values += value.size
+            return value.tolist()
+        raise RefusedError(f'it holds an object of {kind.__module__}.{kind.__qualname__}')

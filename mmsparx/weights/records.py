@@ -4,6 +4,7 @@
 imported in these modules.
 """
 
+import re
 from dataclasses import dataclass, field
 
 
@@ -82,7 +83,7 @@ class TensorData:
 
 @dataclass(slots=True, eq=False)
 class ArrayType:
-    """A type of numpy's numbers, by its code ('f8') and byte order."""
+    """A numpy dtype of numbers or strings, by its code ('f8', 'U3') and byte order."""
 
     code: str
     order: str = '<'
@@ -114,9 +115,16 @@ class HistoryData:
 
 
 # Bytes of numpy's numbers, by their code.
-ITEM_SIZES = {'b1': 1, 'f2': 2, 'f4': 4, 'f8': 8, 'c8': 8, 'c16': 16} | {
+_ITEM_SIZES = {'b1': 1, 'f2': 2, 'f4': 4, 'f8': 8, 'c8': 8, 'c16': 16} | {
     f'{sign}{size}': size for sign in 'iu' for size in (1, 2, 4, 8)
 }
+_TEXT = re.compile(r'U([1-9]\d{0,4})')
+
+
+def item_size(code: str) -> int | None:
+    """Bytes of an item of a numpy dtype, by its code; None for other codes than those of numbers and strings."""
+    text = _TEXT.fullmatch(code)
+    return 4 * int(text[1]) if text else _ITEM_SIZES.get(code)
 
 
 def named(value: object) -> str:

@@ -106,15 +106,51 @@ def checkpoint(**more: bytes) -> bytes:
 
 
 # Formats.
-def zipped(pickled: bytes, records: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
+def records_of(pickled: bytes, **more: bytes) -> dict[str, bytes]:
+    """The records of torch's zip format; `more` has other contents of some of them."""
+    contents = {'data.pkl': PROTO + pickled + STOP, 'byteorder': b'little', 'data/0': bytes(16), 'version': b'3\n'}
+    return {f'archive/{key}': content for key, content in {**contents, **more}.items()}
+
+
+def zipped(pickled: bytes, compression: int = zipfile.ZIP_STORED, **more: bytes) -> bytes:
+    return archived(records_of(pickled, **more), compression)
+
+
+def archived(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', compression) as archive:
-        archive.writestr('archive/data.pkl', PROTO + pickled + STOP)
-        archive.writestr('archive/byteorder', 'little')
-        for key, content in ({'data/0': bytes(16)} if records is None else records).items():
-            archive.writestr(f'archive/{key}', content)
-        archive.writestr('archive/version', '3\n')
+        for key, content in records.items():
+            archive.writestr(key, content)
     return buffer.getvalue()
+
+
+def by_hand(records: dict[str, bytes], inner: dict[str, bytes] | None = None, end: bytes | None = None) -> bytes:
+    """A zip archive with right headers and checksums.
+
+    Args:
+        records: Contents by name.
+        inner: Further records, which lie within a record of their own.
+        end: What comes after the directory, instead of the usual record.
+    """
+    body, entries = b'', []
+
+    def add(key: str, content: bytes, start: int) -> bytes:
+        head = (0, 0, 0, 0, zlib.crc32(content), len(content), len(content), len(key), 0)
+        entry = struct.pack('<4s6H3I5H2I', b'PK\1\2', 20, 20, *head, 0, 0, 0, 0, start)
+        entries.append(entry + key.encode())
+        return struct.pack('<4s5H3I2H', b'PK\3\4', 20, *head) + key.encode() + content
+
+    for key, content in records.items():
+        body += add(key, content, len(body))
+    if inner:
+        start = len(body) + 30 + len('archive/outer')
+        nested = b''
+        for key, content in inner.items():
+            nested += add(key, content, start + len(nested))
+        body += add('archive/outer', nested, len(body))
+    directory = b''.join(entries)
+    usual = struct.pack('<4s4H2IH', b'PK\5\6', 0, 0, len(entries), len(entries), len(directory), len(body), 0)
+    return body + directory + (usual if end is None else end)
 
 
 def stream(pickled: bytes, head: bytes | None = None, keys: bytes | None = None, tail: bytes | None = None) -> bytes:
@@ -229,8 +265,7 @@ def _stand_ins(marker: Path) -> Iterator[tuple[str, bytes]]:
         'of_many_dimensions': tensor(size=(1,) * 1000, stride=(1,) * 1000),
         'of_another_stride': tensor(stride=(1, 1)),
         'without_storage': tensor(number(0)),
-        'of_a_storage_too_large': tensor(storage(count=2**50), size=(2**50,)),
-        'of_a_storage_of_another_size': tensor(storage(count=3), size=(3,)),
+        'of_a_storage_of_two_sizes': tensor(storage(count=3), size=(3,)),
         'of_a_missing_storage': tensor(storage(key='7')),
         'of_a_storage_elsewhere': tensor(storage(key='../../data.pkl')),
         'quantised': tensor(storage('QInt8Storage', count=16)),
@@ -295,6 +330,15 @@ def _containers(marker: Path) -> Iterator[tuple[str, bytes]]:
         + b'q\x00'
         + (name('collections', 'OrderedDict') + b'h\x00\x85R0') * 5000,
     )
+    copied = MARK + number(1) * 500_000 + b'tq\x00' + (name('builtins', 'set') + b'h\x00\x85R') * 200_000
+    yield 'tuple_copied_again_and_again', MARK + copied + b'l'
+    large = array((10**6,), None, raw_bytes(bytes(8 * 10**6))) + b'q\x00'
+    yield 'array_again_and_again', MARK + large + b'h\x00' * 2000 + b'l'
+    kept = array((10**6,), None, raw_bytes(bytes(8 * 10**6)))
+    kept = history(dict_(max_length=number(10**6), _log_history=kept + b'q\x01', _count_history=b'h\x01'))
+    yield 'history_again_and_again', MARK + kept + b'q\x00' + b'h\x00' * 2000 + b'l'
+    yield 'array_of_endless_rows', array((2**40, 0), None, raw_bytes(b''))
+    yield 'array_of_an_impossible_shape', array((0, 2**61, 2**61), None, raw_bytes(b''))
     yield 'key_that_is_a_list', EMPTY_DICT + EMPTY_LIST + NONE + b's'
     yield 'key_that_is_a_tensor', EMPTY_DICT + tensor() + NONE + b's'
     collisions = b''.join(number(i * (2**61 - 1)) + NONE for i in range(20000))
@@ -302,13 +346,13 @@ def _containers(marker: Path) -> Iterator[tuple[str, bytes]]:
     yield 'set_of_one_hash', call(name('builtins', 'set'), list_(*[number(i * (2**61 - 1)) for i in range(20000)]))
     yield 'set_of_lists', call(name('builtins', 'set'), list_(EMPTY_LIST))
     yield 'giant_number', b'\x8b' + struct.pack('<I', 10**6) + b'\x01' * 10**6
-    yield 'key_with_escapes', EMPTY_DICT + text('\x1b[2J\n') + NONE + b's'
+    yield 'name_with_escapes', EMPTY_DICT + text('\x1b[2J\n') + tensor() + b's'
     yield 'text_of_surrogates', b'X' + struct.pack('<I', 3) + b'\xed\xa0\x80'
     yield 'name_without_end', b'c' + b'a' * 10**6
 
 
 def _holders(marker: Path) -> Iterator[tuple[str, bytes]]:
-    """A config's text wherever mmengine, an inferencer or an old version looks for one: whole files."""
+    """Whole checkpoints; most have a config's text, wherever mmengine, an inferencer or an old version looks for it."""
     code = config(marker)
     info = dict_(cfg=code)
     hub = dict_(log_scalars=EMPTY_DICT, runtime_info=info, resumed_keys=EMPTY_DICT)
@@ -355,6 +399,8 @@ def _holders(marker: Path) -> Iterator[tuple[str, bytes]]:
         ),
     )
     yield 'config_in_a_counter', checkpoint(message_hub=dict_(runtime_info=call(name('collections', 'Counter'), info)))
+    yield 'storage_too_large', checkpoint(state_dict=dict_(w=tensor(storage(count=2**50), size=(2**50,))))
+    yield 'storage_of_another_size', checkpoint(state_dict=dict_(w=tensor(storage(count=3), size=(3,))))
     yield 'config_as_bytes', checkpoint(message_hub=dict_(runtime_info=dict_(cfg=raw_bytes(b'open("x", "w")'))))
 
 
@@ -369,8 +415,8 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
                 file.write(PROTO + b'N0' * (1 << 19))
         archive.writestr('archive/byteorder', 'little')
     yield 'deflated_bomb.pth', bomb.getvalue()
-    yield 'deflated_whole.pth', zipped(good, compression=zipfile.ZIP_DEFLATED)
-    yield 'bzip2.pth', zipped(good, compression=zipfile.ZIP_BZIP2)
+    yield 'deflated_whole.pth', zipped(good, zipfile.ZIP_DEFLATED)
+    yield 'bzip2.pth', zipped(good, zipfile.ZIP_BZIP2)
     twice = io.BytesIO(whole)
     with zipfile.ZipFile(twice, 'a') as archive:
         archive.writestr('archive/data/0', bytes(15) + b'x')  # zipfile warns, and writes it
@@ -385,21 +431,25 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
     first = whole.find(b'PK\x01\x02')
     yield 'encrypted.pth', whole[: first + 8] + b'\x01' + whole[first + 9 :]
     yield 'folder_of_bytes.pth', whole[: place + 38] + struct.pack('<I', 0x10) + whole[place + 42 :]
-    yield 'records_within_each_other.pth', whole[: place + 42] + struct.pack('<I', 0) + whole[place + 46 :]
+    yield 'header_of_another_record.pth', whole[: place + 42] + struct.pack('<I', 0) + whole[place + 46 :]
+    yield 'records_within_each_other.pth', by_hand(records_of(good), {'archive/data/1': bytes(8)})
+    # Directories of which the usual record at the end says little, and another one much.
+    large = struct.pack('<4sQ2H2I4Q', b'PK\6\6', 44, 45, 45, 0, 0, 10**9, 10**9, 10**12, 0)
+    locator = struct.pack('<4sIQI', b'PK\6\7', 0, 0, 1)
+    small = struct.pack('<4s4H2IH', b'PK\5\6', 0, 0, 1, 1, 46, 0, 0)
+    yield 'directory_of_terabytes.pth', by_hand(records_of(good), end=large + locator + small)
+    comment = struct.pack('<4s4H2IH', b'PK\5\6', 0, 0, 1, 1, 46, 0, len(small)) + small
+    yield 'directory_in_a_comment.pth', by_hand(records_of(good), end=comment)
     yield 'prefixed.pth', b'PK\x03\x04' + b'x' * 100 + whole
-    yield (
-        'two_folders.pth',
-        zipped(good, {'data/0': bytes(16), '../b/data/1': b'x'}).replace(b'archive/../b', b'other_one../b'),
-    )
+    yield 'two_folders.pth', archived({**records_of(good), 'other/data/1': b'x'})
     yield 'no_pickle.pth', zipped(good).replace(b'data.pkl', b'data.pkx')
-    yield (
-        'torchscript.pth',
-        zipped(good).replace(b'data.pkl', b'code.pkl').replace(b'archive/version', b'archive/version'),
-    )
+    yield 'torchscript.pth', archived({**records_of(good), 'archive/constants.pkl': b'x', 'archive/code/x.py': b''})
+    yield 'torchscript_alone.pth', archived({'archive/constants.pkl': b'x', 'archive/code/x.py': b''})
     end = whole.rfind(b'PK\x05\x06')
     yield 'directory_of_gigabytes.pth', whole[: end + 12] + struct.pack('<I', 0xFFFFFFF0) + whole[end + 16 :]
     yield 'directory_of_many.pth', whole[: end + 8] + struct.pack('<HH', 60000, 60000) + whole[end + 12 :]
-    yield 'big_endian.pth', zipped(good).replace(b'little', b'bigbig')
+    yield 'big_endian.pth', zipped(good, byteorder=b'big')
+    yield 'checksum.pth', zipped(good).replace(b'little', b'bigbig')
     yield 'cut_off.pth', whole[:-30]
     yield 'first_bit.pth', bytes([whole[0] ^ 1]) + whole[1:]
     yield 'flat.pth', zipped(dict_(weight=tensor()))
@@ -416,6 +466,8 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
         'stream_of_too_large_storage.pth',
         stream(dict_(state_dict=dict_(w=tensor(storage(count=2**50), size=(2**50,))))),
     )
+    two = dict_(state_dict=dict_(w=tensor(storage(count=2**50), size=(2**50,)), v=tensor()))
+    yield 'stream_of_two_sizes.pth', stream(two)
     yield 'stream_of_another_size.pth', stream(good, tail=struct.pack('<q', 2**40) + bytes(16))
     yield 'stream_of_unknown_keys.pth', stream(good, keys=list_(text('7')))
     yield 'stream_cut_off.pth', stream(good)[:-8]

@@ -1,18 +1,21 @@
-"""Gives every file of a folder to every way in, each in a process of its own, and says what came of it, as JSON.
+"""Gives files of a folder to every way in, each in a process of its own, and says what came of it, as JSON.
 
-    python -m helpers.hostile_ways FOLDER OUT.json [WAY ...]
+    python -m helpers.hostile_ways FOLDER OUT.json [--all-files WAY ...] [--step STEP]
+
+The ways of `--all-files` are given all files, and the others every STEP-th, sorted by name. The way `unsafe` runs what
+a file asks for; it is one of the former or is left out.
 
 The processes are forks of one that has imported everything. Each has a limit of memory and of time. An outcome is
-{'file', 'way', 'ended' ('loaded', 'refused', 'killed'), 'message'}.
+{'file', 'way', 'ended' ('loaded', 'refused', 'killed', 'executed'), 'message'}.
 """
 
+import argparse
 import contextlib
 import gc
 import json
 import os
 import resource
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -75,6 +78,7 @@ def _ways(folder: Path) -> dict:
             raise RuntimeError('there is none')
 
     ways = {
+        'unsafe': lambda path: torch.load(path, weights_only=False),
         'load_pretrained': lambda path: load_pretrained(backbone, path),
         'load_pretrained_of_a_whole_model': lambda path: load_pretrained(classifier, path),
         'init_cfg': lambda path: SparXMamba(
@@ -164,24 +168,30 @@ def _in_a_process(use, path: Path) -> tuple[str, str]:
 
 
 def main() -> None:
-    files, out, *chosen = sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument('files', type=Path)
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--all-files', nargs='*', default=[], metavar='WAY')
+    parser.add_argument('--step', type=int, default=1)
+    args = parser.parse_args()
+    marker = args.files / 'executed'
     torch.set_num_threads(1)  # of more than one there is none left after a fork, and it is waited for
-    paths = sorted(path for path in Path(files).iterdir() if path.name != 'executed')
+    paths = sorted(path for path in args.files.iterdir() if path != marker)
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
         ways = _ways(Path(folder))
         gc.freeze()  # a collection would copy what the processes share
         for way, use in ways.items():
-            if chosen and way not in chosen:
+            if way == 'unsafe' and way not in args.all_files:
                 continue
-            for path in paths:
+            for path in paths if way in args.all_files else paths[:: args.step]:
                 ended, message = _in_a_process(use, path)
                 outcomes.append({'file': path.name, 'way': way, 'ended': ended, 'message': message})
-                if (marker := Path(files, 'executed')).exists():
+                if marker.exists():
                     outcomes[-1]['ended'] = 'executed'
                     marker.unlink()
-    Path(out).write_text(json.dumps(outcomes))
+    args.out.write_text(json.dumps(outcomes))
 
 
 if __name__ == '__main__':

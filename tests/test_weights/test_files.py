@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ class TestUnreadable:
 
     def test_no_message_advises_to_load_unsafely(self, save):
         with pytest.raises(RuntimeError) as error:
-            state_of_file(save({'state_dict': {}, 'x': Path('x')}))
+            state_of_file(save({'state_dict': {}, 'x': Fraction(1, 3)}))
         assert 'weights_only' not in str(error.value)
 
     @pytest.mark.parametrize(
@@ -263,6 +264,12 @@ class TestSafetensors:
             RuntimeError, match=r'metadata mmsparx\.meta is not as mmsparx writes it|nested more deeply'
         ):
             state_of_file(path)
+
+    @pytest.mark.parametrize('names', ['[1]', '[[1]]', '"1"', '["1", "2"]', 'null'])
+    def test_names_that_are_not_those_of_the_tensors(self, names, tmp_path):
+        """The order is lost, and nothing else."""
+        safetensors.torch.save_file({'1': torch.ones(2)}, tmp_path / 'x.safetensors', {'mmsparx.names': names})
+        assert state_of_file(tmp_path / 'x.safetensors')['1'].sum() == 2
 
     def test_metadata_is_bounded(self, tmp_path):
         path = tmp_path / 'x.safetensors'

@@ -20,55 +20,46 @@ HARMLESS = {
     'config_in_the_hub.pth',
     'flat.pth',
 }
+# How the sentence begins in the ways that do not end in the reader's own error.
+OTHER_ERRORS = {
+    'resume_newest': 'RuntimeError: --resume: no checkpoint in ',
+    'rewind': 'RuntimeError: there is none',
+}
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
+def outcomes(tmp_path_factory):
+    """Of all files by three ways, and of every fifth by each of the others; see `helpers.hostile_ways`."""
     pytest.importorskip('timm', reason='its loaders are among the ways')
-    return write_all(tmp_path_factory.mktemp('hostile') / 'files')
-
-
-def outcomes(files: list[Path], *ways: str) -> list[dict]:
-    """Of each file by each way; see `helpers.hostile_ways`."""
-    folder = files[0].parent
-    out = folder.with_name('outcomes.json')
-    command = [sys.executable, '-W', 'ignore', '-m', 'helpers.hostile_ways', str(folder), str(out), *ways]
+    folder = tmp_path_factory.mktemp('hostile')
+    assert len(write_all(folder / 'files')) >= 200
+    command = [sys.executable, '-W', 'ignore', '-m', 'helpers.hostile_ways', folder / 'files', folder / 'out.json']
+    command += ['--all-files', 'unsafe', 'mmengine', 'load_pretrained', '--step', '5']
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    out.unlink()
-    return found
+    return json.loads((folder / 'out.json').read_text())
 
 
-def assert_harmless(found: list[dict]) -> None:
+def test_they_do_run_where_they_can(outcomes):
+    """By pickle itself: the files are hostile, and this is seen."""
+    ended = [outcome['ended'] for outcome in outcomes if outcome['way'] == 'unsafe']
+    assert ended.count('executed') >= 20
+    assert 'killed' in ended  # by the limit of memory or time
+
+
+def test_no_way_in_lets_them(outcomes):
+    found = [outcome for outcome in outcomes if outcome['way'] != 'unsafe']
     for outcome in found:
         file, message = outcome['file'], outcome['message']
         assert outcome['ended'] in ('refused', 'loaded'), outcome
         if outcome['ended'] == 'loaded':
             assert file in HARMLESS, outcome
         elif file not in HARMLESS:  # these may end in mmengine, which misses what they do not hold
-            assert 'Traceback' not in message, message
+            begins = OTHER_ERRORS.get(outcome['way'], ('UnreadableError: ', 'MissingError: '))
+            assert message.startswith(begins), outcome
             assert 'weights_only' not in message
             assert len(message) < 2000
             assert '\x1b' not in message
-
-
-def test_every_file(files):
-    assert len(files) >= 200
-    found = outcomes(files, 'mmengine', 'load_pretrained')
-    assert len(found) == 2 * len(files)
-    assert_harmless(found)
-
-
-def test_every_way(files, tmp_path):
-    """Of every fifth file, sorted by name, which are of all kinds."""
-    chosen = sorted(files)[::5]
-    assert len(chosen) >= 40
-    (tmp_path / 'some').mkdir()
-    for path in chosen:
-        path.rename(tmp_path / 'some' / path.name)
-    found = outcomes([tmp_path / 'some' / path.name for path in chosen])
-    assert_harmless(found)
-    ways = {outcome['way'] for outcome in found}
-    assert len(found) == len(ways) * len(chosen)
-    assert len(ways) >= 16  # and the inferencers of the libraries that are installed
+    files = {outcome['file'] for outcome in found}
+    assert {outcome['file'] for outcome in found if outcome['way'] == 'mmengine'} == files
+    assert len({outcome['way'] for outcome in found}) >= 16  # and the inferencers of the libraries that are installed
