@@ -1,8 +1,8 @@
 """How timm loads weights into our models: through `mmsparx.weights`, whichever of its functions is asked.
 
-timm reads files by `torch.load`, weights only, and by the package safetensors. Within its functions that load into one
-of our models, the reader of `mmsparx.weights` takes the place of both: it sees damage, and reads what mmengine writes
-as well. For other models nothing changes.
+timm reads files by `torch.load`, weights only, and by the package safetensors. Within its functions that load a file
+into one of our models, the reader of `mmsparx.weights` takes the place of both: it sees damage, and reads what mmengine
+writes as well. Files of the Hugging Face hub in safetensors' format, and other models, are left to timm.
 """
 
 import importlib
@@ -63,10 +63,9 @@ def match_checkpoint(
     flatten_hook(model.backbone.weight_names)(found)
     heads = [weights[_FC].shape if _FC in weights else None for weights in (own, found)]
     differs = 'head.fc.*' if heads[0] != heads[1] else ()
-    found, report = match_weights(
-        model, found, str(source), own=own, may_differ=differs, adapt_channels=True, options=OPTIONS
-    )
-    return {name: found[name] for name in report.matched}
+    return match_weights(model, found, str(source), own=own, may_differ=differs, adapt_channels=True, options=OPTIONS)[
+        0
+    ]
 
 
 @contextmanager
@@ -120,7 +119,7 @@ def _reading(read: Callable) -> Callable:
 
 def _loading(load: Callable) -> Callable:
     def loading(model, checkpoint_path, *args, **kwargs):
-        if not backbones_of(getattr(model, 'model', model)):  # a training task's, or the model itself
+        if not isinstance(model, nn.Module) or not backbones_of(model):  # of a model, or of a training task
             return load(model, checkpoint_path, *args, **kwargs)
         open_file(checkpoint_path).close()  # says what is wrong with it where timm does not
         with reading_ours():

@@ -29,6 +29,12 @@ class AtomicBackend(LocalBackend):
         except OSError:
             part.unlink(missing_ok=True)  # a full disk has better use for it
             raise
+        if os.name == 'posix':  # that the new name is on the disk before an older file is removed
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text, likewise."""

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 from pathlib import Path
+from urllib.parse import urlparse
 
 from mmsparx.weights.atomic import AtomicBackend
 from mmsparx.weights.contents import COPIES, Weights, encode_weights, read_weights
@@ -52,7 +53,7 @@ def convert(
         FileExistsError: the target is there.
         RuntimeError: the source cannot be read, or is damaged.
     """
-    target = Path(target)
+    source, target = os.path.expanduser(source), Path(target).expanduser()
     _check_target(target, source, force)
     read = _read(source, weights)
     names = {name: name for name in read.state_dict} if to is None else convert_names(read.state_dict, to)
@@ -94,9 +95,10 @@ def publish(
     Raises:
         ValueError, FileExistsError, RuntimeError: as for `convert`.
     """
+    source = os.path.expanduser(source)
     if target is None:
-        target = source if os.path.isfile(source) else os.path.basename(source)
-    target = Path(target)
+        target = source if os.path.isfile(source) else os.path.basename(urlparse(source).path)
+    target = Path(target).expanduser()
     read = _read(source, weights)
     meta = read.meta and {k: x for k, x in read.meta.items() if k == 'dataset_meta'}
     contents = encode_weights(Weights(read.state_dict, meta), target.suffix)

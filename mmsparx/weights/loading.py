@@ -7,16 +7,17 @@ from fnmatch import fnmatchcase
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmsparx.weights.causes import Mismatch, Options
-from mmsparx.weights.contents import WRAPPERS, read_weights
+from mmsparx.weights.contents import read_weights, strip_wrappers
 from mmsparx.weights.names import NameMap
 from mmsparx.weights.report import LoadReport, shorten
 
 # What a published checkpoint of another task lacks: the output norms of dense prediction, and the detectors' learnable
 # attention scale. Both keep their initial values.
-_MAY_MISS = re.compile(r'out_norms\.|.*\.in_proj\.scale$')
+_MAY_MISS = re.compile(r'out_norms\.|stages\..*\.in_proj\.scale$')
 # What a classification checkpoint has and a backbone does not.
 _HEAD = re.compile(r'head\.|classifier\.')
 # What a backbone that returns earlier stages alone does not build: the stages after, and the downsampling to them.
@@ -34,9 +35,16 @@ def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
     found = {}
     for name, module in model.named_modules():
         if isinstance(getattr(module, 'weight_names', None), NameMap):
-            parts = [part for part in name.split('.') if part and part not in WRAPPERS]
-            found[''.join(f'{part}.' for part in parts)] = module
+            place = strip_wrappers(name)
+            found[f'{place}.' if place else ''] = module
     return found
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A model without what makes it parallel, or compiled."""
+    while is_model_wrapper(model) or hasattr(model, '_orig_mod'):
+        model = model.module if is_model_wrapper(model) else model._orig_mod
+    return model
 
 
 def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, prefix: str = '') -> None:
@@ -59,7 +67,9 @@ def flatten_hook(names: NameMap) -> Callable:
     def hook(state_dict, prefix='', *_) -> None:
         rename_published(state_dict, names, prefix)
         for name in [name for name in state_dict if name.startswith((f'{prefix}stem.', f'{prefix}stages.'))]:
-            state_dict[f'{prefix}backbone.{name.removeprefix(prefix)}'] = state_dict.pop(name)
+            inside = f'{prefix}backbone.{name.removeprefix(prefix)}'
+            if inside not in state_dict:  # nothing is written over
+                state_dict[inside] = state_dict.pop(name)
 
     return hook
 
@@ -105,13 +115,14 @@ def load_pretrained(
         ValueError: the model holds no SparX backbone, the checkpoint has several and no prefix says which, a pattern
             fits no name, or there is no such copy of the weights.
     """
+    model = unwrapped(model)
     if not backbones_of(model):
         raise ValueError(f'expected a SparX backbone, or a model that holds one, got {type(model).__name__}')
     state_dict = read_weights(source, weights).state_dict
     found, report = match_weights(
         model, state_dict, str(source), prefix=prefix, may_differ=may_differ, adapt_channels=adapt_channels
     )
-    model.load_state_dict({name: found[name] for name in report.matched}, strict=False)
+    model.load_state_dict(found, strict=False)
     return report
 
 
@@ -139,12 +150,14 @@ def match_weights(
         options: how a message calls what helps.
 
     Returns:
-        The checkpoint's weights under `prefix`, by the model's names, and the report, which is logged.
+        Those of the checkpoint's weights that the model takes, by its names, and the report, which is logged.
 
     Raises:
         RuntimeError, ValueError: as for `load_pretrained`.
     """
-    own = model.state_dict() if own is None else own
+    state = model.state_dict() if own is None else own
+    full_names = {strip_wrappers(name): name for name in state}
+    own = {name: state[full] for name, full in full_names.items()}
     backbones = backbones_of(model)
     home = next(iter(backbones)) if len(backbones) == 1 else None
     if prefix is None:
@@ -159,10 +172,10 @@ def match_weights(
     # A flat file's backbone goes to where the model has its own.
     flat = False
     if home:
-        names = backbones[home].weight_names
-        flat = names.prefixes(found) == ['']
+        family = backbones[home].weight_names
+        flat = family.prefixes(found) == ['']
         if flat:
-            rename_published(found, names)
+            rename_published(found, family)
             found = {home + name if _IN_A_BACKBONE.match(name) else name: x for name, x in found.items()}
 
     adapted = {}
@@ -176,7 +189,7 @@ def match_weights(
     if not report.ok:
         cause = Mismatch(report, model, home, found, state_dict.keys(), flat, options or Options()).likely_cause()
         raise RuntimeError(f'{report.summary()}\n{cause} Nothing was loaded.')
-    return found, report
+    return {full_names[name]: found[name] for name in report.matched}, report
 
 
 def _place_of_backbone(names: Iterable[str], family: NameMap, source: str) -> str:

@@ -19,6 +19,15 @@ def test_scripts_of_timm_find_it(tmp_path):
     assert python('-m', 'mmsparx.timm', folder=tmp_path).stderr.startswith('usage: python -m mmsparx.timm SCRIPT.py')
 
 
+def test_a_scripts_neighbours_are_found(tmp_path):
+    pytest.importorskip('timm', reason='mmsparx.timm imports it')
+    (tmp_path / 'scripts').mkdir()
+    (tmp_path / 'scripts/neighbour.py').write_text('NAME = "neighbour"')
+    (tmp_path / 'scripts/script.py').write_text('import neighbour\nprint(neighbour.NAME)')
+    ran = python('-m', 'mmsparx.timm', 'scripts/script.py', folder=tmp_path)
+    assert ran.stdout == 'neighbour\n', ran.stderr
+
+
 def test_timm_is_not_imported_unasked(tmp_path):
     pytest.importorskip('mmengine', reason='mmsparx.models needs it')
     code = "import sys, mmsparx.models\nsys.exit(str({'timm', 'mmpretrain', 'mmsparx.timm'} & set(sys.modules)))"

@@ -174,6 +174,13 @@ class TestPublish:
             assert published == target.with_name(pattern.format(digest[:count]))
             assert read_weights(published).meta is None
 
+    def test_in_the_home_folder(self, source, monkeypatch):
+        path = source(published_classifier())
+        monkeypatch.setenv('HOME', str(path.parent))
+        published, _ = publish(f'~/{path.name}', '~/new.pth')
+        assert published.parent == path.parent
+        assert published.name.startswith('new-')
+
     def test_digits_that_could_be_a_date(self, source, monkeypatch):
         class Sha256:
             def hexdigest(self):

@@ -19,7 +19,8 @@ from torch import nn
 
 import mmsparx
 from mmsparx.models import load_pretrained
-from mmsparx.weights.names import convert_names
+from mmsparx.weights import flatten_hook
+from mmsparx.weights.names import SPARX, convert_names
 
 
 def published_names(state):
@@ -54,11 +55,6 @@ class TestClassifier:
             load_pretrained(model, save(more))
         assert load_pretrained(model, save(more), prefix='model').share == 1
 
-    def test_a_wrapped_model(self, save):
-        message = r"in it begin with 'backbone\.', and in the model with 'module\.backbone\.'"
-        with pytest.raises(RuntimeError, match=message):
-            load_pretrained(nn.DataParallel(build_classifier()), save(build_classifier().state_dict()))
-
     def test_no_name_is_written_over(self, save):
         published = published_classifier()
         ours = {new: published[name] + 1 for name, new in convert_names(published, 'ours').items()}
@@ -66,6 +62,11 @@ class TestClassifier:
         for more in (ours, twice):
             with pytest.raises(RuntimeError, match='UNEXPECTED in the file'):
                 load_pretrained(build_classifier(), save(published | more))
+
+    def test_a_flat_file_writes_over_nothing(self):
+        state = {'backbone.stem.0.weight': 'ours', 'stem.0.weight': 'flat', 'stem.1.bias': 'flat'}
+        flatten_hook(SPARX)(state)
+        assert state == {'backbone.stem.0.weight': 'ours', 'stem.0.weight': 'flat', 'backbone.stem.1.bias': 'flat'}
 
     @pytest.mark.parametrize('may_differ', ['head.fc.*', ['head.fc.weight', '*.bias'], '*'])
     def test_other_classes(self, may_differ, save):

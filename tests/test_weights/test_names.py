@@ -116,6 +116,13 @@ class TestConvertNames:
         ours = [f'backbone.{SPARX.to_ours(x)}' for x in self.backbone()]
         assert list(convert_names(names, 'ours').values()) == ours + names[-4:]
 
+    @pytest.mark.parametrize('to', ['ours', 'published'])
+    def test_one_backbone_of_each_style(self, to):
+        ours = [SPARX.to_ours(x) for x in self.backbone()]
+        names = [*(f'teacher.{x}' for x in self.backbone()), *(f'student.{x}' for x in ours)]
+        within = ours if to == 'ours' else self.backbone()
+        assert list(convert_names(names, to).values()) == [f'{at}.{x}' for at in ('teacher', 'student') for x in within]
+
     def test_a_flat_file_of_ours(self):
         published = list(oracle_shapes('t'))
         ours = [SPARX.to_ours(name) for name in published]

@@ -36,6 +36,16 @@ def test_wrapped(wrap, part, save):
     assert_unchanged(model, trained.state_dict())
 
 
+@pytest.mark.parametrize('name', ['data parallel', 'compiled', 'data parallel, compiled', 'checkpointed'])
+@pytest.mark.parametrize('part', [build, build_classifier])
+def test_the_model_is_wrapped(name, part, save):
+    trained = randomise(part())
+    model = part()
+    report = load_pretrained(WRAPPERS[name](model), save(trained.state_dict()))
+    assert report.share == 1
+    assert_unchanged(model, trained.state_dict())
+
+
 @pytest.mark.parametrize('stage', [0, 3])
 def test_a_stage_is_wrapped(stage, save):
     trained = randomise(build_classifier())

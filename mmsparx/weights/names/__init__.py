@@ -40,9 +40,14 @@ def convert_names(names: Iterable[str], to: str) -> dict[str, str]:
     if not backbones:
         raise ValueError(f'no SparX backbone is in the file; its names begin with: {", ".join(names[:4])}')
     outside = {name for name in names if not name.startswith(tuple(backbones))}
-    first, family = next(iter(backbones.items()))
-    if family.is_published(name.removeprefix(first) for name in names) == (to == 'published'):
+    backbones = {
+        prefix: family
+        for prefix, family in backbones.items()
+        if family.is_published(_within(names, prefix)) != (to == 'published')
+    }
+    if not backbones:
         return {name: name for name in names}
+    family = next(iter(backbones.values()))
     if to == 'published' and list(backbones) == ['backbone.'] and outside == family.head:
         backbones, inside = {'': family}, {name: name.removeprefix('backbone.') for name in names}
     else:
@@ -51,6 +56,10 @@ def convert_names(names: Iterable[str], to: str) -> dict[str, str]:
     if to == 'ours' and list(backbones) == [''] and family.head & set(renamed.values()):
         return {name: new if new in family.head else f'backbone.{new}' for name, new in renamed.items()}
     return renamed
+
+
+def _within(names: Iterable[str], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _rename(inside: Mapping[str, str], backbones: Mapping[str, NameMap], to: str) -> dict[str, str]:
