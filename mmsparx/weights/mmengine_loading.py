@@ -13,11 +13,11 @@ where names do not match, and goes on with random weights. There a model with on
 compared with the checkpoint first, as `load_pretrained` does.
 """
 
+import http.client
 import os
 import sys
 import tempfile
 import threading
-import urllib.error
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -78,10 +78,15 @@ def load_from_http(
         UnreadableError: it cannot be had, or is no checkpoint.
     """
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
-    path = folder / os.path.basename(urlparse(filename).path)
-    if get_rank() == 0:
-        _download(filename, path, progress)
-    barrier()
+    name = os.path.basename(urlparse(filename).path)
+    if not name:
+        raise MissingError(f'the address {filename} does not end in the name of a file')
+    path = folder / name
+    try:
+        if get_rank() == 0:
+            _download(filename, path, progress)
+    finally:
+        barrier()  # also where the download failed, so that the other processes do not wait for ever
     if not path.exists():  # another machine's disk
         _download(filename, path, progress)
     try:
@@ -96,7 +101,7 @@ def _download(address: str, path: Path, progress: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(address, str(path), progress=progress)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         raise MissingError(f'the weights {address} cannot be had: {error}') from error
 
 
@@ -112,7 +117,11 @@ def load_from_ceph(filename: str, map_location: Location = None, backend: str = 
 def load_from_openmmlab(filename: str, map_location: Location = None) -> dict:
     """A model of mmengine's table of models, which has an address for it, or a file in its own folder."""
     name = filename.partition('://')[2]
-    place = checkpoint.get_external_models()[checkpoint.get_deprecated_model_names().get(name, name)]
+    known = checkpoint.get_external_models()
+    name = checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in known:
+        raise MissingError(f'the weights {filename} cannot be had: mmengine knows no model of that name')
+    place = known[name]
     if place.startswith(('http://', 'https://')):
         return load_from_http(place, map_location)
     return load_from_local(os.path.join(checkpoint._get_mmengine_home(), place), map_location)
@@ -129,6 +138,18 @@ _OURS: dict[str, Callable] = {
 }
 
 
+def _choosing(choose: Callable) -> Callable:
+    """mmengine's choice of a loader by an address, of which all but ours are checked, whenever they were registered."""
+
+    @wraps(choose)
+    def chosen(cls, path):
+        load = choose(path)
+        return load if load in _OURS.values() else _checked(load)
+
+    chosen.is_secured = True
+    return chosen
+
+
 def _checked(load: Callable) -> Callable:
     """Another's loader, within which weights alone are loaded, and whose result is checked."""
 
@@ -141,7 +162,6 @@ def _checked(load: Callable) -> Callable:
         except RefusedError as error:
             raise UnreadableError(f'{filename} was not loaded: {error}') from error
 
-    checked.is_secured = True
     return checked
 
 
@@ -182,15 +202,24 @@ def weights_only() -> Iterator[None]:
 _INFERENCE = ('mmengine.infer.', 'mmdet.apis.', 'mmseg.apis.', 'mmpretrain.apis.')
 
 
-def _asked_for_inference() -> bool:
-    """Whether a function of the libraries' inference is among the callers.
+def _inference_callers() -> set[str]:
+    """The modules of the libraries' inference that are among the callers.
 
-    They cannot be wrapped instead: an inferencer may import this package, by its config, while it loads.
+    Their functions cannot be wrapped instead: an inferencer may import this package, by its config, while it loads.
     """
-    frame = sys._getframe()
-    while frame is not None and not frame.f_globals.get('__name__', '').startswith(_INFERENCE):
+    names, frame = set(), sys._getframe()
+    while frame is not None:
+        names.add(frame.f_globals.get('__name__', ''))
         frame = frame.f_back
-    return frame is not None
+    return {name for name in names if name.startswith(_INFERENCE)}
+
+
+# The linear layer of a classifier's head.
+_FC = 'head.fc'
+
+
+def _head_shape(weights: Mapping[str, torch.Tensor]) -> torch.Size | None:
+    return weights[f'{_FC}.weight'].shape if f'{_FC}.weight' in weights else None
 
 
 def _strict(load: Callable) -> Callable:
@@ -198,8 +227,12 @@ def _strict(load: Callable) -> Callable:
 
     @wraps(load)
     def load_state_dict(module, state_dict, strict=False, logger=None):
-        if isinstance(state_dict, Mapping) and backbones_of(module) and _asked_for_inference():
-            state_dict, _ = match_weights(module, without_wrappers(state_dict), 'the checkpoint')
+        if isinstance(state_dict, Mapping) and backbones_of(module) and (callers := _inference_callers()):
+            # mmpretrain.get_model is also how a classifier is made for other classes.
+            own, found = module.state_dict(), without_wrappers(state_dict)
+            new_head = callers == {'mmpretrain.apis.model'} and _head_shape(own) != _head_shape(found)
+            differs = f'{_FC}.*' if new_head and _head_shape(own) is not None else ()
+            state_dict, _ = match_weights(module, found, 'the checkpoint', may_differ=differs)
         return load(module, state_dict, strict, logger)
 
     load_state_dict.is_secured = True
@@ -209,12 +242,10 @@ def _strict(load: Callable) -> Callable:
 def secure_mmengine() -> None:
     """Make mmengine's loading safe, and strict for our models, in this process; may be called again."""
     for prefix, load in _OURS.items():
-        load.is_secured = True
         if CheckpointLoader._schemes.get(prefix) is not load:
             CheckpointLoader.register_scheme(prefix, load, force=True)
     checkpoint.load_from_http = load_from_http  # by which torchvision:// and mmcls:// load
-    for prefix, load in list(CheckpointLoader._schemes.items()):
-        if not hasattr(load, 'is_secured'):
-            CheckpointLoader.register_scheme(prefix, _checked(load), force=True)
+    if not hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured'):
+        CheckpointLoader._get_checkpoint_loader = classmethod(_choosing(CheckpointLoader._get_checkpoint_loader))
     if not hasattr(checkpoint.load_state_dict, 'is_secured'):
         checkpoint.load_state_dict = _strict(checkpoint.load_state_dict)

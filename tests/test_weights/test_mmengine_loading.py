@@ -1,6 +1,7 @@
 """mmengine's own loading, once mmsparx is imported: nothing in a checkpoint runs, nothing damaged loads."""
 
 import functools
+import http.client
 import http.server
 import os
 import pickle
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL_ARCH
+from helpers import SMALL_ARCH, randomise
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
@@ -19,6 +20,7 @@ from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
 from mmsparx.models import SparXMamba
 from mmsparx.weights import UnreadableError, mmengine_loading, secure_mmengine
 from mmsparx.weights.contents import Weights, encode_weights
+from mmsparx.weights.files import MissingError
 from mmsparx.weights.mmengine_loading import weights_only
 
 secure_mmengine()
@@ -71,7 +73,7 @@ assert not any(module.split('.')[0] == 'mmsparx' for module in sys.modules)
 assert 'model = 1' in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
 assert {registry}.get('mmsparx.{name}') is not None
 assert 'model = 1' not in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
-assert all(hasattr(load, 'is_secured') for load in CheckpointLoader._schemes.values())
+assert hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured')
 """
     torch.save({'state_dict': {}, 'meta': {'cfg': 'model = 1'}}, tmp_path / 'x.pth')
     done = subprocess.run([sys.executable, '-c', code, tmp_path / 'x.pth'], capture_output=True, text=True)
@@ -206,16 +208,38 @@ class TestAddresses:
         assert CheckpointLoader.load_checkpoint('s3://bucket/x.pth')['state_dict']['w'].sum() == 2
 
 
+class TestNotToBeHad:
+    @pytest.mark.parametrize(
+        ('address', 'said'),
+        [
+            ('http://127.0.0.1:9/', 'does not end in the name of a file'),
+            ('open-mmlab://no/such', 'mmengine knows no model of that name'),
+        ],
+    )
+    def test_an_address(self, address, said):
+        with pytest.raises(MissingError, match=said):
+            CheckpointLoader.load_checkpoint(address)
+
+    def test_a_server_that_breaks_off(self, server, monkeypatch):
+        def broken(*_, **__):
+            raise http.client.IncompleteRead(b'')
+
+        monkeypatch.setattr(torch.hub, 'download_url_to_file', broken)
+        with pytest.raises(MissingError, match=r'x\.pth cannot be had: IncompleteRead'):
+            CheckpointLoader.load_checkpoint(f'{server[1]}/x.pth')
+
+
 class TestLoadersOfOthers:
     """That somebody registers with mmengine for addresses of their own."""
 
-    @pytest.fixture
-    def register(self, monkeypatch):
+    @pytest.fixture(params=['before', 'after'])
+    def register(self, monkeypatch, request):
         monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
 
         def register(load):
             CheckpointLoader.register_scheme('ours://', load, force=True)
-            secure_mmengine()
+            if request.param == 'before':  # mmsparx is imported
+                secure_mmengine()
 
         return register
 
@@ -278,11 +302,10 @@ pack, dataset_type = dict(type='mmpretrain.PackInputs'), 'mmpretrain.CustomDatas
 """,
     }
 
-    @pytest.mark.parametrize('library', USES)
-    def test_everything_must_match(self, library, tmp_path):
+    def config(self, library, folder):
         pytest.importorskip(library, reason=f'its inferencer is what is tested; {library} is not installed')
-        config = tmp_path / 'config.py'
-        config.write_text(
+        path = folder / 'config.py'
+        path.write_text(
             "custom_imports = dict(imports=['mmsparx.models'])\n"
             f"default_scope = '{library}'\n"
             f"backbone = dict(type='mmsparx.SparXMamba', arch={SMALL_ARCH}, out_indices=(3,), output_norm=False)\n"
@@ -292,6 +315,31 @@ pack, dataset_type = dict(type='mmpretrain.PackInputs'), 'mmpretrain.CustomDatas
             'test_pipeline = pipeline\n'
             'test_dataloader = dict(dataset=dataset)\n'
         )
+        return path
+
+    def test_a_classifier_is_made_for_other_classes(self, tmp_path):
+        config = self.config('mmpretrain', tmp_path)
+        from mmpretrain.apis import ImageClassificationInferencer, get_model
+
+        trained = randomise(get_model(str(config), device='cpu'))
+        weights = str(tmp_path / 'x.pth')
+        torch.save({'state_dict': trained.state_dict()}, weights)
+        model = get_model(str(config), weights, device='cpu', head=dict(num_classes=7))
+        for name, x in model.state_dict().items():
+            if name.startswith('head.fc.'):
+                assert x.shape[0] == 7
+            else:
+                assert torch.equal(x, trained.state_dict()[name]), name
+        with pytest.raises(RuntimeError, match=r'Its head is of other classes: 2 in the file, 7 in the model'):
+            ImageClassificationInferencer(str(config), weights, device='cpu', head=dict(num_classes=7))
+        del trained.neck, trained.head.norm
+        torch.save({'state_dict': trained.state_dict()}, weights)
+        with pytest.raises(RuntimeError, match=r'MISSING in the file: head\.norm'):
+            get_model(str(config), weights, device='cpu', head=dict(num_classes=7))
+
+    @pytest.mark.parametrize('library', USES)
+    def test_everything_must_match(self, library, tmp_path):
+        config = self.config(library, tmp_path)
         uses = self.USES[library]
         names = ', '.join(use.partition('(')[0] for use in uses)
         code = f"""
@@ -337,15 +385,20 @@ for name, content in files.items():
         for line in said:
             assert expected[line.partition(' ')[0]] in line
 
-    def test_elsewhere_mmengine_warns_as_it_does(self, weights):
+    def test_elsewhere_mmengine_warns_as_it_does(self, weights, capsys):
         model = torch.nn.ModuleDict({'backbone': SparXMamba(SMALL_ARCH)})
         load_checkpoint(model, str(weights))  # nothing matches
+        assert 'unexpected key in source state_dict: w' in capsys.readouterr().out
 
 
 def test_secured_once():
-    before = dict(CheckpointLoader._schemes), checkpoint.load_state_dict
+    def state():
+        choose = CheckpointLoader._get_checkpoint_loader.__func__
+        return dict(CheckpointLoader._schemes), choose, checkpoint.load_state_dict
+
+    before = state()
     secure_mmengine()
-    assert (dict(CheckpointLoader._schemes), checkpoint.load_state_dict) == before
+    assert state() == before
 
 
 class TestWeightsOnly:
