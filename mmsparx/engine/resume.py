@@ -20,12 +20,15 @@ def whole_checkpoints(folder: str | Path) -> Iterator[Path]:
     found = [(match, path) for path in Path(folder).glob('*.pth') if (match := _NAME.fullmatch(path.name))]
     # Epochs and iterations do not compare, times of writing do, unless the files have been copied.
     one_unit = len({match['unit'] for match, _ in found}) < 2
-    found.sort(key=lambda pair: int(pair[0]['count']) if one_unit else pair[1].lstat().st_mtime_ns, reverse=True)
+    found.sort(key=lambda pair: int(pair[0]['count']) if one_unit else _time_of_writing(pair[1]), reverse=True)
     for _, path in found:
         try:
             lacking = _lacking(read_checkpoint(path, tensors=False))
         except UnreadableError as error:
             print_log(f'passed over: {error}', logger='current', level=logging.WARNING)
+            continue
+        except ModuleNotFoundError as error:  # for a file of safetensors
+            print_log(f'passed over: {path}: {error}', logger='current', level=logging.WARNING)
             continue
         if lacking:
             said = f'passed over: {path} is no checkpoint of a run: it lacks {", ".join(lacking)}'
@@ -34,10 +37,16 @@ def whole_checkpoints(folder: str | Path) -> Iterator[Path]:
         yield path
 
 
-def _lacking(checkpoint: object) -> list[str]:
+def _time_of_writing(path: Path) -> int:
+    """In nanoseconds; 0 for a file that is gone by now."""
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _lacking(checkpoint: dict) -> list[str]:
     """What a run needs to go on and a file does not hold."""
-    if not isinstance(checkpoint, dict):
-        return ['weights']
     lacking = [key for key in ('state_dict', 'meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
     meta = checkpoint.get('meta')
     if isinstance(meta, dict):

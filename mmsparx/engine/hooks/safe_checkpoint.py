@@ -1,5 +1,6 @@
 """Checkpoints that are whole at every moment."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +9,15 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
-from mmsparx.engine.nan_guard.diagnose import Finding, not_finite
+from mmsparx.engine.nan_guard.diagnose import Finding, not_finite, not_finite_weights
 from mmsparx.engine.nan_guard.rewind import single_wrappers
 from mmsparx.engine.resume import whole_checkpoints
 from mmsparx.registry import HOOKS
 from mmsparx.weights import AtomicBackend
+from mmsparx.weights.loading import unwrapped
+
+# The disk or a quota is full, or a file would be too large.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @HOOKS.register_module()
@@ -50,7 +55,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.val_loop.run()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        found = next(not_finite_in_training(runner), None)
+        found = next(_not_finite(runner, checkpoint), None)
         if found is None:
             return
         newest = next(whole_checkpoints(self.out_dir), None)
@@ -81,8 +86,9 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         except OSError as error:
             newest = next(whole_checkpoints(self.out_dir), None)
-            mend = f'Make room, then go on from {newest} with --resume' if newest else 'Make room, and start again'
-            raise OSError(error.errno, f'{error.strerror}: a checkpoint could not be written. {mend}') from error
+            cause = 'Make room, then' if error.errno in _FULL else 'Fix that, then'
+            advice = f'{cause} go on from {newest} with --resume' if newest else f'{cause} start again'
+            raise OSError(error.errno, f'{error.strerror}: a checkpoint could not be written. {advice}') from error
         finally:
             del backend.remove
         for path, inode in outdated.items():
@@ -103,11 +109,12 @@ def _validation_is_due(runner: Runner) -> bool:
     )
 
 
-def not_finite_in_training(runner: Runner) -> Iterator[Finding]:
-    """The weights of a run's model, and what its optimizers keep of each, that are not finite."""
-    named = dict(runner.model.named_parameters())
-    yield from not_finite('parameter', named.items())
-    names = {parameter: name for name, parameter in named.items()}
+def _not_finite(runner: Runner, checkpoint: dict) -> Iterator[Finding]:
+    """What is not finite in both copies of the weights in a checkpoint, and in what the optimizers keep of each."""
+    model = unwrapped(runner.model)
+    for key in ('state_dict', 'ema_state_dict'):
+        yield from not_finite_weights(checkpoint.get(key, {}), model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
     for wrapper in single_wrappers(runner.optim_wrapper):
         for parameter, state in wrapper.optimizer.state.items():
             name = names.get(parameter, 'a parameter')

@@ -1,6 +1,6 @@
 """Checkpoints that match the model, or an error: mmengine warns and goes on."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -51,8 +51,9 @@ class StrictLoadHook(Hook):
             checkpoint['ema_state_dict'] = others | {f'module.{name}': x for name, x in raw.items()}
         checkpoint['state_dict'] = matched('auto')
 
-        info = checkpoint.get('message_hub', {}).get('runtime_info', {})
-        if 'cfg' in info:
+        hub = checkpoint.get('message_hub')
+        info = hub.get('runtime_info') if isinstance(hub, Mapping) else None
+        if isinstance(info, MutableMapping) and 'cfg' in info:
             info['cfg'] = runner.cfg.pretty_text
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mmsparx.engine.common import losses, named_tensors
+from mmsparx.weights.contents import strip_wrappers
 
 T = TypeVar('T')
-# What a wrapper calls the module in it.
-_WRAPPED = ('_fsdp_wrapped_module', '_checkpoint_wrapped_module', '_orig_mod')
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def diagnose(model: nn.Module, run: Callable[[], object]) -> list[Finding]:
         last finding, of the kind 'replay'.
     """
     parameters = not_finite('parameter', _clean(model.named_parameters()))
-    statistics = not_finite('buffer', _clean(model.named_buffers()))
+    statistics = not_finite('buffer', _but_masks(_clean(model.named_buffers())))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.zero_grad()
     with _Watch(model) as watch, _uncompiled():
@@ -95,7 +94,27 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def not_finite(kind: str, named: Iterable[tuple[str, Tensor]]) -> list[Finding]:
     """A finding for each of the tensors that is not finite."""
+    named = list(named)
+    if all_finite(x for _, x in named):  # at one synchronisation in all
+        return []
     return [Finding(kind, name, _describe(x)) for name, x in named if not all_finite([x])]
+
+
+def not_finite_weights(state_dict: Mapping[str, Tensor], model: nn.Module) -> list[Finding]:
+    """A finding for each tensor of a state dict, the model's own or an averaged one, that is not finite.
+
+    Buffers that may be masks are exempt.
+    """
+    parameters = {name for name, _ in _clean(model.named_parameters())}
+    named = [(name.removeprefix('module.'), x) for name, x in _clean(state_dict.items())]
+    return [
+        *not_finite('parameter', ((name, x) for name, x in named if name in parameters)),
+        *not_finite('buffer', _but_masks((name, x) for name, x in named if name not in parameters)),
+    ]
+
+
+def _but_masks(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    return ((name, x) for name, x in named if not is_mask(x))
 
 
 class _Watch:
@@ -137,7 +156,7 @@ class _Watch:
         for part, x in named_tensors(tree):
             if x.requires_grad:
                 self.handles.append(x.register_hook(partial(self._see_gradient, kind, name)))
-            if not self.values and not recomputing and not all_finite([x]) and not _is_mask(x):
+            if not self.values and not recomputing and not all_finite([x]) and not is_mask(x):
                 at = f', at {part!r}' if part else ''
                 self.values.append(Finding(kind, name, _describe(x) + at + origin))
 
@@ -162,10 +181,11 @@ class _Watch:
 
 def _clean(named: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     for name, each in named:
-        yield '.'.join(part for part in name.split('.') if part not in _WRAPPED), each
+        yield strip_wrappers(name), each
 
 
-def _is_mask(x: Tensor) -> bool:
+def is_mask(x: Tensor) -> bool:
+    """Whether a tensor may be a mask: without gradient, and not finite in nothing but -inf."""
     return not x.requires_grad and not x.isnan().any() and not x.isposinf().any()
 
 

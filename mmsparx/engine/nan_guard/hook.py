@@ -1,6 +1,7 @@
 """What to do when a loss or a gradient is no longer a number."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -223,9 +224,11 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 def _in_batch(batch: object) -> list[Finding]:
     """What is not finite in a batch, with the path of the picture where the position tells it."""
     pictures = list(samples(batch))
+    inputs = batch.get('inputs') if isinstance(batch, Mapping) else None
+    in_order = isinstance(inputs, (list, tuple, Tensor)) and len(inputs) == len(pictures)
     findings = []
     for finding in not_finite('batch', named_tensors(batch)):
         position = re.match(r'(?:inputs|data_samples)\.(\d+)', finding.name)
-        path = pictures[int(position[1])].metainfo.get('img_path') if position and pictures else None
+        path = pictures[int(position[1])].metainfo.get('img_path') if position and in_order else None
         findings.append(replace(finding, detail=f'{finding.detail}, of {path}') if path else finding)
     return findings

@@ -10,8 +10,9 @@ from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmsparx.engine.common import named_tensors
-from mmsparx.engine.nan_guard.diagnose import not_finite
+from mmsparx.engine.nan_guard.diagnose import not_finite, not_finite_weights
 from mmsparx.engine.resume import whole_checkpoints
+from mmsparx.weights.loading import unwrapped
 
 # What of a parameter group and of a scheduler is a rate. A schedule whose start, ends and present
 # value are scaled goes on as the same schedule, scaled.
@@ -32,7 +33,7 @@ def last_good_checkpoint(runner: Runner) -> str | None:
     folder = next((hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)), runner.work_dir)
     for path in map(str, whole_checkpoints(folder)):
         try:
-            fault = _fault(CheckpointLoader.load_checkpoint(path, map_location='cpu'), runner.iter)
+            fault = _fault(CheckpointLoader.load_checkpoint(path, map_location='cpu'), runner)
         except Exception as error:  # whatever a file of that name ends in, an older one may do
             fault = f'{type(error).__name__}: {error}'
         if fault is None:
@@ -41,12 +42,18 @@ def last_good_checkpoint(runner: Runner) -> str | None:
     return None
 
 
-def _fault(checkpoint: dict, iteration: int) -> str | None:
+def _fault(checkpoint: dict, runner: Runner) -> str | None:
     if 'optimizer' not in checkpoint:
         return 'it holds no optimizer (save_optimizer=False)'
-    if checkpoint.get('meta', {}).get('iter', math.inf) > iteration:
-        return f'it is ahead of this run, which has done {iteration} iterations'
-    return next(map(str, not_finite('value', named_tensors(checkpoint))), None)
+    if checkpoint.get('meta', {}).get('iter', math.inf) > runner.iter:
+        return f'it is ahead of this run, which has done {runner.iter} iterations'
+    model = unwrapped(runner.model)
+    copies = [checkpoint.pop(key) for key in ('state_dict', 'ema_state_dict') if key in checkpoint]
+    findings = chain(
+        chain.from_iterable(not_finite_weights(weights, model) for weights in copies),
+        not_finite('value', named_tensors(checkpoint)),
+    )
+    return next(map(str, findings), None)
 
 
 def go_back(runner: Runner, checkpoint: str, factor: float) -> None:

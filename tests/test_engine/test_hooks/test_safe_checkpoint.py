@@ -218,6 +218,22 @@ class TestNotFinite:
             run(prepare=self.spoil(1, spoil))
         assert names(tmp_path / 'work') == []
 
+    def test_a_statistic(self, run, tmp_path):
+        def spoil(runner):
+            runner.model.register_buffer('running_mean', torch.tensor([0.0, float('nan')]))
+
+        with pytest.raises(
+            FloatingPointError, match=r'not finite: buffer .running_mean.: .* Go on from .*epoch_1\.pth'
+        ):
+            run(prepare=self.spoil(2, spoil))
+
+    def test_a_mask_may_be_infinite(self, run, tmp_path):
+        def spoil(runner):
+            runner.model.register_buffer('mask', torch.tensor([0.0, -float('inf')]))
+
+        run(epochs=2, prepare=self.spoil(1, spoil))
+        assert names(tmp_path / 'work') == ['epoch_1.pth', 'epoch_2.pth']
+
 
 def test_another_backend_is_left_to_mmengine(run, tmp_path):
     run(backend_args=dict(backend='local'), max_keep_ckpts=1)

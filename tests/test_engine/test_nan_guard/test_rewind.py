@@ -147,6 +147,17 @@ def test_the_newest_good_one_is_taken(tmp_path):
     assert last_good_checkpoint(runner) is None
 
 
+@pytest.mark.parametrize(('value', 'is_good'), [(-float('inf'), True), (NAN, False)])
+def test_a_buffer_may_be_a_mask(tmp_path, value, is_good):
+    runner = guarded(tmp_path, marked=(), iters=1)
+    runner.train()
+    path = tmp_path / 'iter_1.pth'
+    checkpoint = load(path)
+    checkpoint['state_dict']['mask'] = torch.tensor([0.0, value])
+    torch.save(checkpoint, path)
+    assert last_good_checkpoint(runner) == (str(path) if is_good else None)
+
+
 def test_hostile_files_are_passed_over(tmp_path):
     runner = guarded(tmp_path, marked=(), iters=1)
     runner.train()
