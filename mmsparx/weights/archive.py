@@ -1,6 +1,6 @@
 """The two formats of `torch.save`: what lies where in a file, and whether it is whole.
 
-`ZipArchive` is the format since torch 1.6: a zip archive of stored records with a checksum each. `StreamFile` is the
+`ZipArchive` is the format since torch 1.6: a zip archive of stored records with a checksum each. `LegacyFile` is the
 one before: pickles, and behind them the memory of all storages, without checksums. Both give the pickled object as
 `records`, and the bytes of a storage as a tensor.
 """
@@ -16,15 +16,15 @@ from typing import BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
-from mmsparx.weights.pickles import Machine
-from mmsparx.weights.records import Pairs, RefusedError, Storage
+from mmsparx.weights.pickles import Unpickler
+from mmsparx.weights.records import DictData, RefusedError, Storage
 
 ZIP_MAGIC = b'PK\x03\x04'
-STREAM_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # the pickled number below
-_STREAM_NUMBER, _STREAM_VERSION = 0x1950A86A20F9469CFC6C, 1001
+LEGACY_MAGIC = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # the pickled number below
+LEGACY_NUMBER, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 # Some hundred times what a detector's checkpoint after a million iterations has of each.
-LONGEST_PICKLE = 512 * 2**20
-LONGEST_DIRECTORY = 16 * 2**20
+MAX_PICKLE = 512 * 2**20
+MAX_DIRECTORY = 16 * 2**20
 _CHUNK = 2**20  # bytes that are read and summed up while they are in a cache
 _WINDOW = 2**24
 _LOCAL_HEADER = struct.Struct('<4s5H3I2H')
@@ -90,8 +90,8 @@ class ZipArchive:
         """The pickled object, as `records`."""
         order = f'{self.folder}/byteorder'
         if order in self.records and self._bytes(order, 16).strip() != b'little':
-            raise RefusedError('it was written on a machine of another byte order')
-        return Machine(self._bytes(f'{self.folder}/data.pkl', LONGEST_PICKLE)).run()
+            raise RefusedError('it was written on a unpickler of another byte order')
+        return Unpickler(self._bytes(f'{self.folder}/data.pkl', MAX_PICKLE)).run()
 
     def check(self, storage: Storage) -> str:
         """See that a storage is there, without reading it; returns the name of its record."""
@@ -205,7 +205,7 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
                 raise missing
             count, length, start = count_64, length_64, start_64
             end -= _LOCATOR.size + _END_64.size
-    if length > LONGEST_DIRECTORY:
+    if length > MAX_DIRECTORY:
         raise RefusedError(f'its directory has {length} bytes, more than that of any checkpoint')
     if any(disks) or comment or start + length != end or count * _Entry.FORMAT.size > length:
         raise DamagedError(f'cut off after {size} bytes, or overwritten: what its end says of the directory is wrong')
@@ -281,7 +281,7 @@ def _foreign_archive(names: dict[str, _Record]) -> str:
     return f'it is a zip archive that torch.save has not written: it holds {", ".join(map(repr, list(names)[:3]))}'
 
 
-class StreamFile:
+class LegacyFile:
     """A file of torch's format before 1.6, open for reading.
 
     It has no checksums: damage within the weights is not seen.
@@ -302,25 +302,25 @@ class StreamFile:
             self.file.seek(0)
             data = self.file.read(window)
             try:
-                return self._load(Machine(data))
+                return self._load(Unpickler(data))
             except RefusedError:
-                if window >= min(self.size, LONGEST_PICKLE):
+                if window >= min(self.size, MAX_PICKLE):
                     raise
-                window = min(2 * window, self.size, LONGEST_PICKLE)
+                window = min(2 * window, self.size, MAX_PICKLE)
 
-    def _load(self, machine: Machine) -> object:
-        number, version, system = (machine.run() for _ in range(3))
-        items = system.items if type(system) is Pairs else ()
+    def _load(self, unpickler: Unpickler) -> object:
+        number, version, system = (unpickler.run() for _ in range(3))
+        items = system.items if type(system) is DictData else ()
         little = next((value for key, value in items if key == 'little_endian'), None)
-        if number != _STREAM_NUMBER or version != _STREAM_VERSION or little is not True:
+        if number != LEGACY_NUMBER or version != LEGACY_VERSION or little is not True:
             raise RefusedError('it is of a version or byte order of torch.save that is not read')
-        result = machine.run()
-        keys = machine.run()
+        result = unpickler.run()
+        keys = unpickler.run()
         if type(keys) is not list or not all(type(key) is str for key in keys):
             raise RefusedError('its list of storages is no list of strings')
-        storages = {storage.key: storage for storage in machine.storages}
+        storages = {storage.key: storage for storage in unpickler.storages}
         self.places.clear()  # of a part of the file that was too short
-        place = machine.position
+        place = unpickler.position
         for key in keys:
             if key not in storages or key in self.places:
                 raise RefusedError(f'its storage {key!r} belongs to no tensor, or comes twice')

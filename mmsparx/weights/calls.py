@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from mmsparx.weights.records import (
     ArrayData,
-    ArrayType,
+    DictData,
+    DtypeData,
     Global,
     HistoryData,
-    Items,
-    Pairs,
     RefusedError,
     ScalarData,
+    SetData,
     Storage,
     TensorData,
     Unknown,
@@ -23,7 +23,7 @@ from mmsparx.weights.records import (
     named,
 )
 
-LONGEST_NAME = 1000  # characters of a module and a name
+MAX_NAME = 1000  # characters of a module and a name
 
 
 def _sizes(values: object, what: str) -> tuple[int, ...]:
@@ -72,25 +72,25 @@ def _subclass(function, kind, args, state) -> TensorData:
 
 
 def is_filled(value: object) -> bool:
-    return value is not None and not (type(value) is Pairs and not value.items)
+    return value is not None and not (type(value) is DictData and not value.items)
 
 
-def _pairs(kind: str) -> Callable[..., Pairs]:
-    def build(content: object = ()) -> Pairs:
-        if type(content) is Pairs:
-            return Pairs(kind, list(content.items))
+def _pairs(kind: str) -> Callable[..., DictData]:
+    def build(content: object = ()) -> DictData:
+        if type(content) is DictData:
+            return DictData(kind, list(content.items))
         if type(content) not in (list, tuple) or not all(type(x) in (list, tuple) and len(x) == 2 for x in content):
             raise RefusedError(f'the content of a {kind} is no list of pairs')
-        return Pairs(kind, [tuple(pair) for pair in content])
+        return DictData(kind, [tuple(pair) for pair in content])
 
     return build
 
 
-def _items(kind: str) -> Callable[..., Items]:
-    def build(content: object = ()) -> Items:
+def _items(kind: str) -> Callable[..., SetData]:
+    def build(content: object = ()) -> SetData:
         if type(content) not in (list, tuple):
             raise RefusedError(f'the content of a {kind} is no list')
-        return Items(kind, list(content))
+        return SetData(kind, list(content))
 
     return build
 
@@ -119,7 +119,7 @@ def _complex(real: object = 0.0, imaginary: object = 0.0) -> complex:
 
 def _attribute(owner: object, name: object) -> Global:
     """pickle names what stands in a class by getattr. No attribute is looked up: the result is a longer name."""
-    if type(owner) is not Global or type(name) is not str or len(owner.name) + len(name) > LONGEST_NAME:
+    if type(owner) is not Global or type(name) is not str or len(owner.name) + len(name) > MAX_NAME:
         raise RefusedError('an attribute is asked for of what is no class')
     return Global(owner.module, f'{owner.name}.{name}')
 
@@ -134,19 +134,19 @@ def _device(kind: object, index: object = None) -> str:
     return kind if index is None else f'{kind}:{index}'
 
 
-def _default_dict(factory: object = None, content: object = ()) -> Pairs:
+def _default_dict(factory: object = None, content: object = ()) -> DictData:
     """A defaultdict as a plain dict; what it fills in is a function, and dropped."""
     return _pairs('dict')(content)
 
 
-def _array_type(code: object, *_) -> ArrayType:
+def _array_type(code: object, *_) -> DtypeData:
     if type(code) is not str or item_size(code) is None:
         raise RefusedError(f'it holds numpy values of the dtype {named(code)}; only numbers and strings are read')
-    return ArrayType(code)
+    return DtypeData(code)
 
 
 def _scalar(dtype: object, raw: object) -> ScalarData:
-    if type(dtype) is not ArrayType or type(raw) is not bytes or len(raw) != item_size(dtype.code):
+    if type(dtype) is not DtypeData or type(raw) is not bytes or len(raw) != item_size(dtype.code):
         raise RefusedError('a number of numpy has another size than its type')
     return ScalarData(dtype, raw)
 
@@ -211,9 +211,9 @@ _INSTANCES: dict[Global, Callable[[], object]] = {
 
 # What messages call records.
 _KINDS = {
-    Pairs: 'a dict',
-    Items: 'a set',
-    ArrayType: 'a numpy dtype, twice',
+    DictData: 'a dict',
+    SetData: 'a set',
+    DtypeData: 'a numpy dtype, twice',
     ArrayData: 'a numpy array, twice',
     ScalarData: 'a numpy scalar',
     HistoryData: 'a HistoryBuffer, twice',
@@ -226,16 +226,21 @@ _KINDS = {
 def set_state(target: object, state: object) -> None:
     if type(target) is Unknown:
         return
-    if type(target) is HistoryData and type(state) is Pairs and target.state is None:
+    if type(target) is HistoryData and type(state) is DictData and target.state is None:
         target.state = state
         return
-    if type(target) is Pairs and target.kind == 'OrderedDict' and type(state) is Pairs and target.attributes is None:
+    if (
+        type(target) is DictData
+        and target.kind == 'OrderedDict'
+        and type(state) is DictData
+        and target.attributes is None
+    ):
         names = [name for name, _ in state.items]
         if names not in ([], ['_metadata']):
             raise RefusedError(f'an OrderedDict has attributes of its own: {", ".join(map(named, names[:3]))}')
         target.attributes = state
         return
-    if type(target) is ArrayType and type(state) is tuple:
+    if type(target) is DtypeData and type(state) is tuple:
         # (version, byte order, subtype, names, fields, item size, alignment, flags)
         if len(state) < 5 or state[1] not in ('<', '>', '|', '=') or any(x is not None for x in state[2:5]):
             raise RefusedError('a type of numpy has fields or parts')
@@ -243,7 +248,7 @@ def set_state(target: object, state: object) -> None:
         return
     if type(target) is ArrayData and type(state) is tuple and len(state) == 5 and target.dtype is None:
         _, shape, dtype, fortran, raw = state
-        if type(dtype) is not ArrayType or type(raw) is not bytes or type(fortran) is not bool:
+        if type(dtype) is not DtypeData or type(raw) is not bytes or type(fortran) is not bool:
             raise RefusedError('an array of numpy holds what is no number')
         count = item_size(dtype.code) * math.prod(_sizes(shape, 'shape of an array'))
         if count != len(raw):

@@ -18,16 +18,16 @@ from typing import BinaryIO
 
 from mmengine.logging import print_log
 
-from mmsparx.weights.archive import STREAM_MAGIC, ZIP_MAGIC, DamagedError, StreamFile, ZipArchive
-from mmsparx.weights.reading import Location, Rebuilder, moved
+from mmsparx.weights.archive import LEGACY_MAGIC, ZIP_MAGIC, DamagedError, LegacyFile, ZipArchive
+from mmsparx.weights.reading import Location, Rebuilder, to_device
 from mmsparx.weights.records import RefusedError
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 # Where the weights and what belongs to each of them stand in a checkpoint: here nothing may be left out.
-EXACT = ('state_dict', 'ema_state_dict', 'state_dict_ema', 'model', 'model_ema', 'optimizer')
+WEIGHT_KEYS = ('state_dict', 'ema_state_dict', 'state_dict_ema', 'model', 'model_ema', 'optimizer')
 # As torch.hub and mmengine name files: the first digits of their SHA-256. Eight decimal ones are a date, or a count.
 NAMED_HASH = re.compile(r'-(?=\d*[a-f])([0-9a-f]{8,64})$')
-LONGEST_TEXT = 16 * 2**20  # characters of an entry of safetensors' metadata
+MAX_TEXT = 16 * 2**20  # characters of an entry of safetensors' metadata
 _OTHER_KINDS = {
     b'\x1f\x8b': 'a gzip archive',
     b'BZh': 'a bzip2 archive',
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | os.PathLike, location: Location = None, *, tenso
     """
     path = os.path.expanduser(os.fspath(path))
     try:
-        with open_file(path) as file, _without_collections():
+        with open_file(path) as file, _garbage_collection_paused():
             _check_named_hash(file, path)
             found = _read(file, path, location, tensors)
     except DamagedError as error:
@@ -84,7 +84,7 @@ def read_checkpoint(path: str | os.PathLike, location: Location = None, *, tenso
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Within it, no garbage is collected: what is read is none, and each pass over all objects takes 0.1 s and more."""
     enabled = gc.isenabled()
     gc.disable()
@@ -101,19 +101,19 @@ def _read(file: BinaryIO, path: str, location: Location, tensors: bool) -> objec
     head = file.read(4096)
     if head.startswith(ZIP_MAGIC):
         return _read_torch(ZipArchive(file), path, location, tensors)
-    if head.startswith(STREAM_MAGIC):
-        return _read_torch(StreamFile(file), path, location, tensors)
+    if head.startswith(LEGACY_MAGIC):
+        return _read_torch(LegacyFile(file), path, location, tensors)
     if _is_safetensors(head):
         return _read_safetensors(path, location, tensors)
     raise RefusedError(_kind_of(head, size))
 
 
-def _read_torch(archive: ZipArchive | StreamFile, name: str, location: Location, tensors: bool) -> object:
+def _read_torch(archive: ZipArchive | LegacyFile, name: str, location: Location, tensors: bool) -> object:
     rebuild = Rebuilder(archive, location, tensors)
     try:
         content = rebuild(archive.load())
         for place, kind in rebuild.left_out.items():
-            if place[0] in EXACT:
+            if place[0] in WEIGHT_KEYS:
                 raise RefusedError(f'its entry {_place(place)} is an object of {kind}')
     except RefusedError as error:
         raise RefusedError(
@@ -208,7 +208,7 @@ def _read_safetensors(path: str, location: Location, read_tensors: bool) -> dict
             for name in file.keys():  # noqa: SIM118
                 mapped = file.get_tensor(name)
                 # Copies: the package gives parts of the mapped file, which may change or be cut off later.
-                tensors[name] = moved(mapped.clone(), location) if read_tensors else mapped.to('meta')
+                tensors[name] = to_device(mapped.clone(), location) if read_tensors else mapped.to('meta')
             texts = file.metadata() or {}
     except package.SafetensorError as error:
         raise DamagedError(str(error)) from error
@@ -223,7 +223,7 @@ def _read_safetensors(path: str, location: Location, read_tensors: bool) -> dict
 
 def _from_json(text: str, key: str) -> object:
     """A value that `to_json` has written."""
-    if len(text) > LONGEST_TEXT:
+    if len(text) > MAX_TEXT:
         raise RefusedError(f'its metadata mmsparx.{key} has {len(text)} characters, more than any checkpoint has')
     try:
         return _decoded(json.loads(text))

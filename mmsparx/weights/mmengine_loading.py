@@ -30,7 +30,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader, checkpoint
 
 from mmsparx.weights.contents import without_wrappers
-from mmsparx.weights.files import EXACT, MissingError, UnreadableError, read_checkpoint
+from mmsparx.weights.files import WEIGHT_KEYS, MissingError, UnreadableError, read_checkpoint
 from mmsparx.weights.loading import backbones_of, match_weights
 from mmsparx.weights.reading import Location, check_values
 from mmsparx.weights.records import RefusedError
@@ -52,7 +52,7 @@ def without_configs(value: object) -> object:
         if isinstance(value.get('cfg'), (str, bytes)):
             value['cfg'] = STORED_CONFIG
         for key, inner in value.items():
-            if key not in EXACT:
+            if key not in WEIGHT_KEYS:
                 without_configs(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
@@ -87,7 +87,7 @@ def load_from_http(
             _download(filename, path, progress)
     finally:
         barrier()  # also where the download failed, so that the other processes do not wait for ever
-    if not path.exists():  # another machine's disk
+    if not path.exists():  # another unpickler's disk
         _download(filename, path, progress)
     try:
         return load_from_local(str(path), map_location)

@@ -8,7 +8,7 @@ runs the program on plain `records`:
   name ends the reading.
 - An instance of a class that is not known, made without arguments, is an `Unknown`: whatever the file puts into it is
   dropped.
-- A dict is a `Pairs`, which hashes nothing.
+- A dict is a `DictData`, which hashes nothing.
 
 What comes out consists of these records, lists, tuples, strings, bytes, numbers, booleans and None, and may contain
 itself. `reading` turns it into what callers may see. Python's `pickletools` documents the opcodes.
@@ -17,17 +17,17 @@ itself. `reading` turns it into what callers may see. Python's `pickletools` doc
 import struct
 from collections.abc import Callable
 
-from mmsparx.weights.calls import LONGEST_NAME, call, instance, is_filled, persistent, set_state
-from mmsparx.weights.records import Global, Items, Pairs, RefusedError, Storage, Unknown, named
+from mmsparx.weights.calls import MAX_NAME, call, instance, is_filled, persistent, set_state
+from mmsparx.weights.records import DictData, Global, RefusedError, SetData, Storage, Unknown, named
 
 # Bounds far above what a checkpoint of a detector with its optimizer needs (some 130 000 operations).
-OPERATIONS = 3_000_000
-LONGEST_INTEGER = 255  # bytes
+MAX_OPERATIONS = 3_000_000
+MAX_INTEGER = 255  # bytes
 _PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _MARK = object()
 
 
-class Machine:
+class Unpickler:
     """Runs one pickle.
 
     Args:
@@ -36,7 +36,7 @@ class Machine:
         operations: that it may take at most.
     """
 
-    def __init__(self, data: bytes, position: int = 0, operations: int = OPERATIONS):
+    def __init__(self, data: bytes, position: int = 0, operations: int = MAX_OPERATIONS):
         self.data, self.position = data, position
         self.operations = operations
         # A pickle writes every string once, and encodes it at most once.
@@ -89,7 +89,7 @@ class Machine:
         return struct.unpack(format_, self.take(size))[0]
 
     def line(self) -> str:
-        end = self.data.find(b'\n', self.position, self.position + LONGEST_NAME)
+        end = self.data.find(b'\n', self.position, self.position + MAX_NAME)
         if end < 0:
             raise RefusedError('a name has no end')
         part = self.data[self.position : end]
@@ -118,7 +118,7 @@ class Machine:
         return self.stack[-1]
 
     def push_global(self, module: object, name: object) -> None:
-        if type(module) is not str or type(name) is not str or len(module) + len(name) > LONGEST_NAME:
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_NAME:
             raise RefusedError('a name is no string')
         self.stack.append(Global(_PYTHON_2.get(module, module), name))
 
@@ -133,21 +133,21 @@ class Machine:
         target = self.top()
         if len(items) % 2:
             raise RefusedError('it is damaged: a key has no value')
-        if type(target) is Pairs:
+        if type(target) is DictData:
             target.items.extend(zip(items[::2], items[1::2], strict=True))
         elif type(target) is not Unknown:
             raise RefusedError(f'items are set in a {type(target).__name__}')
 
     def add_items(self, items: list) -> None:
         target = self.top()
-        if type(target) is Items and target.kind == 'set':
+        if type(target) is SetData and target.kind == 'set':
             target.items.extend(items)
         elif type(target) is not Unknown:
             raise RefusedError(f'items are added to a {type(target).__name__}')
 
     def integer(self, size: int) -> int:
-        if size > LONGEST_INTEGER:
-            raise RefusedError(f'an integer has {size} bytes; at most {LONGEST_INTEGER} are read')
+        if size > MAX_INTEGER:
+            raise RefusedError(f'an integer has {size} bytes; at most {MAX_INTEGER} are read')
         return int.from_bytes(self.take(size), 'little', signed=True)
 
     def call(self, function: object, args: object) -> object:
@@ -155,7 +155,7 @@ class Machine:
         for x in args if type(args) is tuple else ():
             if type(x) in (list, tuple):
                 self.operations -= len(x)
-            elif type(x) is Pairs:
+            elif type(x) is DictData:
                 self.operations -= len(x.items)
             elif type(x) in (str, bytes):
                 self.encoded -= len(x)
@@ -170,75 +170,75 @@ class Machine:
         self.memo[index] = self.top()
 
 
-def _tuple_of(count: int) -> Callable[[Machine], None]:
-    def make(machine: Machine) -> None:
-        values = [machine.pop() for _ in range(count)]
-        machine.stack.append(tuple(reversed(values)))
+def _tuple_of(count: int) -> Callable[[Unpickler], None]:
+    def make(unpickler: Unpickler) -> None:
+        values = [unpickler.pop() for _ in range(count)]
+        unpickler.stack.append(tuple(reversed(values)))
 
     return make
 
 
-def _push(value: object) -> Callable[[Machine], None]:
+def _push(value: object) -> Callable[[Unpickler], None]:
     return lambda m: m.stack.append(value)
 
 
-def _push_read(read: Callable[[Machine], object]) -> Callable[[Machine], None]:
+def _push_read(read: Callable[[Unpickler], object]) -> Callable[[Unpickler], None]:
     return lambda m: m.stack.append(read(m))
 
 
-def _text_of(format_: str, size: int) -> Callable[[Machine], None]:
+def _text_of(format_: str, size: int) -> Callable[[Unpickler], None]:
     return _push_read(lambda m: m.take(m.number(format_, size)).decode('utf-8'))
 
 
-def _bytes_of(format_: str, size: int) -> Callable[[Machine], None]:
+def _bytes_of(format_: str, size: int) -> Callable[[Unpickler], None]:
     return _push_read(lambda m: m.take(m.number(format_, size)))
 
 
-def _reduce(m: Machine) -> None:
+def _reduce(m: Unpickler) -> None:
     args, function = m.pop(), m.pop()
     m.stack.append(m.call(function, args))
 
 
-def _new(m: Machine) -> None:
+def _new(m: Unpickler) -> None:
     args, kind = m.pop(), m.pop()
     m.stack.append(instance(kind, args))
 
 
-def _new_with_keywords(m: Machine) -> None:
+def _new_with_keywords(m: Unpickler) -> None:
     keywords, args, kind = m.pop(), m.pop(), m.pop()
     if is_filled(keywords):
         raise RefusedError(f'it asks to make an instance of {named(kind)}')
     m.stack.append(instance(kind, args))
 
 
-def _build(m: Machine) -> None:
+def _build(m: Unpickler) -> None:
     state = m.pop()
     set_state(m.top(), state)
 
 
-def _stack_global(m: Machine) -> None:
+def _stack_global(m: Unpickler) -> None:
     name, module = m.pop(), m.pop()
     m.push_global(module, name)
 
 
-def _protocol(m: Machine) -> None:
+def _protocol(m: Unpickler) -> None:
     version = m.number('<B', 1)
     if not 2 <= version <= 5:
         raise RefusedError(f'it is of protocol {version}, which torch does not write')
 
 
-def _set_one(m: Machine) -> None:
+def _set_one(m: Unpickler) -> None:
     value, key = m.pop(), m.pop()
     m.set_items([key, value])
 
 
-def _dict_of(m: Machine) -> None:
+def _dict_of(m: Unpickler) -> None:
     items = m.since_mark()
-    m.stack.append(Pairs())
+    m.stack.append(DictData())
     m.set_items(items)
 
 
-def _persist(m: Machine) -> None:
+def _persist(m: Unpickler) -> None:
     storage = persistent(m.pop())
     m.storages.append(storage)
     m.stack.append(storage)
@@ -246,7 +246,7 @@ def _persist(m: Machine) -> None:
 
 _STOP = ord('.')
 # By opcode; those that are not here (protocols 0 and 1, extensions, buffers out of band) are not written by torch.
-_OPERATIONS: dict[int, Callable[[Machine], None]] = {
+_OPERATIONS: dict[int, Callable[[Unpickler], None]] = {
     0x80: _protocol,
     0x95: lambda m: m.take(8) and None,  # FRAME
     ord('('): _push(_MARK),
@@ -280,13 +280,13 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
     ord('l'): _push_read(lambda m: m.since_mark()),
     ord('a'): lambda m: m.append([m.pop()]),
     ord('e'): lambda m: m.append(m.since_mark()),
-    ord('}'): _push_read(lambda m: Pairs()),
+    ord('}'): _push_read(lambda m: DictData()),
     ord('d'): _dict_of,
     ord('s'): _set_one,
     ord('u'): lambda m: m.set_items(m.since_mark()),
-    0x8F: _push_read(lambda m: Items('set', [])),
+    0x8F: _push_read(lambda m: SetData('set', [])),
     0x90: lambda m: m.add_items(m.since_mark()),
-    0x91: _push_read(lambda m: Items('frozenset', m.since_mark())),
+    0x91: _push_read(lambda m: SetData('frozenset', m.since_mark())),
     ord('q'): lambda m: m.put(m.number('<B', 1)),
     ord('r'): lambda m: m.put(m.number('<I', 4)),
     0x94: lambda m: m.put(len(m.memo)),

@@ -20,28 +20,28 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mmsparx.weights.archive import DTYPES, DamagedError, StreamFile, ZipArchive, size_of
+from mmsparx.weights.archive import DTYPES, DamagedError, LegacyFile, ZipArchive, size_of
 from mmsparx.weights.records import (
     ArrayData,
-    ArrayType,
+    DictData,
+    DtypeData,
     Global,
     HistoryData,
-    Items,
-    Pairs,
     RefusedError,
     ScalarData,
+    SetData,
     Storage,
     TensorData,
     Unknown,
     item_size,
 )
 
-DEEPEST = 100
-MOST_VALUES = 3_000_000
-MOST_LISTED = 1_000_000  # numbers of an array that becomes a list
-MOST_COPIED = 2**30  # bytes of all histories
-LARGEST_KEY = 2**60  # beyond, different integers may have one hash
-LONGEST_HISTORY = 100_000_000
+MAX_DEPTH = 100
+MAX_VALUES = 3_000_000
+MAX_LISTED = 1_000_000  # numbers of an array that becomes a list
+MAX_COPIED = 2**30  # bytes of all histories
+MAX_KEY = 2**60  # beyond, different integers may have one hash
+MAX_HISTORY = 100_000_000
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 # Types that have no class of storages of their own, by torch's names.
 _OTHER_TYPES = ('uint16', 'uint32', 'uint64', 'float8_e4m3fn', 'float8_e4m3fnuz', 'float8_e5m2', 'float8_e5m2fnuz')
@@ -71,7 +71,7 @@ class Rebuilder:
         left_out: the places of what was not understood, as ('args',), with the name of its class.
     """
 
-    def __init__(self, archive: ZipArchive | StreamFile, location: Location = None, tensors: bool = True):
+    def __init__(self, archive: ZipArchive | LegacyFile, location: Location = None, tensors: bool = True):
         self.archive, self.location, self.tensors = archive, location, tensors
         self.left_out: dict[tuple, str] = {}
         self._storages: dict[str, torch.UntypedStorage] = {}
@@ -96,18 +96,18 @@ class Rebuilder:
 
     def _rebuild(self, value: object) -> object:
         self._values += 1
-        if self._values > MOST_VALUES or len(self._path) > DEEPEST:
+        if self._values > MAX_VALUES or len(self._path) > MAX_DEPTH:
             raise RefusedError('it holds more than any checkpoint, or contains itself')
         kind = type(value)
         if kind in _PLAIN:
             return value
         if kind is TensorData:
             return self._tensor(value)
-        if kind is Pairs:
+        if kind is DictData:
             return self._dict(value)
         if kind in (list, tuple):
             return kind(self._all(value))
-        if kind is Items:
+        if kind is SetData:
             return self._set(value)
         if kind is ScalarData:
             return _numbers(value.dtype, value.raw).item()
@@ -128,10 +128,10 @@ class Rebuilder:
         finally:
             self._path.pop()
 
-    def _dict(self, pairs: Pairs) -> dict:
+    def _dict(self, pairs: DictData) -> dict:
         found: dict = {'dict': dict, 'OrderedDict': OrderedDict, 'Counter': Counter}[pairs.kind]()
         for key, value in pairs.items:
-            if type(key) not in (str, int, bool, type(None)) or (type(key) is int and abs(key) >= LARGEST_KEY):
+            if type(key) not in (str, int, bool, type(None)) or (type(key) is int and abs(key) >= MAX_KEY):
                 raise RefusedError(f'it holds a dict with a key of type {type(key).__name__}, or a very large one')
             self._path.append(key)
             try:
@@ -152,25 +152,25 @@ class Rebuilder:
             found._metadata = metadata
         return found
 
-    def _set(self, items: Items) -> set | frozenset:
+    def _set(self, items: SetData) -> set | frozenset:
         values = self._all(items.items)
         if not all(type(x) in (str, int, bool, type(None)) for x in values):
             raise RefusedError('it holds a set of what is neither string nor integer')
-        if any(type(x) is int and abs(x) >= LARGEST_KEY for x in values):
+        if any(type(x) is int and abs(x) >= MAX_KEY for x in values):
             raise RefusedError('it holds a set of very large numbers')
         return set(values) if items.kind == 'set' else frozenset(values)
 
     def _list(self, data: ArrayData) -> object:
         # An array without elements may have any number of empty rows.
         self._values += math.prod(max(side, 1) for side in data.shape)
-        if self._values > MOST_VALUES:
+        if self._values > MAX_VALUES:
             raise RefusedError(f'it holds an array of the shape {data.shape}, which is too large for a list')
-        return _array(data, MOST_LISTED).tolist()
+        return _array(data, MAX_LISTED).tolist()
 
     def _history(self, data: HistoryData) -> HistoryBuffer:
         buffer = _history(data)
         self._copied += buffer._log_history.nbytes + buffer._count_history.nbytes
-        if self._copied > MOST_COPIED:
+        if self._copied > MAX_COPIED:
             raise RefusedError('it holds more histories than any checkpoint')
         return buffer
 
@@ -201,7 +201,7 @@ class Rebuilder:
         return found
 
 
-def moved(x: Tensor, location: Location) -> Tensor:
+def to_device(x: Tensor, location: Location) -> Tensor:
     """A tensor on the CPU -> where `location` says."""
     place = _to(x.untyped_storage(), 'cpu', location)
     return torch.empty(0, dtype=x.dtype, device=place.device).set_(place, 0, x.size(), x.stride())
@@ -210,8 +210,8 @@ def moved(x: Tensor, location: Location) -> Tensor:
 def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.UntypedStorage:
     """A storage on the CPU -> where `location` says; `saved` is the device that it was on."""
     if callable(location):
-        moved = location(storage, saved)
-        return storage if moved is None else moved
+        placed = location(storage, saved)
+        return storage if placed is None else placed
     if isinstance(location, Mapping):
         location = location.get(saved)
     if location is None or torch.device(location).type == 'cpu':
@@ -219,7 +219,7 @@ def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.
     return torch.empty(0, dtype=torch.uint8).set_(storage).to(location).untyped_storage()
 
 
-def _numbers(dtype: ArrayType, raw: bytes) -> np.ndarray:
+def _numbers(dtype: DtypeData, raw: bytes) -> np.ndarray:
     """(n,), of numbers that are checked to fill the bytes."""
     if len(raw) % item_size(dtype.code):
         raise RefusedError('the size of a numpy value does not match its dtype')
@@ -238,7 +238,7 @@ def _array(data: ArrayData, most: int) -> np.ndarray:
 def _history(data: HistoryData) -> HistoryBuffer:
     state = {key: value for key, value in data.state.items if type(key) is str} if data.state is not None else {}
     length, *arrays = (state.get(name) for name in ('max_length', '_log_history', '_count_history'))
-    if type(length) is not int or not 0 < length <= LONGEST_HISTORY or not all(type(x) is ArrayData for x in arrays):
+    if type(length) is not int or not 0 < length <= MAX_HISTORY or not all(type(x) is ArrayData for x in arrays):
         raise RefusedError('a HistoryBuffer has no length, or no arrays')
     values, counts = (_array(x, length) for x in arrays)
     if values.ndim != 1 or values.shape != counts.shape or 'c' in (values.dtype.kind, counts.dtype.kind):
@@ -265,7 +265,7 @@ class _Checker:
 
     def check(self, value: object, depth: int) -> object:
         self.values += 1
-        if self.values > MOST_VALUES or depth > DEEPEST:
+        if self.values > MAX_VALUES or depth > MAX_DEPTH:
             raise RefusedError('it holds more than any checkpoint, or contains itself')
         kind = type(value)
         if kind in _PLAIN or isinstance(value, Tensor) or kind is HistoryBuffer:

@@ -1,7 +1,7 @@
 """What a file of weights holds, as plain records: nothing of the file is imported, called or instantiated.
 
-`pickles` makes them, with the checks of `calls`; `reading` turns them into values. Only the standard library is
-imported in these modules.
+`pickles` makes them, with the checks of `calls`; these three modules import the standard library alone. `reading` turns
+records into values.
 """
 
 import re
@@ -31,7 +31,7 @@ class Unknown:
 
 
 @dataclass(slots=True, eq=False)
-class Pairs:
+class DictData:
     """A dict, an OrderedDict or a Counter.
 
     Attributes:
@@ -42,11 +42,11 @@ class Pairs:
 
     kind: str = 'dict'
     items: list[tuple[object, object]] = field(default_factory=list)
-    attributes: 'Pairs | None' = None
+    attributes: 'DictData | None' = None
 
 
 @dataclass(slots=True, eq=False)
-class Items:
+class SetData:
     """A set or a frozenset, by the name of its type."""
 
     kind: str
@@ -82,7 +82,7 @@ class TensorData:
 
 
 @dataclass(slots=True, eq=False)
-class ArrayType:
+class DtypeData:
     """A numpy dtype of numbers or strings, by its code ('f8', 'U3') and byte order."""
 
     code: str
@@ -93,7 +93,7 @@ class ArrayType:
 class ArrayData:
     """An array of numpy, filled once by its state."""
 
-    dtype: ArrayType | None = None
+    dtype: DtypeData | None = None
     shape: tuple[int, ...] = ()
     fortran: bool = False
     raw: bytes = b''
@@ -103,7 +103,7 @@ class ArrayData:
 class ScalarData:
     """A number of numpy."""
 
-    dtype: ArrayType
+    dtype: DtypeData
     raw: bytes
 
 
@@ -111,7 +111,7 @@ class ScalarData:
 class HistoryData:
     """The state of mmengine's HistoryBuffer."""
 
-    state: Pairs | None = None
+    state: DictData | None = None
 
 
 # Bytes of numpy's numbers, by their code.
