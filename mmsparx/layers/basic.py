@@ -1,60 +1,176 @@
-"""Small parts: stem and downsampling, feed-forward, shortcut scale, drop path, initial values."""
+"""Small parts: stems, downsamplings and feed-forwards by name; shortcut scale, drop path, initial values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparx.layers.norm import batch_norm
+from mmsparx.layers.norm import build_norm
 
 
-def stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
-    """Picture to first stage at a quarter of the side (an odd side rounds up).
+def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
+    """Image to first stage at a quarter of the side (an odd side rounds up), as published.
 
-    A 3x3 convolution of stride 2 to dim / 2 channels, `depth` - 2 more of stride 1, and one of
-    stride 2 to dim; each followed by BN, and by GELU but for the last.
+    A 3x3 convolution of stride 2 to dim / 2 channels, `depth` - 2 more of stride 1, and one of stride 2 to dim, all
+    without bias; each is followed by a norm, and by GELU but for the last.
 
     Args:
-        in_channels: channels of the picture.
-        dim: channels of the first stage.
-        depth: number of convolutions, at least 2.
-        norm_cfg: see `batch_norm`.
+        in_channels: Number of channels of the image.
+        dim: Number of channels of the first stage.
+        depth: Number of convolutions, at least 2.
+        norm_cfg: Config of the batch norms, see `mmsparx.layers.norm.build_norm`.
+
+    Raises:
+        ValueError: `depth` is below 2.
     """
+    return _conv_stem(in_channels, dim, depth, norm_cfg, bias=False)
+
+
+def conv_ln_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
+    """VMamba's stem: `conv_stem` with biases, and LayerNorms over channels instead of the norms of `norm_cfg`."""
+    return _conv_stem(in_channels, dim, depth, 'LN2d', bias=True)
+
+
+def _conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping | str, *, bias: bool) -> nn.Sequential:
+    if depth < 2:
+        raise ValueError(f'stem: expected a depth of at least 2 convolutions, which halve the side twice, got {depth}')
     widths = [in_channels] + [dim // 2] * (depth - 1) + [dim]
     parts: list[nn.Module] = []
     for i in range(depth):
         stride = 2 if i in (0, depth - 1) else 1
         parts += [
-            nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1, bias=False),
-            batch_norm(widths[i + 1], norm_cfg),
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1, bias=bias),
+            build_norm(widths[i + 1], norm_cfg),
             nn.GELU(),
         ]
     return nn.Sequential(*parts[:-1])
 
 
-def downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
-    """Halve the side (an odd one rounds up): 3x3 convolution of stride 2, BN."""
-    return nn.Sequential(nn.Conv2d(dim, out_dim, 3, 2, 1, bias=False), batch_norm(out_dim, norm_cfg))
+class PatchStem(nn.Sequential):
+    """Swin's stem: one 4x4 convolution of stride 4 with bias, and a LayerNorm over channels.
+
+    An image whose side is no multiple of 4 is padded with zeros at the right and the bottom.
+
+    Args:
+        in_channels: Number of channels of the image.
+        dim: Number of channels of the first stage.
+        depth: Ignored, as there is one convolution; all stems are made alike.
+        norm_cfg: Ignored, as there is no batch norm.
+    """
+
+    def __init__(self, in_channels: int, dim: int, depth: int, norm_cfg: Mapping):
+        super().__init__(nn.Conv2d(in_channels, dim, 4, 4), build_norm(dim, 'LN2d'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, dim, ceil(H / 4), ceil(W / 4))."""
+        return super().forward(pad_to_multiple(x, 4))
+
+
+STEMS: dict[str, Callable[..., nn.Module]] = {'conv': conv_stem, 'conv_ln': conv_ln_stem, 'patch': PatchStem}
+
+
+def conv_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
+    """Halve the side (an odd one rounds up), as published: 3x3 convolution of stride 2 without bias, norm.
+
+    Args:
+        dim: Number of channels.
+        out_dim: Number of channels of the next stage.
+        norm_cfg: Config of the batch norm, see `mmsparx.layers.norm.build_norm`.
+    """
+    return nn.Sequential(nn.Conv2d(dim, out_dim, 3, 2, 1, bias=False), build_norm(out_dim, norm_cfg))
+
+
+def conv_ln_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
+    """VMamba's downsampling: 3x3 convolution of stride 2 with bias, LayerNorm over channels; no batch norm."""
+    return nn.Sequential(nn.Conv2d(dim, out_dim, 3, 2, 1), build_norm(out_dim, 'LN2d'))
+
+
+class PatchMerging(nn.Module):
+    """Swin's downsampling: 2x2 neighbours as 4C channels, LayerNorm over them, 1x1 convolution without bias.
+
+    A map with an odd side is padded with zeros by one at its end. The four neighbours are stacked column by column,
+    as in Swin's code and its weights: (0, 0), (1, 0), (0, 1), (1, 1), as (row, column).
+
+    Args:
+        dim: Number of channels.
+        out_dim: Number of channels of the next stage.
+        norm_cfg: Ignored, as there is no batch norm; all downsamplings are made alike.
+    """
+
+    def __init__(self, dim: int, out_dim: int, norm_cfg: Mapping):
+        super().__init__()
+        self.norm = build_norm(4 * dim, 'LN2d')
+        self.reduction = nn.Conv2d(4 * dim, out_dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, out_dim, ceil(H / 2), ceil(W / 2))."""
+        x = pad_to_multiple(x, 2)
+        x = torch.cat([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], 1)
+        return self.reduction(self.norm(x))
+
+
+DOWNSAMPLES: dict[str, Callable[..., nn.Module]] = {
+    'conv': conv_downsample,
+    'conv_ln': conv_ln_downsample,
+    'patch_merging': PatchMerging,
+}
 
 
 class ConvFFN(nn.Module):
     """Feed-forward with a residual depthwise 3x3 convolution on the hidden map.
 
     The paper draws a plain FFN; the published checkpoints have the convolution.
+
+    Args:
+        dim: Number of channels of the input.
+        hidden: Number of hidden channels; 4 * dim by default.
+        out_dim: Number of channels of the output; dim by default.
     """
 
-    def __init__(self, dim: int, ratio: int = 4):
+    def __init__(self, dim: int, hidden: int | None = None, out_dim: int | None = None):
         super().__init__()
-        hidden = dim * ratio
+        hidden = 4 * dim if hidden is None else hidden
         self.fc1 = nn.Conv2d(dim, hidden, 1)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, dim if out_dim is None else out_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, out_dim, H, W)."""
+        x = self.fc1(x)
+        x = self.act(x + self.dwconv(x))
+        return self.fc2(x)
+
+
+class FFN(nn.Module):
+    """Feed-forward of VMamba and Swin: 1x1 convolution, GELU, 1x1 convolution.
+
+    Args:
+        dim: Number of channels.
+        hidden: Number of hidden channels; 4 * dim by default.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None):
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        x = self.act(x + self.dwconv(x))
-        return self.fc2(x)
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+FFNS: dict[str, Callable[..., nn.Module]] = {'conv': ConvFFN, 'plain': FFN}
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W), with zeros at the right and the bottom to multiples of `multiple`; itself if they are."""
+    height, width = x.shape[2:]
+    right, bottom = -width % multiple, -height % multiple
+    return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
 
 class ChannelScale(nn.Conv2d):

@@ -1,36 +1,13 @@
-"""Normalisations: the configurable batch norm and a channel LayerNorm for NCHW maps."""
+"""Normalisations of (B, C, H, W) maps, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BATCH_NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
-# What they have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
+# What BN and SyncBN have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
 BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-def batch_norm(dim: int, cfg: Mapping) -> nn.Module:
-    """A batch norm over `dim` channels, from a config in OpenMMLab's form.
-
-    Args:
-        dim: number of channels.
-        cfg: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`; what else it holds goes to the
-            torch class (eps, momentum, ...).
-
-    Raises:
-        ValueError: another type.
-    """
-    options = dict(cfg)
-    kind = options.pop('type', None)
-    requires_grad = options.pop('requires_grad', True)
-    if kind not in BATCH_NORMS:
-        raise ValueError(f'norm_cfg: unknown type {kind!r}; known ones: {", ".join(BATCH_NORMS)}')
-    norm = BATCH_NORMS[kind](dim, **options)
-    for parameter in norm.parameters():
-        parameter.requires_grad_(requires_grad)
-    return norm
 
 
 class MapNorm(nn.GroupNorm):
@@ -41,14 +18,61 @@ class MapNorm(nn.GroupNorm):
         return F.group_norm(x, self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps)
 
 
-def map_norm(dim: int) -> nn.GroupNorm:
-    """The norm inside every layer: one group, so it normalises over C, H and W together."""
-    return MapNorm(1, dim)
+def map_norm(dim: int, num_groups: int = 1, eps: float = 1e-5) -> MapNorm:
+    """The norm inside every layer of the published networks.
+
+    Args:
+        dim: Number of channels.
+        num_groups: Number of groups of channels; with one, it normalises over C, H and W together.
+        eps: Number added to the variance.
+    """
+    return MapNorm(num_groups, dim, eps)
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of a (B, C, H, W) map."""
+    """LayerNorm over the channels of each position; takes a float32 map where its parameters are in 16 bits.
+
+    Args:
+        dim: Number of channels.
+        eps: Number added to the variance.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        super().__init__(dim, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        """(B, C, H, W) -> (B, C, H, W), contiguous."""
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight.to(dtype), self.bias.to(dtype), self.eps)
         return x.permute(0, 3, 1, 2).contiguous()
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    'BN': nn.BatchNorm2d,
+    'SyncBN': nn.SyncBatchNorm,
+    'GN': map_norm,
+    'LN2d': ChannelLayerNorm,
+}
+
+
+def build_norm(dim: int, cfg: Mapping | str) -> nn.Module:
+    """A norm over `dim` channels, from a config in OpenMMLab's form.
+
+    Args:
+        dim: Number of channels.
+        cfg: Dict of `type`, a name of `NORMS`, `requires_grad` (True by default), and options of the norm (eps,
+            momentum, ...); or the name alone.
+
+    Raises:
+        ValueError: The type is unknown; the message lists the known ones.
+    """
+    options = {'type': cfg} if isinstance(cfg, str) else dict(cfg)
+    kind = options.pop('type', None)
+    requires_grad = options.pop('requires_grad', True)
+    if kind not in NORMS:
+        raise ValueError(f'norm: unknown type {kind!r}; known ones: {", ".join(NORMS)}')
+    norm = NORMS[kind](dim, **options)
+    for parameter in norm.parameters():
+        parameter.requires_grad_(requires_grad)
+    return norm

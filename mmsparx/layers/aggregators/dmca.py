@@ -5,24 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmsparx.layers.norm import batch_norm, map_norm
-from mmsparx.layers.precision import full_precision
+from mmsparx.layers.aggregators.parts import (
+    GroupedMix,
+    channel_attention,
+    projection,
+    source_projection,
+    spatial_reducer,
+)
+from mmsparx.layers.attention import check_heads
+from mmsparx.layers.norm import map_norm
 from mmsparx.ops import state_dtype
 from mmsparx.registry import AGGREGATORS
 
-# The start of a learnable scale: 1 / sqrt(N') of an 800x1333 picture, as in the published detectors.
+# The start of a learnable scale: 1 / sqrt(N') of an 800x1333 image, as in the published detectors.
 LEARNABLE_SCALE_START = (800 * 1333 / 16 / 64) ** -0.5
-
-
-def spatial_reducer(dim: int, stride: int, norm_cfg: Mapping) -> nn.Module:
-    """R of Eq. 1: a strided depthwise convolution, BN, GELU; the identity for stride 1.
-
-    An odd side rounds up: H -> ceil(H / stride).
-    """
-    if stride == 1:
-        return nn.Identity()
-    conv = nn.Conv2d(dim, dim, stride + 1, stride, (stride + 1) // 2, groups=dim, bias=False)
-    return nn.Sequential(conv, batch_norm(dim, norm_cfg), nn.GELU())
 
 
 @AGGREGATORS.register_module()
@@ -39,17 +35,20 @@ class DMCA(nn.Module):
     and where the reduced query has the map's own size it takes the input's place.
 
     Args:
-        dim: C, channels of the input and of each source; a multiple of `groups`.
-        out_dim: channels of the output.
-        sources: m, number of sources.
-        reduction: r, stride per side of the spatial reduction of queries and keys.
-        groups: of the attention.
-        learnable_scale: a learnable scalar `scale` instead of 1 / sqrt(N'), as in the published
+        dim: Number of channels of the input and of each source, C; a multiple of `groups`.
+        out_dim: Number of channels of the output.
+        sources: Number of sources, m.
+        reduction: Stride per side of the spatial reduction of queries and keys, r.
+        norm_cfg: Config of the batch norms, see `mmsparx.layers.norm.build_norm`.
+        groups: Number of groups of the attention.
+        learnable_scale: Whether a learnable scalar `scale` stands for 1 / sqrt(N'), as in the published
             detection checkpoints.
-        norm_cfg: of the batch norms, see `mmsparx.layers.norm.batch_norm`.
+        shortcut: Whether the input and the values are mixed with what was retrieved. Without them ("w/o shortcut" of
+            the paper's Table 11, determined by the paper), a depthwise convolution, GELU and a 1x1 convolution follow
+            the attention.
 
     Raises:
-        ValueError: `groups` does not divide `dim`.
+        ValueError: `groups` does not divide `dim`, or `reduction` is below 1.
     """
 
     def __init__(
@@ -62,62 +61,31 @@ class DMCA(nn.Module):
         norm_cfg: Mapping,
         groups: int = 4,
         learnable_scale: bool = False,
+        shortcut: bool = True,
     ):
         super().__init__()
-        if dim % groups:
-            raise ValueError(f'DMCA: expected channels that {groups} attention groups divide, got {dim}')
+        check_heads('DMCA', dim, groups, 'groups')
         self.groups = groups
-        stacked = sources * dim
-        self.source_norm = map_norm(stacked)
-        self.source_proj = nn.Sequential(
-            nn.Conv2d(stacked, stacked, 3, padding=1, groups=stacked, bias=False),
-            batch_norm(stacked, norm_cfg),
-            nn.GELU(),
-            nn.Conv2d(stacked, 2 * dim, 1),
-            nn.GELU(),
-        )
-
-        def projection():
-            return [nn.Conv2d(dim, dim, 1, bias=False), batch_norm(dim, norm_cfg)]
-
-        self.q = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection())
-        self.k = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection())
-        self.v = nn.Sequential(*projection())
+        self.shortcut = shortcut
+        self.source_norm = map_norm(sources * dim)
+        self.source_proj = source_projection(sources * dim, 2 * dim, norm_cfg)
+        self.q = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
+        self.k = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
+        self.v = nn.Sequential(*projection(dim, norm_cfg))
         self.scale = nn.Parameter(torch.full((1,), LEARNABLE_SCALE_START)) if learnable_scale else None
-        # The grouped convolution gives a multiple of 3 channels; `missing` more are averages of them.
-        self.missing = out_dim % 3
-        self.mix = nn.Sequential(
-            nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim),
-            nn.GELU(),
-            nn.Conv2d(3 * dim, out_dim - self.missing, 1, groups=3),
-        )
+        self.mix = GroupedMix(dim, out_dim) if shortcut else plain_mix(dim, out_dim)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
         keys, values = self.source_proj(self.source_norm(torch.cat(sources, 1))).chunk(2, dim=1)
         query, key, value = self.q(x), self.k(keys), self.v(values)
-        retrieved = self._attend(query, key, value)
-        if query.shape == x.shape:
-            x = query
-        mixed = torch.stack((x, retrieved, value), 1)  # (B, 3, C, H, W)
-        # Read as (C, 3) and transposed: channel c * 3 + g moves to g * C + c.
-        mixed = mixed.flatten(1, 2).unflatten(1, (-1, 3)).transpose(1, 2).flatten(1, 2)
-        return self._fill(self.mix(mixed))
+        scale = None if self.scale is None else self.scale.to(state_dtype(query))
+        retrieved = channel_attention(query, key, value, self.groups, scale)
+        if not self.shortcut:
+            return self.mix(retrieved)
+        return self.mix(query if query.shape == x.shape else x, retrieved, value)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(q k^T scale) v over channels, in each group; products and softmax in float32."""
-        exact = state_dtype(query)
-        q, k, v = (x.flatten(2).unflatten(1, (self.groups, -1)).to(exact) for x in (query, key, value))
-        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale.to(exact)
-        with full_precision(query.device):
-            attention = torch.softmax((q @ k.transpose(-1, -2)) * scale, dim=-1)  # (B, G, C/G, C/G)
-            out = attention @ v  # (B, G, C/G, N)
-        return out.flatten(1, 2).unflatten(-1, value.shape[2:]).to(value.dtype)
 
-    def _fill(self, x: Tensor) -> Tensor:
-        """Append the missing channels: an adaptive average pooling along the channel axis."""
-        if self.missing == 0:
-            return x
-        count = x.shape[1]
-        bins = ((i * count // self.missing, -(-(i + 1) * count // self.missing)) for i in range(self.missing))
-        return torch.cat([x, *(x[:, start:stop].mean(1, keepdim=True) for start, stop in bins)], 1)
+def plain_mix(dim: int, out_dim: int) -> nn.Sequential:
+    """Depthwise 3x3 convolution, GELU, 1x1 convolution."""
+    return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.GELU(), nn.Conv2d(dim, out_dim, 1))

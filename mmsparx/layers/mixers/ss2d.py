@@ -1,13 +1,13 @@
 """SS2D, the two-dimensional selective scan of VMamba as SparX uses it."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparx.layers.norm import map_norm
+from mmsparx.layers.mixers.scan_parameters import check_sizes, default_step_rank, reset_scan_parameters
+from mmsparx.layers.norm import build_norm
 from mmsparx.layers.precision import wide_range
 from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype
 from mmsparx.registry import TOKEN_MIXERS
@@ -30,17 +30,23 @@ class SS2D(nn.Module):
 
     Deviations of the published checkpoints from the paper: a 5x5 instead of a 3x3 convolution.
 
+    VMamba's own has `kernel_size=3, conv_bias=False, proj_bias=False, norm='LN2d'`, and `expand=1` in some sizes.
+
     Args:
-        dim: C, channels of the map.
-        aggregator: see `mmsparx.layers.mixers`.
-        expand: D / C.
-        state_size: n, states per channel.
-        step_rank: R, channels that the step is projected from; ceil(C / 16) by default.
-        kernel_size: side of the depthwise convolution, odd.
-        backend: of the scan, see `mmsparx.ops.selective_scan`.
+        dim: Number of channels of the map, C.
+        aggregator: Maker of the aggregator (C -> D) of a ganglion layer, see `mmsparx.layers.mixers`.
+        index: Index of the layer in its stage, which makes no difference here.
+        expand: Ratio D / C.
+        state_size: Number of states per channel, n.
+        step_rank: Number of channels that the step is projected from, R; ceil(C / 16) by default.
+        kernel_size: Side of the depthwise convolution, odd.
+        conv_bias: Whether the depthwise convolution has a bias.
+        proj_bias: Whether the input and output projections have a bias.
+        norm: Norm of the scan's output, see `mmsparx.layers.norm.build_norm`.
+        backend: Backend of the scan, see `mmsparx.ops.selective_scan`.
 
     Raises:
-        ValueError: an even `kernel_size`.
+        ValueError: `kernel_size` is even, a size is below 1, or the norm is unknown.
     """
 
     def __init__(
@@ -48,46 +54,35 @@ class SS2D(nn.Module):
         dim: int,
         aggregator: Callable[[int, int], nn.Module] | None = None,
         *,
+        index: int = 0,
         expand: int = 2,
         state_size: int = 1,
         step_rank: int | None = None,
         kernel_size: int = 5,
+        conv_bias: bool = True,
+        proj_bias: bool = True,
+        norm: Mapping | str = 'GN',
         backend: str = 'auto',
     ):
         super().__init__()
+        step_rank = default_step_rank(dim) if step_rank is None else step_rank
+        check_sizes('SS2D', expand=expand, state_size=state_size, step_rank=step_rank, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f'SS2D: expected an odd kernel_size, got {kernel_size}')
         inner = dim * expand
         self.state_size = state_size
-        self.step_rank = math.ceil(dim / 16) if step_rank is None else step_rank
+        self.step_rank = step_rank
         self.backend = backend
-        self.in_proj = nn.Conv2d(dim, inner, 1) if aggregator is None else aggregator(dim, inner)
-        self.conv = nn.Conv2d(inner, inner, kernel_size, padding=kernel_size // 2, groups=inner)
-        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS * (self.step_rank + 2 * state_size), inner, 1))
-        self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.step_rank))
+        self.in_proj = nn.Conv2d(dim, inner, 1, bias=proj_bias) if aggregator is None else aggregator(dim, inner)
+        self.conv = nn.Conv2d(inner, inner, kernel_size, padding=kernel_size // 2, groups=inner, bias=conv_bias)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS * (step_rank + 2 * state_size), inner, 1))
+        self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, step_rank))
         self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, state_size))
         self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
-        self.out_norm = map_norm(inner)
-        self.out_proj = nn.Conv2d(inner, dim, 1)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self, step_min: float = 1e-3, step_max: float = 0.1) -> None:
-        """Initial values of the scan's own parameters, as Mamba's.
-
-        Args:
-            step_min, step_max: the steps' range; each channel's is drawn log-uniformly, and its
-                bias is the inverse softplus of it.
-        """
-        inner = self.dt_proj_bias.shape[1]
-        # Each direction's x_proj is initialised as a torch.nn.Linear of `inner` inputs.
-        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
-        nn.init.uniform_(self.dt_proj_weight, -(self.step_rank**-0.5), self.step_rank**-0.5)
-        step = torch.empty_like(self.dt_proj_bias).uniform_(math.log(step_min), math.log(step_max)).exp_()
-        self.dt_proj_bias.copy_(step + torch.log(-torch.expm1(-step)))
-        self.A_log.copy_(torch.arange(1, self.state_size + 1).log().expand_as(self.A_log))
-        nn.init.ones_(self.D)
+        self.out_norm = build_norm(inner, norm)
+        self.out_proj = nn.Conv2d(inner, dim, 1, bias=proj_bias)
+        reset_scan_parameters(self.x_proj_weight, self.dt_proj_weight, self.dt_proj_bias, self.A_log, self.D)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
