@@ -4,74 +4,38 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import Watch, randomise, relative_error
+from helpers.naive_layers import BN, Naive, check_against, gelu
 
 from mmsparx.layers.aggregators import DMCA
 from mmsparx.layers.aggregators.dmca import LEARNABLE_SCALE_START
+from mmsparx.layers.aggregators.parts import channel_attention, interleave
 
-BN = {'type': 'BN'}
 
-
-def naive_dmca(weights, x, sources, reduction, out_dim, groups=4):
-    """The DMCA of the published checkpoints from its parameters by name; batch norms in eval mode."""
-
-    def conv(name, x, **options):
-        return F.conv2d(x, weights[f'{name}.weight'], weights.get(f'{name}.bias'), **options)
-
-    def bn(name, x):
-        mean, var, weight, bias = (
-            weights[f'{name}.{leaf}'][:, None, None] for leaf in ('running_mean', 'running_var', 'weight', 'bias')
-        )
-        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
-
-    def gelu(x):
-        return x / 2 * (1 + torch.erf(x / math.sqrt(2)))
-
-    def depthwise(name, x, **options):
-        return conv(name, x, groups=x.shape[1], **options)
-
-    batch, channels, height, width = x.shape
-    stacked = torch.cat(sources, 1)
-    mean = stacked.mean((1, 2, 3), keepdim=True)
-    var = (stacked - mean).square().mean((1, 2, 3), keepdim=True)
-    normed = (stacked - mean) / (var + 1e-5).sqrt()
-    normed = normed * weights['source_norm.weight'][:, None, None] + weights['source_norm.bias'][:, None, None]
-    y = gelu(bn('source_proj.1', depthwise('source_proj.0', normed, padding=1)))
-    y = gelu(conv('source_proj.3', y))
-    k, v = y[:, :channels], y[:, channels:]
+def naive_dmca(weights, x, *sources, reduction, out_dim, groups=4, shortcut=True, training=False):
+    """The DMCA of the published checkpoints from its parameters by name."""
+    layer, channels = Naive(weights, training), x.shape[1]
 
     def project(name, x, *, reduced):
-        if not reduced or reduction == 1:
-            # The reducer of stride 1 is the identity, which has a place but no parameters.
-            first = 1 if reduced else 0
-            return bn(f'{name}.{first + 1}', conv(f'{name}.{first}', x))
-        r = reduction
-        x = gelu(bn(f'{name}.0.1', depthwise(f'{name}.0.0', x, stride=r, padding=(r + 1) // 2)))
-        assert x.shape[2:] == (math.ceil(height / r), math.ceil(width / r))
-        return bn(f'{name}.2', conv(f'{name}.1', x))
+        first = 1 if reduced else 0  # the reducer has a place even where it is the identity
+        x = layer.reduce(f'{name}.0', x, reduction) if reduced else x
+        return layer.batch_norm(f'{name}.{first + 1}', layer.pointwise(f'{name}.{first}', x))
 
-    q, k, v = project('q', x, reduced=True), project('k', k, reduced=True), project('v', v, reduced=False)
+    y = layer.source_projection(sources)
+    q = project('q', x, reduced=True)
+    k, v = project('k', y[:, :channels], reduced=True), project('v', y[:, channels:], reduced=False)
+    assert q.shape[2:] == tuple(math.ceil(side / reduction) for side in x.shape[2:])
     scale = weights.get('scale', q[0, 0].numel() ** -0.5)
-    z = torch.empty_like(v)
-    for g in range(groups):
-        part = slice(g * channels // groups, (g + 1) * channels // groups)
-        scores = torch.einsum('bchw,bdhw->bcd', q[:, part], k[:, part]) * scale
-        z[:, part] = torch.einsum('bcd,bdhw->bchw', scores.softmax(-1), v[:, part])
-
-    x = q if q.shape[2:] == x.shape[2:] else x
-    concatenated = torch.cat((x, z, v), 1)
-    interleaved = torch.empty_like(concatenated)
+    size, rows = channels // groups, []
     for c in range(channels):
-        for g in range(3):
-            interleaved[:, g * channels + c] = concatenated[:, c * 3 + g]
-    fused = conv('mix.2', gelu(depthwise('mix.0', interleaved, padding=1)), groups=3)
-    missing = out_dim - fused.shape[1]
-    if missing:
-        flat = fused.permute(0, 2, 3, 1).reshape(batch, height * width, -1)
-        pooled = F.adaptive_avg_pool1d(flat, missing).view(batch, height, width, missing).permute(0, 3, 1, 2)
-        fused = torch.cat((fused, pooled), 1)
-    return fused
+        group = range(c // size * size, (c // size + 1) * size)
+        scores = torch.stack([(q[:, c] * k[:, d]).sum((1, 2)) for d in group], 1) * scale  # (B, C / groups)
+        attention = torch.exp(scores) / torch.exp(scores).sum(1, keepdim=True)
+        rows.append(sum(attention[:, i, None, None] * v[:, d] for i, d in enumerate(group)))
+    z = torch.stack(rows, 1)
+    if not shortcut:
+        return layer.pointwise('mix.2', gelu(layer.depthwise('mix.0', z)))
+    return layer.grouped_mix([q if q.shape == x.shape else x, z, v], out_dim)
 
 
 def build(dim, sources, reduction, **options):
@@ -88,7 +52,7 @@ class TestTruth:
     def test_sizes_and_reductions(self, size, reduction):
         # At 1x1, and for a reduction of 1, the query takes the input's place.
         layer, (x, *sources) = build(12, 2, reduction), inputs(12, 2, size)
-        expected = naive_dmca(layer.state_dict(), x, sources, reduction, 24)
+        expected = naive_dmca(layer.state_dict(), x, *sources, reduction=reduction, out_dim=24)
         assert relative_error(layer(x, *sources), expected) < 1e-12
 
     @pytest.mark.parametrize(('dim', 'out_dim', 'missing'), [(12, 24, 0), (8, 16, 1), (16, 32, 2), (4, 11, 2)])
@@ -98,7 +62,7 @@ class TestTruth:
         assert layer.mix[2].out_channels == out_dim - missing
         out = layer(x, *sources)
         assert out.shape == (2, out_dim, 5, 7)
-        assert relative_error(out, naive_dmca(layer.state_dict(), x, sources, 2, out_dim)) < 1e-12
+        assert relative_error(out, naive_dmca(layer.state_dict(), x, *sources, reduction=2, out_dim=out_dim)) < 1e-12
         fused = out[:, : out_dim - missing]
         if missing == 1:
             torch.testing.assert_close(out[:, -1], fused.mean(1))
@@ -111,7 +75,8 @@ class TestTruth:
     @pytest.mark.parametrize('sources', [1, 2, 5])
     def test_number_of_sources(self, sources):
         layer, (x, *others) = build(8, sources, 2), inputs(8, sources, (4, 6))
-        assert relative_error(layer(x, *others), naive_dmca(layer.state_dict(), x, others, 2, 16)) < 1e-12
+        expected = naive_dmca(layer.state_dict(), x, *others, reduction=2, out_dim=16)
+        assert relative_error(layer(x, *others), expected) < 1e-12
 
     def test_order_of_sources_matters(self):
         layer, (x, *sources) = build(8, 2, 2), inputs(8, 2, (4, 6))
@@ -121,7 +86,8 @@ class TestTruth:
         layer, (x, *sources) = build(8, 2, 2, learnable_scale=True), inputs(8, 2, (6, 6))
         with torch.no_grad():
             layer.scale.fill_(0.7)
-        assert relative_error(layer(x, *sources), naive_dmca(layer.state_dict(), x, sources, 2, 16)) < 1e-12
+        expected = naive_dmca(layer.state_dict(), x, *sources, reduction=2, out_dim=16)
+        assert relative_error(layer(x, *sources), expected) < 1e-12
         layer(x, *sources).sum().backward()
         assert layer.scale.grad.item() != 0
 
@@ -140,13 +106,35 @@ class TestTruth:
 
     def test_other_numbers_of_groups(self):
         layer, (x, *sources) = build(8, 1, 1, groups=2), inputs(8, 1, (3, 3))
-        assert relative_error(layer(x, *sources), naive_dmca(layer.state_dict(), x, sources, 1, 16, groups=2)) < 1e-12
+        expected = naive_dmca(layer.state_dict(), x, *sources, reduction=1, out_dim=16, groups=2)
+        assert relative_error(layer(x, *sources), expected) < 1e-12
 
-    def test_gradients(self):
-        layer = DMCA(4, 8, 2, reduction=2, norm_cfg=BN, learnable_scale=True).double().eval()
-        randomise(layer)
-        features = [x.clone().requires_grad_() for x in inputs(4, 2, (3, 3), batch=1)]
-        assert torch.autograd.gradcheck(layer, features)
+    @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+    @pytest.mark.parametrize('learnable_scale', [False, True])
+    @pytest.mark.parametrize(('dim', 'out_dim', 'reduction'), [(8, 16, 1), (8, 16, 2), (8, 11, 4), (8, 24, 2)])
+    def test_gradients(self, dim, out_dim, reduction, learnable_scale, training):
+        layer = DMCA(dim, out_dim, 2, reduction=reduction, norm_cfg=BN, learnable_scale=learnable_scale)
+        check_against(
+            randomise(layer.double().train(training)),
+            lambda *args: naive_dmca(*args, reduction=reduction, out_dim=out_dim, training=training),
+            inputs(dim, 2, (5, 7)),
+        )
+
+    @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+    @pytest.mark.parametrize(('out_dim', 'reduction'), [(16, 1), (16, 2), (8, 4), (11, 2)])
+    def test_without_shortcut(self, out_dim, reduction, training):
+        layer = DMCA(8, out_dim, 2, reduction=reduction, norm_cfg=BN, shortcut=False)
+        assert layer.mix[2].out_channels == out_dim  # no groups, so no missing channels
+        check_against(
+            randomise(layer.double().train(training)),
+            lambda *args: naive_dmca(*args, reduction=reduction, out_dim=out_dim, shortcut=False, training=training),
+            inputs(8, 2, (5, 7)),
+        )
+
+    def test_interleave(self):
+        maps = torch.arange(12.0).view(3, 1, 4, 1, 1)
+        # Channel c * 3 + g of 0..11 moves to g * 4 + c.
+        assert interleave(*maps).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
 
 
 class TestPrecision:
@@ -182,19 +170,14 @@ class TestPrecision:
 
     def test_attention_of_large_values_does_not_overflow_16_bits(self):
         # 300^2 * 64 positions exceed float16's 65504, and the scale comes after the product.
-        layer = build(8, 1, 1).float()
         q = k = torch.full((1, 8, 8, 8), 300.0, dtype=torch.float16)
         v = torch.arange(8.0).half()[None, :, None, None].expand(1, 8, 8, 8)
-        out = layer._attend(q, k, v)
+        out = channel_attention(q, k, v, 4, None)
         assert out.dtype == torch.float16
         assert out.isfinite().all()
 
 
 class TestOptions:
-    def test_channels_that_groups_do_not_divide(self):
-        with pytest.raises(ValueError, match='expected channels that 4 attention groups divide, got 10'):
-            DMCA(10, 20, 1, reduction=1, norm_cfg=BN)
-
     def test_norm_cfg_reaches_every_batch_norm(self):
         layer = DMCA(8, 16, 1, reduction=2, norm_cfg={'type': 'SyncBN', 'eps': 1e-3, 'requires_grad': False})
         norms = [m for m in layer.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -202,7 +185,3 @@ class TestOptions:
         assert all(type(m) is torch.nn.SyncBatchNorm and m.eps == 1e-3 for m in norms)
         assert not any(p.requires_grad for m in norms for p in m.parameters())
         assert layer.source_norm.weight.requires_grad
-
-    def test_a_misspelt_option_is_refused(self):
-        with pytest.raises(TypeError, match='learnable_scal'):
-            DMCA(8, 16, 1, reduction=1, norm_cfg=BN, learnable_scal=True)

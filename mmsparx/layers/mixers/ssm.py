@@ -65,7 +65,7 @@ class SSM(nn.Module):
         self.dt_proj = ScanLinear(step_rank, inner, bias=True)
         self.A_log = nn.Parameter(torch.empty(inner, state_size))
         self.D = nn.Parameter(torch.empty(inner))
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = WideLinear(inner, dim, bias=False)
         reset_scan_parameters(self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
@@ -73,13 +73,20 @@ class SSM(nn.Module):
         if self.aggregator is not None:
             x = self.aggregator(x, *sources)
         h = self.in_proj(x.flatten(2).transpose(1, 2)).transpose(1, 2)  # (B, 2 D, L)
-        y = self.scan(h).to(h.dtype)
-        y = self.out_proj(y.transpose(1, 2))  # (B, L, C)
+        y = self.out_proj(self.scan(h).transpose(1, 2)).to(h.dtype)  # (B, L, C)
         return y.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()
 
     def scan(self, h: Tensor) -> Tensor:
         """Values and gates (B, 2 D, L) -> (B, D, L), gated; in h's type, float32 for float16."""
         return gated_scan(h, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, self.backend)
+
+
+class WideLinear(nn.Linear):
+    """Linear layer in its input's type, also under autocast: what a scan gives in float32 may not fit float16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x.device):
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def causal_conv(dim: int, kernel_size: int) -> nn.Conv1d:
