@@ -7,41 +7,146 @@ import torch
 from helpers import relative_error
 from torch import nn
 
-from mmsparx.layers.basic import ChannelScale, ConvFFN, DropPath, downsample, init_weights, stem
-from mmsparx.layers.norm import ChannelLayerNorm, batch_norm, map_norm
+from mmsparx.layers.basic import (
+    DOWNSAMPLES,
+    FFN,
+    FFNS,
+    STEMS,
+    ChannelScale,
+    ConvFFN,
+    DropPath,
+    PatchMerging,
+    init_weights,
+    pad_to_multiple,
+)
+from mmsparx.layers.norm import NORMS, ChannelLayerNorm, MapNorm, build_norm, map_norm
 
 BN = {'type': 'BN'}
 
 
-class TestStem:
+class TestStems:
+    @pytest.mark.parametrize(('name', 'norm'), [('conv', nn.BatchNorm2d), ('conv_ln', ChannelLayerNorm)])
     @pytest.mark.parametrize('depth', [2, 3])
-    def test_structure(self, depth):
-        layers = list(stem(3, 12, depth, BN))
+    def test_convolutions(self, depth, name, norm):
+        layers = list(STEMS[name](3, 12, depth, BN))
         convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
         widths = [(3, 6), (6, 6), (6, 12)] if depth == 3 else [(3, 6), (6, 12)]
         strides = [2, 1, 2] if depth == 3 else [2, 2]
         assert [(m.in_channels, m.out_channels) for m in convolutions] == widths
         assert [m.stride[0] for m in convolutions] == strides
-        assert all(m.kernel_size == (3, 3) and m.padding == (1, 1) and m.bias is None for m in convolutions)
-        kinds = [nn.Conv2d, nn.BatchNorm2d, nn.GELU] * depth
+        assert all(m.kernel_size == (3, 3) and m.padding == (1, 1) for m in convolutions)
+        assert all((m.bias is not None) == (name == 'conv_ln') for m in convolutions)
+        kinds = [nn.Conv2d, norm, nn.GELU] * depth
         assert [type(m) for m in layers] == kinds[:-1]
         assert all(m.approximate == 'none' for m in layers if isinstance(m, nn.GELU))
+        assert all(m.eps == 1e-5 for m in layers if isinstance(m, norm))
 
-    @pytest.mark.parametrize(('side', 'out'), [(1, 1), (4, 1), (5, 2), (32, 8), (33, 9)])
-    def test_an_odd_side_rounds_up(self, side, out):
-        assert stem(3, 8, 2, BN).eval()(torch.randn(1, 3, side, 8)).shape == (1, 8, out, 2)
+    @pytest.mark.parametrize('name', ['conv', 'conv_ln'])
+    def test_one_convolution_is_too_few(self, name):
+        with pytest.raises(ValueError, match='expected a depth of at least 2 convolutions'):
+            STEMS[name](3, 12, 1, BN)
 
+    @pytest.mark.parametrize('name', STEMS)
+    @pytest.mark.parametrize(('side', 'out'), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (7, 2), (32, 8), (33, 9)])
+    def test_an_odd_side_rounds_up(self, side, out, name):
+        stem = STEMS[name](3, 8, 2, BN).eval()
+        assert stem(torch.randn(1, 3, side, 8)).shape == (1, 8, out, 2)
+        assert stem(torch.randn(1, 3, 8, side)).shape == (1, 8, 2, out)
+
+    def test_patch_by_hand(self):
+        stem = STEMS['patch'](3, 8, 2, BN).double()
+        assert [type(m) for m in stem] == [nn.Conv2d, ChannelLayerNorm]
+        with torch.no_grad():
+            stem[1].weight.normal_()
+            stem[1].bias.normal_()
+        x = torch.randn(2, 3, 6, 9, dtype=torch.float64)
+        padded = torch.zeros(2, 3, 8, 12, dtype=torch.float64)
+        padded[:, :, :6, :9] = x
+        out = torch.empty(2, 8, 2, 3, dtype=torch.float64)
+        for i in range(2):
+            for j in range(3):
+                patch = padded[:, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten(1)
+                out[:, :, i, j] = patch @ stem[0].weight.detach().flatten(1).t() + stem[0].bias.detach()
+        out = (out - out.mean(1, keepdim=True)) / (out.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        out = out * stem[1].weight[:, None, None] + stem[1].bias[:, None, None]
+        assert relative_error(stem(x), out) < 1e-13
+
+    @pytest.mark.parametrize('size', [(16, 12), (15, 9), (1, 1)], ids=str)
+    def test_patch_is_that_of_timm(self, size):
+        layers = pytest.importorskip('timm.layers', reason='it has the same stem')
+        theirs = layers.PatchEmbed(None, 4, 3, 8, nn.LayerNorm, flatten=False, output_fmt='NHWC', dynamic_img_pad=True)
+        theirs, ours = theirs.double(), STEMS['patch'](3, 8, 2, BN).double()
+        with torch.no_grad():
+            theirs.norm.weight.normal_()
+            theirs.norm.bias.normal_()
+        ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        assert relative_error(ours(x), theirs(x).permute(0, 3, 1, 2)) < 1e-13
+
+
+class TestDownsamples:
+    @pytest.mark.parametrize('name', DOWNSAMPLES)
     @pytest.mark.parametrize(('side', 'out'), [(1, 1), (2, 1), (7, 4), (8, 4)])
-    def test_downsample(self, side, out):
-        module = downsample(4, 6, BN).eval()
-        assert module(torch.randn(1, 4, side, 2)).shape == (1, 6, out, 1)
-        assert [type(m) for m in module] == [nn.Conv2d, nn.BatchNorm2d]
-        assert module[0].bias is None
+    def test_an_odd_side_rounds_up(self, side, out, name):
+        downsample = DOWNSAMPLES[name](4, 6, BN).eval()
+        assert downsample(torch.randn(1, 4, side, 2)).shape == (1, 6, out, 1)
+        assert downsample(torch.randn(1, 4, 2, side)).shape == (1, 6, 1, out)
+
+    def test_convolutions(self):
+        plain, ln = DOWNSAMPLES['conv'](4, 6, BN), DOWNSAMPLES['conv_ln'](4, 6, BN)
+        assert [type(m) for m in plain] == [nn.Conv2d, nn.BatchNorm2d]
+        assert [type(m) for m in ln] == [nn.Conv2d, ChannelLayerNorm]
+        assert plain[0].bias is None
+        assert ln[0].bias is not None
+        assert all(m[0].stride == (2, 2) and m[0].kernel_size == (3, 3) and m[0].padding == (1, 1) for m in (plain, ln))
+
+    @pytest.mark.parametrize('size', [(4, 6), (5, 7), (1, 2), (1, 1)], ids=str)
+    def test_patch_merging_is_that_of_timm(self, size):
+        swin = pytest.importorskip('timm.models.swin_transformer', reason='it has the same downsampling')
+        theirs, ours = swin.PatchMerging(4, 6).double(), PatchMerging(4, 6, BN).double()
+        with torch.no_grad():
+            theirs.norm.weight.normal_()
+            theirs.norm.bias.normal_()
+        weights = theirs.state_dict()
+        ours.load_state_dict({**weights, 'reduction.weight': weights['reduction.weight'][:, :, None, None]})
+        x = torch.randn(2, 4, *size, dtype=torch.float64)
+        assert relative_error(ours(x), theirs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) < 1e-13
+
+    def test_patch_merging_goes_column_by_column(self):
+        merging = PatchMerging(1, 4, BN)
+        merging.norm = nn.Identity()
+        with torch.no_grad():
+            merging.reduction.weight.copy_(torch.eye(4)[:, :, None, None])
+        x = torch.tensor([[1.0, 2], [3, 4]]).view(1, 1, 2, 2)
+        assert merging(x).flatten().tolist() == [1, 3, 2, 4]
+        assert merging(x[:, :, :1]).flatten().tolist() == [1, 0, 2, 0]
+
+
+def test_pad_to_multiple():
+    x = torch.ones(1, 1, 3, 4)
+    padded = pad_to_multiple(x, 4)
+    assert padded[0, 0].tolist() == [[1] * 4] * 3 + [[0] * 4]
+    assert pad_to_multiple(padded, 4) is padded
+
+
+class TestFFN:
+    def test_by_hand(self):
+        ffn = FFN(2).double()
+        assert ffn.fc1.weight.shape == (8, 2, 1, 1)
+        x = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+        h = torch.einsum('oc,bchw->bohw', ffn.fc1.weight[:, :, 0, 0], x) + ffn.fc1.bias[:, None, None]
+        h = h / 2 * (1 + torch.erf(h / math.sqrt(2)))
+        expected = torch.einsum('oc,bchw->bohw', ffn.fc2.weight[:, :, 0, 0], h) + ffn.fc2.bias[:, None, None]
+        assert relative_error(ffn(x), expected) < 1e-12
+
+    def test_hidden(self):
+        assert FFN(4, hidden=6).fc2.weight.shape == (4, 6, 1, 1)
+        assert {'conv': ConvFFN, 'plain': FFN} == FFNS
 
 
 class TestConvFFN:
     def test_by_hand(self):
-        ffn = ConvFFN(2, ratio=3).double()
+        ffn = ConvFFN(2, hidden=6, out_dim=3).double()
         assert ffn.fc1.weight.shape == (6, 2, 1, 1)
         assert ffn.dwconv.weight.shape == (6, 1, 3, 3)
         x = torch.randn(2, 2, 4, 5, dtype=torch.float64)
@@ -57,8 +162,9 @@ class TestConvFFN:
         expected = torch.einsum('oc,bchw->bohw', ffn.fc2.weight[:, :, 0, 0], h) + ffn.fc2.bias[:, None, None]
         assert relative_error(ffn(x), expected) < 1e-12
 
-    def test_default_ratio(self):
-        assert ConvFFN(4).fc1.out_channels == 16
+    def test_defaults(self):
+        ffn = ConvFFN(4)
+        assert (ffn.fc1.out_channels, ffn.fc2.out_channels) == (16, 4)
 
 
 class TestChannelScale:
@@ -150,20 +256,45 @@ class TestNorms:
         assert relative_error(out, norm.float()(x)) < 1e-7
         assert norm.to(dtype)(torch.ones(1, 4, 1, 1, dtype=dtype)).dtype == dtype
 
-    def test_batch_norm_options(self):
-        norm = batch_norm(4, {'type': 'BN', 'requires_grad': False, 'eps': 1e-3, 'momentum': 0.01})
-        assert (type(norm), norm.eps, norm.momentum) == (nn.BatchNorm2d, 1e-3, 0.01)
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+    def test_channel_layer_norm_in_16_bits_takes_a_float32_map(self, dtype):
+        norm, x = ChannelLayerNorm(4).to(dtype), 1e6 * torch.randn(2, 4, 3, 5)
+        with torch.no_grad():
+            norm.weight.normal_()
+            norm.bias.normal_()
+        out = norm(x)
+        assert out.dtype == torch.float32
+        assert relative_error(out, norm.float()(x)) < 1e-7
+        assert norm.to(dtype)(torch.ones(1, 4, 1, 1, dtype=dtype)).dtype == dtype
+
+    def test_by_name(self):
+        kinds = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm, 'GN': MapNorm, 'LN2d': ChannelLayerNorm}
+        assert set(NORMS) == set(kinds)
+        for name, kind in kinds.items():
+            for cfg in (name, {'type': name}):
+                norm = build_norm(4, cfg)
+                assert type(norm) is kind
+                assert norm.eps == 1e-5
+                assert norm.weight.shape == (4,)
+                assert norm.weight.requires_grad
+        assert build_norm(4, 'GN').num_groups == 1
+        assert build_norm(4, {'type': 'GN', 'num_groups': 2}).num_groups == 2
+
+    @pytest.mark.parametrize('name', NORMS)
+    def test_options(self, name):
+        cfg = {'type': name, 'requires_grad': False, 'eps': 1e-3}
+        norm = build_norm(4, cfg)
+        assert norm.eps == 1e-3
         assert not any(p.requires_grad for p in norm.parameters())
-        assert batch_norm(4, BN).eps == 1e-5
-        assert batch_norm(4, BN).weight.requires_grad
-        assert type(batch_norm(4, {'type': 'SyncBN'})) is nn.SyncBatchNorm
+        assert cfg == {'type': name, 'requires_grad': False, 'eps': 1e-3}  # left alone
+        with pytest.raises(TypeError, match='epz'):
+            build_norm(4, {'type': name, 'epz': 1})
 
-    def test_the_config_is_left_alone(self):
-        cfg = {'type': 'BN', 'requires_grad': True}
-        batch_norm(4, cfg)
-        assert cfg == {'type': 'BN', 'requires_grad': True}
+    def test_momentum(self):
+        assert build_norm(4, {'type': 'BN', 'momentum': 0.01}).momentum == 0.01
 
-    @pytest.mark.parametrize('cfg', [{'type': 'LN'}, {'type': None}, {}, {'requires_grad': True}], ids=str)
-    def test_unknown_batch_norm(self, cfg):
-        with pytest.raises(ValueError, match=f'unknown type {cfg.get("type")!r}; known ones: BN, SyncBN'):
-            batch_norm(4, cfg)
+    @pytest.mark.parametrize('cfg', ['LN', {'type': 'LN'}, {'type': None}, {}, {'requires_grad': True}], ids=str)
+    def test_unknown(self, cfg):
+        kind = cfg if isinstance(cfg, str) else cfg.get('type')
+        with pytest.raises(ValueError, match=f'norm: unknown type {kind!r}; known ones: BN, SyncBN, GN, LN2d'):
+            build_norm(4, cfg)

@@ -11,11 +11,11 @@ from torch import nn
 from mmsparx.layers.mixers import SS2D
 
 
-def naive_ss2d(weights, x, state_size, step_rank):
+def naive_ss2d(weights, x, state_size, step_rank, norm='GN'):
     """SS2D as written down: the projections follow the cross-scan, a direction at a time."""
-    h = F.conv2d(x, weights['in_proj.weight'], weights['in_proj.bias'])
+    h = F.conv2d(x, weights['in_proj.weight'], weights.get('in_proj.bias'))
     kernel = weights['conv.weight']
-    h = F.conv2d(h, kernel, weights['conv.bias'], padding=kernel.shape[-1] // 2, groups=h.shape[1])
+    h = F.conv2d(h, kernel, weights.get('conv.bias'), padding=kernel.shape[-1] // 2, groups=h.shape[1])
     h = h * torch.sigmoid(h)
     inner, height, width = h.shape[1:]
     rows = torch.arange(height * width)
@@ -36,9 +36,11 @@ def naive_ss2d(weights, x, state_size, step_rank):
             delta_softplus=True,
         )
         merged[:, :, order] += y
-    h = F.layer_norm(merged.flatten(1), merged[0].flatten().shape).view(h.shape)  # one group: over C, H and W
+    over = (1, 2) if norm == 'GN' else 1  # one group: over C, H and W
+    merged = merged - merged.mean(over, keepdim=True)
+    h = (merged / (merged.square().mean(over, keepdim=True) + 1e-5).sqrt()).view(h.shape)
     h = h * weights['out_norm.weight'][:, None, None] + weights['out_norm.bias'][:, None, None]
-    return F.conv2d(h, weights['out_proj.weight'], weights['out_proj.bias'])
+    return F.conv2d(h, weights['out_proj.weight'], weights.get('out_proj.bias'))
 
 
 def build(dim=8, **options):
@@ -60,13 +62,28 @@ class TestTruth:
             ({'expand': 1}, 1, 1),
             ({'kernel_size': 3}, 1, 1),
             ({'backend': 'reference'}, 1, 1),
+            ({'index': 3}, 1, 1),
+            ({'conv_bias': False}, 1, 1),
+            ({'proj_bias': False}, 1, 1),
+            ({'norm': 'LN2d'}, 1, 1),
+            ({'norm': {'type': 'LN2d'}, 'kernel_size': 3, 'conv_bias': False, 'proj_bias': False}, 1, 1),
         ],
         ids=str,
     )
     def test_options(self, options, state_size, step_rank):
         layer = build(**options)
         x = torch.randn(2, options.get('dim', 8), 5, 7, dtype=torch.float64)
-        assert relative_error(layer(x), naive_ss2d(layer.state_dict(), x, state_size, step_rank)) < 1e-12
+        norm = 'LN2d' if 'norm' in options else 'GN'
+        assert relative_error(layer(x), naive_ss2d(layer.state_dict(), x, state_size, step_rank, norm)) < 1e-12
+
+    def test_biases(self):
+        def biases(**options):
+            return {name for name in SS2D(8, **options).state_dict() if name.endswith('.bias')}
+
+        every = {'in_proj.bias', 'conv.bias', 'out_norm.bias', 'out_proj.bias'}
+        assert biases() == every
+        assert biases(conv_bias=False) == every - {'conv.bias'}
+        assert biases(proj_bias=False) == every - {'in_proj.bias', 'out_proj.bias'}
 
     def test_gradients_of_input_and_parameters(self):
         layer = build()
@@ -180,6 +197,18 @@ class TestOptions:
     def test_even_kernel(self):
         with pytest.raises(ValueError, match='SS2D: expected an odd kernel_size, got 4'):
             SS2D(8, kernel_size=4)
+
+    @pytest.mark.parametrize('option', ['expand', 'state_size', 'step_rank', 'kernel_size'])
+    @pytest.mark.parametrize('value', [0, -1, 0.5])
+    def test_bad_sizes(self, value, option):
+        with pytest.raises(
+            ValueError, match=f'SS2D: expected {option} to be a whole number of at least 1, got {value}'
+        ):
+            SS2D(8, **{option: value})
+
+    def test_unknown_norm(self):
+        with pytest.raises(ValueError, match="norm: unknown type 'LN'; known ones: BN, SyncBN, GN, LN2d"):
+            SS2D(8, norm='LN')
 
     def test_unknown_backend(self):
         with pytest.raises(ValueError, match="unknown selective-scan backend 'nonesuch'"):
