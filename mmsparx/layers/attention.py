@@ -41,19 +41,3 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor, height: int, width: int) -> Tensor:
     """(B, heads, height * width, C / heads) -> (B, C, height, width), the inverse of `split_heads`."""
     return x.transpose(-1, -2).flatten(1, 2).unflatten(-1, (height, width))
-
-
-def check_heads(owner: str, dim: int, heads: int, option: str = 'heads') -> None:
-    """Refuse heads that do not divide the channels.
-
-    Args:
-        owner: Name of the class that has them, for the message.
-        dim: Number of channels.
-        heads: Number of heads, or of groups of channels.
-        option: Name of the class's option, for the message.
-
-    Raises:
-        ValueError: `heads` is below 1 or does not divide `dim`.
-    """
-    if heads < 1 or dim % heads:
-        raise ValueError(f'{owner}: expected {option} that divide the {dim} channels, got {option}={heads}')

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import Watch, randomise, relative_error
 from helpers.naive_layers import BN, Naive, check_against, gelu
+from torch import nn
 
 from mmsparx.layers.aggregators import DMCA
 from mmsparx.layers.aggregators.dmca import LEARNABLE_SCALE_START
@@ -135,6 +136,41 @@ class TestTruth:
         maps = torch.arange(12.0).view(3, 1, 4, 1, 1)
         # Channel c * 3 + g of 0..11 moves to g * 4 + c.
         assert interleave(*maps).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+
+
+class TestInitialValues:
+    def test_drawn_in_the_order_of_the_published_code(self):
+        # A seed gives the same network in every version.
+        torch.manual_seed(3)
+        layer = DMCA(8, 16, 2, reduction=2, norm_cfg=BN)
+        torch.manual_seed(3)
+        convolutions = [
+            nn.Conv2d(16, 16, 3, groups=16, bias=False),
+            nn.Conv2d(16, 16, 1),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False),  # of q
+            nn.Conv2d(8, 8, 1, bias=False),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False),  # of k
+            nn.Conv2d(8, 8, 1, bias=False),
+            nn.Conv2d(8, 8, 1, bias=False),  # of v
+            nn.Conv2d(24, 24, 3, groups=24),
+            nn.Conv2d(24, 15, 1, groups=3),
+        ]
+        ours = [p for m in layer.modules() if isinstance(m, nn.Conv2d) for p in m.parameters()]
+        expected = [p for m in convolutions for p in m.parameters()]
+        assert all(torch.equal(p, value) for p, value in zip(ours, expected, strict=True))
+
+    def test_parameter_names(self):
+        names = set(DMCA(8, 16, 2, reduction=2, norm_cfg=BN, learnable_scale=True).state_dict())
+        assert {name.partition('.')[0] for name in names} == {
+            'scale',
+            'source_norm',
+            'source_proj',
+            'q',
+            'k',
+            'v',
+            'mix',
+        }
+        assert {'q.0.0.weight', 'k.1.weight', 'v.1.bias', 'mix.0.bias', 'mix.2.weight', 'source_proj.3.bias'} <= names
 
 
 class TestPrecision:

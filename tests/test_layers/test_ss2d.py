@@ -158,6 +158,22 @@ class TestPrecision:
 
 
 class TestInitialValues:
+    def test_drawn_in_the_order_of_the_published_code(self):
+        # A seed gives the same network in every version.
+        torch.manual_seed(3)
+        layer = SS2D(8)
+        torch.manual_seed(3)
+        parts = [nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 5, groups=16), nn.Conv2d(16, 8, 1)]
+        x_proj = torch.empty(12, 16, 1).uniform_(-0.25, 0.25)
+        dt_proj = torch.empty(4, 16, 1).uniform_(-1, 1)
+        step = torch.empty(4, 16).uniform_(math.log(1e-3), math.log(0.1)).exp()
+        expected = [p for part in parts for p in part.parameters()]
+        ours = [p for part in (layer.in_proj, layer.conv, layer.out_proj) for p in part.parameters()]
+        assert all(torch.equal(p, value) for p, value in zip(ours, expected, strict=True))
+        assert torch.equal(layer.x_proj_weight, x_proj)
+        assert torch.equal(layer.dt_proj_weight, dt_proj)
+        torch.testing.assert_close(F.softplus(layer.dt_proj_bias), step)
+
     def test_steps_are_log_uniform(self):
         layer = SS2D(512)
         step = F.softplus(layer.dt_proj_bias.detach().double())
@@ -201,9 +217,7 @@ class TestOptions:
     @pytest.mark.parametrize('option', ['expand', 'state_size', 'step_rank', 'kernel_size'])
     @pytest.mark.parametrize('value', [0, -1, 0.5])
     def test_bad_sizes(self, value, option):
-        with pytest.raises(
-            ValueError, match=f'SS2D: expected {option} to be a whole number of at least 1, got {value}'
-        ):
+        with pytest.raises(ValueError, match=f'SS2D: expected {option} to be an integer of at least 1, got {value}'):
             SS2D(8, **{option: value})
 
     def test_unknown_norm(self):

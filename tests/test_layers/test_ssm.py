@@ -220,7 +220,7 @@ class TestOptions:
     @pytest.mark.parametrize('value', [0, -1, 1.5])
     def test_bad_sizes(self, value, option, cls):
         with pytest.raises(
-            ValueError, match=f'{cls.__name__}: expected {option} to be a whole number of at least 1, got {value}'
+            ValueError, match=f'{cls.__name__}: expected {option} to be an integer of at least 1, got {value}'
         ):
             cls(8, **{option: value})
 

@@ -230,7 +230,7 @@ class TestOptions:
     @pytest.mark.parametrize('option', ['window_size', 'head_dim'])
     @pytest.mark.parametrize('value', [0, -7, 3.5])
     def test_bad_sizes(self, option, value):
-        with pytest.raises(ValueError, match=f'expected {option} to be a whole number of at least 1, got {value}'):
+        with pytest.raises(ValueError, match=f'expected {option} to be an integer of at least 1, got {value}'):
             WindowAttention(8, **{option: value})
 
     def test_a_window_of_one_position(self):

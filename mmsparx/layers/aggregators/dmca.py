@@ -12,7 +12,7 @@ from mmsparx.layers.aggregators.parts import (
     source_projection,
     spatial_reducer,
 )
-from mmsparx.layers.attention import check_heads
+from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
 from mmsparx.ops import state_dtype
 from mmsparx.registry import AGGREGATORS

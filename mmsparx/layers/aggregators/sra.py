@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmsparx.layers.aggregators.parts import GroupedMix, projection, source_projection, spatial_reducer
-from mmsparx.layers.attention import attend, check_heads, merge_heads, split_heads
+from mmsparx.layers.attention import attend, merge_heads, split_heads
+from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
 from mmsparx.registry import AGGREGATORS
 

@@ -61,18 +61,3 @@ def reset_scan_parameters(
 def default_step_rank(dim: int) -> int:
     """R of a map of `dim` channels: ceil(dim / 16)."""
     return math.ceil(dim / 16)
-
-
-def check_sizes(owner: str, **sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Args:
-        owner: Name of the class that has them, for the message.
-        **sizes: Options of the class.
-
-    Raises:
-        ValueError: One is no whole number of at least 1.
-    """
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f'{owner}: expected {name} to be a whole number of at least 1, got {value!r}')

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparx.layers.mixers.scan_parameters import check_sizes, default_step_rank, reset_scan_parameters
+from mmsparx.layers.checks import check_sizes
+from mmsparx.layers.mixers.scan_parameters import default_step_rank, reset_scan_parameters
 from mmsparx.layers.norm import build_norm
 from mmsparx.layers.precision import wide_range
 from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype

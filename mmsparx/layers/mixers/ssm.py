@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparx.layers.mixers.scan_parameters import ScanLinear, check_sizes, default_step_rank, reset_scan_parameters
+from mmsparx.layers.checks import check_sizes
+from mmsparx.layers.mixers.scan_parameters import ScanLinear, default_step_rank, reset_scan_parameters
 from mmsparx.layers.precision import full_precision, wide_range
 from mmsparx.ops import selective_scan, state_dtype
 from mmsparx.registry import TOKEN_MIXERS

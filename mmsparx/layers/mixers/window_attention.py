@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmsparx.layers.attention import attend, check_heads
+from mmsparx.layers.attention import attend
 from mmsparx.layers.basic import pad_to_multiple
-from mmsparx.layers.mixers.scan_parameters import check_sizes
+from mmsparx.layers.checks import check_heads, check_sizes
 from mmsparx.registry import TOKEN_MIXERS
 
 # Added to the scores of positions that a shift has brought into one window from different parts of the map, as in Swin.
