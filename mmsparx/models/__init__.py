@@ -11,9 +11,20 @@ except ModuleNotFoundError as error:
     ) from error
 
 import mmsparx.models.heads  # noqa: F401  (registers them)
-from mmsparx.models.backbones import SparXMamba, SparXNet
+from mmsparx.models.backbones import SparXMamba, SparXNet, SparXSwin, VMamba
 from mmsparx.models.classifier import SparXClassifier
 from mmsparx.models.connection import StagePlan
+from mmsparx.models.style import Style
 from mmsparx.weights import LoadReport, load_pretrained
 
-__all__ = ['LoadReport', 'SparXClassifier', 'SparXMamba', 'SparXNet', 'StagePlan', 'load_pretrained']
+__all__ = [
+    'LoadReport',
+    'SparXClassifier',
+    'SparXMamba',
+    'SparXNet',
+    'SparXSwin',
+    'StagePlan',
+    'Style',
+    'VMamba',
+    'load_pretrained',
+]

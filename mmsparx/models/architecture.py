@@ -1,7 +1,7 @@
 """A network's sizes as data; free of torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 from mmsparx.models.connection import StagePlan
 
@@ -11,13 +11,15 @@ class Architecture:
     """The sizes of a hierarchical SparX network.
 
     Attributes:
-        channels: per stage.
-        stages: the connection plan of each stage; in a config, dicts of `StagePlan`'s fields.
-        stem_depth: convolutions of the stem.
+        channels: Channels of each stage.
+        stages: Connection plan of each stage; in a config, dicts of `StagePlan`'s fields.
+        stem_depth: Number of convolutions of the stem, at least 2; the stem of the style 'swin' has one instead.
         reductions: r per stage, the stride of the aggregator's spatial reduction; by default what
             brings every stage's map to the last one's size (8, 4, 2, 1).
-        shortcut_scales: per stage, whether shortcuts carry a weight and a bias per channel; by
-            default in stages 3 and later.
+        shortcut_scales: Whether shortcuts carry a weight and a bias per channel, stage by stage; None for what the
+            network's style says.
+        token_mixer: Options of the token mixer that belong to these sizes, as `dict(expand=1)`; those that a network
+            is given itself come first.
     """
 
     channels: tuple[int, ...]
@@ -25,6 +27,7 @@ class Architecture:
     stem_depth: int = 2
     reductions: tuple[int, ...] | None = None
     shortcut_scales: tuple[bool, ...] | None = None
+    token_mixer: Mapping = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         set_field = object.__setattr__  # the instance is frozen
@@ -33,43 +36,62 @@ class Architecture:
         count = len(self.stages)
         if self.reductions is None:
             set_field(self, 'reductions', tuple(2 ** (count - 1 - i) for i in range(count)))
-        if self.shortcut_scales is None:
-            set_field(self, 'shortcut_scales', tuple(i >= 2 for i in range(count)))
         for name in ('channels', 'reductions', 'shortcut_scales'):
+            if name == 'shortcut_scales' and self.shortcut_scales is None:
+                continue
             value = tuple(getattr(self, name))
             set_field(self, name, value)
             if len(value) != count or count == 0:
                 raise ValueError(f'Architecture: expected one entry of {name} per stage, got {value} for {count}')
+        for name in ('channels', 'reductions'):
+            if not all(isinstance(entry, int) and entry >= 1 for entry in getattr(self, name)):
+                raise ValueError(f'Architecture: expected {name} of at least 1, got {getattr(self, name)}')
         if self.stem_depth < 2:
             raise ValueError(f'Architecture: expected stem_depth of at least 2, got {self.stem_depth}')
+        if not isinstance(self.token_mixer, Mapping) or 'type' in self.token_mixer:
+            raise ValueError(
+                f"Architecture: expected token_mixer to be a dict of options without a 'type', got {self.token_mixer!r}"
+            )
+        set_field(self, 'token_mixer', dict(self.token_mixer))
 
     @classmethod
     def of(cls, arch: 'str | Mapping | Architecture', named: Mapping[str, 'Architecture']) -> 'Architecture':
         """An architecture by name, from a config's dict, or as it is.
 
         Args:
-            arch: a name in `named`, a mapping of this class's fields, or an instance.
-            named: the published sizes of a family.
+            arch: A name in `named`; a mapping of this class's fields, which may have such a name as its `base` and
+                then holds what differs from it; or an instance.
+            named: The published sizes of a family.
 
         Raises:
-            ValueError: an unknown name or field; the message lists the known ones.
+            ValueError: Unknown name or field; the message lists the known ones.
         """
         if isinstance(arch, cls):
             return arch
         if isinstance(arch, str):
-            if arch not in named:
-                raise ValueError(
-                    f'unknown arch {arch!r}; known ones: {", ".join(named)}, or a dict of {cls._field_names()}'
-                )
-            return named[arch]
-        unknown = set(arch) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f'arch: unknown field {", ".join(sorted(unknown))}; known ones: {cls._field_names()}')
-        return cls(**arch)
+            return cls._named(arch, named, 'arch')
+        fields_of_arch = [field.name for field in fields(cls)]
+        if not isinstance(arch, Mapping):
+            raise ValueError(f'arch: expected one of {_listed(named)}, or a dict, got {arch!r}')
+        options = dict(arch)
+        base = options.pop('base', None)
+        if unknown := sorted(set(options) - set(fields_of_arch)):
+            raise ValueError(f'arch: unknown field {", ".join(unknown)}; known ones: {_listed(fields_of_arch)}, base')
+        if base is not None:
+            return replace(cls._named(base, named, 'base of arch'), **options)
+        if missing := [name for name in ('channels', 'stages') if name not in options]:
+            raise ValueError(
+                f'arch: expected {" and ".join(missing)}, or a base, one of {_listed(named)}, to take them from; '
+                f'got {options}'
+            )
+        return cls(**options)
 
     @classmethod
-    def _field_names(cls) -> str:
-        return ', '.join(field.name for field in fields(cls))
+    def _named(cls, name: str, named: Mapping[str, 'Architecture'], option: str) -> 'Architecture':
+        if not isinstance(name, str) or name not in named:
+            names = ', '.join(field.name for field in fields(cls))
+            raise ValueError(f'unknown {option} {name!r}; known ones: {_listed(named)}, or a dict of {names}')
+        return named[name]
 
     @property
     def depth(self) -> int:
@@ -79,3 +101,7 @@ class Architecture:
     def __str__(self) -> str:
         stages = zip(self.channels, self.stages, strict=True)
         return '\n'.join(f'stage {i}: {channels} channels, {plan}' for i, (channels, plan) in enumerate(stages, 1))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ', '.join(names) or 'none'

@@ -3,22 +3,24 @@
 from torch import Tensor, nn
 
 from mmsparx.layers.basic import init_weights
-from mmsparx.layers.norm import map_norm
+from mmsparx.layers.norm import build_norm
 from mmsparx.models.backbones import SparXNet
 from mmsparx.weights import flatten_hook
 
 
 class ClassifierHead(nn.Module):
-    """GroupNorm with one group, global average pooling, linear: (B, C, H, W) -> (B, classes).
+    """Norm, global average pooling, linear: (B, C, H, W) -> (B, classes).
 
     Args:
-        dim: channels.
-        num_classes: 0 leaves the linear layer out.
+        dim: Number of channels.
+        num_classes: Number of classes; 0 leaves the linear layer out.
+        norm: Name of the norm, see `mmsparx.layers.norm.NORMS`: that of the backbone's style, GroupNorm with one group
+            in the published SparX classifiers.
     """
 
-    def __init__(self, dim: int, num_classes: int):
+    def __init__(self, dim: int, num_classes: int, norm: str = 'GN'):
         super().__init__()
-        self.norm = map_norm(dim)
+        self.norm = build_norm(dim, {'type': norm})
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.fc.apply(init_weights)
 
@@ -34,11 +36,11 @@ class SparXClassifier(nn.Module):
     """An ImageNet classifier in plain torch: backbone and head.
 
     Args:
-        backbone: returns one map, un-normalised (`out_indices=(3,), output_norm=False`).
-        num_classes: of the head.
+        backbone: Backbone that returns one map, un-normalised (`out_indices=(3,), output_norm=False`).
+        num_classes: Number of classes; 0 leaves the linear layer out.
 
     Raises:
-        ValueError: a backbone of several outputs, or with output norms.
+        ValueError: The backbone has several outputs, or output norms.
     """
 
     def __init__(self, backbone: SparXNet, num_classes: int = 1000):
@@ -49,7 +51,8 @@ class SparXClassifier(nn.Module):
                 f'out_indices={backbone.out_indices}, output_norm={len(backbone.out_norms) > 0}'
             )
         self.backbone = backbone
-        self.head = ClassifierHead(backbone.arch.channels[backbone.out_indices[0]], num_classes)
+        dim = backbone.arch.channels[backbone.out_indices[0]]
+        self.head = ClassifierHead(dim, num_classes, backbone.style.norm)
         self._register_load_state_dict_pre_hook(flatten_hook(backbone.weight_names))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,39 +25,72 @@ class StagePlan:
     """Which layers of a stage are ganglion layers, and what each of them reads.
 
     Attributes:
-        depth: number of layers.
+        depth: Number of layers.
         stride: S, the distance between ganglion layers, which are anchored on the last layer; None
             for a stage of normal layers.
         window: M, how many preceding ganglion layers a ganglion layer reads; None for all.
-        first: the first layer that may be a ganglion layer, counted from 0.
+        first: The first layer that may be a ganglion layer, counted from 0.
+        dense: Whether a ganglion layer reads the stage's input and all layers before it, in the order input, normal
+            layers, ganglion layers (the paper's DGC).
+        input_in_window: Whether the stage's input counts as the oldest ganglion layer: later ganglion layers are
+            handed it too, and it takes one of the M places.
     """
 
     depth: int
     stride: int | None = None
     window: int | None = None
     first: int = 0
+    dense: bool = False
+    input_in_window: bool = False
 
     def __post_init__(self):
         for name in ('depth', 'stride', 'window'):
             value = getattr(self, name)
             if value is None and name != 'depth':
                 continue
-            if not isinstance(value, int) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise ValueError(f'StagePlan: expected {name} to be a whole number of at least 1, got {value!r}')
-        if not isinstance(self.first, int) or not 0 <= self.first <= self.depth:
+        if not _is_integer(self.first) or not 0 <= self.first <= self.depth:
             raise ValueError(
                 f'StagePlan: expected first to be a whole number from 0 to depth={self.depth}, got {self.first!r}'
+            )
+        for name in ('dense', 'input_in_window'):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f'StagePlan: expected {name} to be True or False, got {value!r}')
+            if value and self.stride is None:
+                raise ValueError(
+                    f'StagePlan: {name} says what ganglion layers read, and a stage without stride has none; '
+                    f'set stride, or leave {name} out'
+                )
+        if self.dense and self.window is not None:
+            raise ValueError(
+                f'StagePlan: with dense a ganglion layer reads all layers before it, so window={self.window} would '
+                'have no effect; leave one of the two out'
+            )
+        if self.dense and self.input_in_window:
+            raise ValueError(
+                'StagePlan: with dense every ganglion layer reads the input anyway, so input_in_window would have no '
+                'effect; leave one of the two out'
             )
 
     @classmethod
     def of(cls, plan: 'StagePlan | Mapping') -> 'StagePlan':
-        """A plan, or a config's dict of one."""
+        """A plan, or a config's dict of one.
+
+        Raises:
+            ValueError: Unknown or missing option.
+        """
         if isinstance(plan, cls):
             return plan
+        known = ', '.join(field.name for field in fields(cls))
+        if not isinstance(plan, Mapping):
+            raise ValueError(f'StagePlan: expected a dict of {known}, got {plan!r}')
         unknown = set(plan) - {field.name for field in fields(cls)}
         if unknown:
-            known = ', '.join(field.name for field in fields(cls))
             raise ValueError(f'StagePlan: unknown option {", ".join(sorted(unknown))}; known ones: {known}')
+        if 'depth' not in plan:
+            raise ValueError(f'StagePlan: expected a depth, got {dict(plan)}')
         return cls(**plan)
 
     @property
@@ -74,19 +107,35 @@ class StagePlan:
         ganglion layer only), the normal layers since the ganglion layer before, the last M ganglion
         layers, oldest first.
         """
-        if layer not in self.ganglia:
+        ganglia = self.ganglia
+        if layer not in ganglia:
             return ()
-        earlier = [g for g in self.ganglia if g < layer]
-        start = earlier[-1] + 1 if earlier else 0
-        near = [] if earlier else [0]
-        near += [i + 1 for i in range(start, layer)]
-        far = earlier if self.window is None else earlier[-self.window :]
-        return (*near, *(g + 1 for g in far))
+        earlier = [g for g in ganglia if g < layer]
+        if self.dense:
+            return (0, *(i + 1 for i in range(layer) if i not in ganglia), *(g + 1 for g in earlier))
+        if not earlier:
+            return tuple(range(layer + 1))  # the input, and normal layers alone
+        near = range(earlier[-1] + 2, layer + 1)
+        far = [0] * self.input_in_window + [g + 1 for g in earlier]
+        return (*near, *(far if self.window is None else far[-self.window :]))
 
     def __str__(self) -> str:
-        window = 'all' if self.window is None else self.window
-        lines = [f'{self.depth} layers' + (f', S={self.stride}, M={window}' if self.ganglia else '')]
+        lines = [f'{self.depth} layers{self._connections()}']
         for layer in range(self.depth):
             sources = ' '.join('input' if j == 0 else str(j - 1) for j in self.sources(layer))
             lines.append(f'  G {layer} <- {sources}' if sources else f'  . {layer}')
         return '\n'.join(lines)
+
+    def _connections(self) -> str:
+        """The options that say what ganglion layers read, for a title."""
+        if not self.ganglia:
+            return ''
+        if self.dense:
+            return f', S={self.stride}, dense'
+        window = 'all' if self.window is None else self.window
+        return f', S={self.stride}, M={window}' + (' with the input' if self.input_in_window else '')
+
+
+def _is_integer(value: object) -> bool:
+    """Whether a value is an integer; Python's True and False are not meant."""
+    return isinstance(value, int) and not isinstance(value, bool)

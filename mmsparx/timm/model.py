@@ -134,7 +134,6 @@ class TimmSparXMamba(nn.Module):
         if last + 1 < len(backbone.stages):
             prune_norm = True  # it is the last stage's
             backbone.stages = backbone.stages[: last + 1]
-            backbone.stages[-1].downsample = None
             backbone.out_indices = tuple(range(last + 1))
             self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
         if prune_norm:
@@ -167,9 +166,11 @@ class TimmSparXMamba(nn.Module):
         """What counts as a layer for layer-wise rates: the layers, or the stages if `coarse`."""
         stage = r'^backbone\.stages\.(\d+)'
         with_previous = (99999,)
+        stages = len(self.backbone.stages)
         layers = [
             (rf'{stage}\.layers\.(\d+)', None),
-            (rf'{stage}\.downsample', with_previous),
+            # Each follows the layers of the stage before it.
+            *((rf'^backbone\.stages\.{i}\.downsample', (i - 1, *with_previous)) for i in range(1, stages)),
             (r'^head\.norm', with_previous),
         ]
         return {'stem': r'^backbone\.stem', 'blocks': stage if coarse else layers}

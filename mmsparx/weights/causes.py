@@ -134,7 +134,13 @@ class Mismatch:
         shapes = any(name.startswith(self.home) for name in self.report.wrong_shape)
         if layers == file_layers and not shapes and file_stem <= stem:
             return None
-        archs = next((m.ARCHITECTURES for m in self.model.modules() if hasattr(m, 'ARCHITECTURES')), {})
+        backbone = next((m for m in self.model.modules() if hasattr(m, 'ARCHITECTURES')), None)
+        archs = {} if backbone is None else backbone.ARCHITECTURES
+        own = [
+            f' This model has {self.options.arch.format(name=name)}.'
+            for name, arch in archs.items()
+            if arch == backbone.arch
+        ]
         perhaps = [
             f' (perhaps {self.options.arch.format(name=name)})'
             for name, arch in archs.items()
@@ -142,7 +148,7 @@ class Mismatch:
         ]
         return (
             f'The checkpoint is of another arch{"".join(perhaps)}: it has {len(file_layers)} layers and '
-            f'{len(file_stem)} tensors in the stem, this model {len(layers)} and {len(stem)}.'
+            f'{len(file_stem)} tensors in the stem, this model {len(layers)} and {len(stem)}.{"".join(own)}'
         )
 
     def _scale(self) -> str | None:

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 from mmsparx.weights.atomic import AtomicBackend
 from mmsparx.weights.contents import COPIES, Weights, encode_weights, read_weights
 from mmsparx.weights.files import NAMED_HASH, is_json
-from mmsparx.weights.names import convert_names, find_backbones
+from mmsparx.weights.names import convert_names, convert_value, find_backbones
 from mmsparx.weights.report import shorten
 
 
@@ -56,13 +56,20 @@ def convert(
     source, target = os.path.expanduser(source), Path(target).expanduser()
     _check_target(target, source, force)
     read = _read(source, weights)
-    names = {name: name for name in read.state_dict} if to is None else convert_names(read.state_dict, to)
+    if to is None:
+        state_dict = read.state_dict
+    else:
+        families = set(find_backbones(read.state_dict).values())
+        state_dict = {
+            new: convert_value(families, new, read.state_dict[name], to)
+            for name, new in convert_names(read.state_dict, to).items()
+        }
     meta, dropped = read.meta, []
     if meta is not None:
         dropped = [k for k, x in meta.items() if k == 'cfg' or (target.suffix == '.safetensors' and not is_json(x))]
         meta = {k: x for k, x in meta.items() if k not in dropped}
     written = Weights(
-        {new: read.state_dict[name] for name, new in names.items()},
+        state_dict,
         meta,
         (*read.left_out, *(f'meta.{key}' for key in dropped)),
     )

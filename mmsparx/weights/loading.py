@@ -20,8 +20,8 @@ from mmsparx.weights.report import LoadReport, shorten
 _MAY_MISS = re.compile(r'out_norms\.|stages\..*\.in_proj\.scale$')
 # What a classification checkpoint has and a backbone does not.
 _HEAD = re.compile(r'head\.|classifier\.')
-# What a backbone that returns earlier stages alone does not build: the stages after, and the downsampling to them.
-_STAGE = re.compile(r'(?:stages|out_norms)\.(\d+)\.(downsample\.)?')
+# What a backbone that returns earlier stages alone does not build: the stages after.
+_STAGE = re.compile(r'(?:stages|out_norms)\.(\d+)\.')
 _IN_A_BACKBONE = re.compile(r'(stem|stages|out_norms)\.')
 # How many batches a batch norm has seen, which it does not need: files of torch before 0.4.1, and of others, lack it.
 _COUNTER = re.compile(r'(.*\.)?num_batches_tracked$')
@@ -48,7 +48,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, prefix: str = '') -> None:
-    """Rename a published checkpoint's entries under `prefix` to ours, in place.
+    """Give a published checkpoint's entries under `prefix` our names and shapes, in place.
 
     Leaves a state dict of other names as it is.
     """
@@ -58,7 +58,7 @@ def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, pr
     for name in inside:
         ours = names.to_ours(name)
         if ours is not None and prefix + ours not in state_dict:  # nothing is written over
-            state_dict[prefix + ours] = state_dict.pop(prefix + name)
+            state_dict[prefix + ours] = names.to_our_value(ours, state_dict.pop(prefix + name))
 
 
 def flatten_hook(names: NameMap) -> Callable:
@@ -284,7 +284,7 @@ def _left_between_tasks(own: Iterable[str], home: str, differs: Callable[[str], 
 
     def may_be_left(name: str) -> bool:
         stage = _STAGE.match(name.removeprefix(home))
-        unbuilt = stage is not None and (int(stage[1]) > built or (stage[2] is not None and int(stage[1]) == built))
+        unbuilt = stage is not None and int(stage[1]) > built
         return differs(name) or unbuilt or (not has_head and _HEAD.match(name) is not None)
 
     return may_be_left

@@ -94,9 +94,9 @@ class Watch(TorchDispatchMode):
         return {dtype for dtypes in self.types.values() for dtype in dtypes if dtype.is_floating_point}
 
 
-def oracle_shapes(name: str) -> dict[str, list[int]]:
-    """Published parameter names and shapes, e.g. of 't' or 't_detection_extra'."""
-    return json.loads((ORACLE / f'parameters_{name}.json').read_text())
+def oracle_shapes(name: str, family: str = '') -> dict[str, list[int]]:
+    """Published parameter names and shapes, e.g. of 't' or 't_detection_extra', or of VMamba with family='vmamba_'."""
+    return json.loads((ORACLE / f'{family}parameters_{name}.json').read_text())
 
 
 def oracle_weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

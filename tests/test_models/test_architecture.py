@@ -1,9 +1,12 @@
 """The published networks' numbers of parameters, and an architecture from a config."""
 
+import dataclasses
+import pickle
+
 import pytest
 import torch
 
-from mmsparx.models import SparXClassifier, SparXMamba, StagePlan
+from mmsparx.models import SparXClassifier, SparXMamba, StagePlan, VMamba
 from mmsparx.models.architecture import Architecture
 
 PARAMETERS = {'tiny': 27_051_794, 'small': 47_444_712, 'base': 83_536_168}
@@ -20,13 +23,37 @@ class TestOf:
     def test_a_dict(self):
         cfg = {'channels': [8, 16], 'stages': [{'depth': 1}, {'depth': 2, 'stride': 1}], 'stem_depth': 3}
         arch = Architecture.of(cfg, {})
-        assert arch == Architecture((8, 16), (StagePlan(1), StagePlan(2, 1)), 3, (2, 1), (False, False))
+        assert arch == Architecture((8, 16), (StagePlan(1), StagePlan(2, 1)), 3, (2, 1))
         assert Architecture.of(arch, {}) is arch
 
     def test_defaults_reduce_to_the_last_map(self):
         arch = Architecture((8,) * 5, (StagePlan(1),) * 5)
         assert arch.reductions == (16, 8, 4, 2, 1)
-        assert arch.shortcut_scales == (False, False, True, True, True)
+        assert arch.shortcut_scales is None  # as the style says
+
+    def test_a_base(self):
+        tiny = SparXMamba.ARCHITECTURES['tiny']
+        stages = [{'depth': 2}] * 4
+        arch = Architecture.of({'base': 'tiny', 'stages': stages, 'reductions': (1,) * 4}, SparXMamba.ARCHITECTURES)
+        assert arch == dataclasses.replace(tiny, stages=(StagePlan(2),) * 4, reductions=(1,) * 4)
+        assert Architecture.of({'base': 'tiny'}, SparXMamba.ARCHITECTURES) == tiny
+        small = Architecture.of({'base': 'small', 'channels': (8,) * 4}, SparXMamba.ARCHITECTURES)
+        assert (small.stem_depth, small.depth) == (3, 23)
+
+    def test_unknown_base(self):
+        with pytest.raises(ValueError, match="unknown base of arch 'huge'; known ones: tiny, small, base, or a dict"):
+            Architecture.of({'base': 'huge'}, SparXMamba.ARCHITECTURES)
+
+    @pytest.mark.parametrize('cfg', [{}, {'stages': [{'depth': 1}]}], ids=str)
+    def test_sizes_are_required(self, cfg):
+        with pytest.raises(ValueError, match=r'arch: expected channels.*, or a base, one of tiny, small, base'):
+            Architecture.of(cfg, SparXMamba.ARCHITECTURES)
+
+    def test_is_a_value(self):
+        arch = VMamba.ARCHITECTURES['tiny_s1l8']
+        assert pickle.loads(pickle.dumps(arch)) == arch
+        assert hash(arch) == hash(dataclasses.replace(arch))
+        assert arch != dataclasses.replace(arch, token_mixer={})
 
     def test_unknown_name(self):
         with pytest.raises(
@@ -47,6 +74,9 @@ class TestOf:
             ({'reductions': (4, 2, 1)}, r'one entry of reductions per stage, got \(4, 2, 1\) for 2'),
             ({'shortcut_scales': (True,)}, r'one entry of shortcut_scales per stage, got \(True,\) for 2'),
             ({'channels': (), 'stages': ()}, r'one entry of channels per stage, got \(\) for 0'),
+            ({'channels': (8, 0)}, r'channels of at least 1, got \(8, 0\)'),
+            ({'reductions': (0, 1)}, r'reductions of at least 1, got \(0, 1\)'),
+            ({'token_mixer': {'type': 'SS2D'}}, "a dict of options without a 'type', got {'type': 'SS2D'}"),
             ({'stem_depth': 1}, 'stem_depth of at least 2, got 1'),
             ({'stages': ({'depth': 1}, {'depth': 0})}, 'expected depth to be a whole number of at least 1, got 0'),
         ],

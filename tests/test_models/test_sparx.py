@@ -60,13 +60,12 @@ class TestShapes:
         model, whole = build(out_indices=indices), build()
         missing, unexpected = model.load_state_dict(whole.state_dict(), strict=False)
         assert not missing
-        # What is left over is a stage that is not built, the way to it, or an output norm.
+        # What is left over is a stage that is not built, or an output norm.
         last = max(indices)
         assert len(model.stages) == last + 1
-        assert model.stages[-1].downsample is None
         later = [f'stages.{i}.' for i in range(last + 1, 4)]
         norms = [f'out_norms.{i}.' for i in range(4) if i not in indices]
-        assert all(name.startswith((*later, *norms, f'stages.{last}.downsample.')) for name in unexpected)
+        assert all(name.startswith((*later, *norms)) for name in unexpected)
         x = torch.randn(1, 3, 40, 40)
         expected = whole.eval()(x)
         outs = model.eval()(x)
@@ -215,7 +214,7 @@ class TestTraining:
 
     @pytest.mark.parametrize('indices', [(0,), (0, 1), (0, 1, 2, 3)], ids=str)
     @pytest.mark.parametrize('size', [(1, 1), (4, 4), (4, 5), (5, 1), (32, 32), (33, 1), (32, 33)], ids=str)
-    def test_small_pictures_train_or_are_refused_clearly(self, size, indices):
+    def test_small_images_train_or_are_refused_clearly(self, size, indices):
         # A batch norm needs two values: either all goes well or we say so, before torch does.
         stride = 4 if indices == (0,) else 32
         model = build(out_indices=indices)
@@ -223,13 +222,13 @@ class TestTraining:
         if max(size) > stride:
             assert all(out.isfinite().all() for out in model(x))
         else:
-            picture = rf'a picture of \({size[0]}, {size[1]}\) in a batch of 1'
-            with pytest.raises(ValueError, match=rf'{picture} .*\(stride {stride}\)'):
+            image = rf'an image of \({size[0]}, {size[1]}\) in a batch of 1'
+            with pytest.raises(ValueError, match=rf'{image} .*\(stride {stride}\)'):
                 model(x)
-        assert all(out.isfinite().all() for out in model(x.repeat(2, 1, 1, 1)))  # two pictures will do
+        assert all(out.isfinite().all() for out in model(x.repeat(2, 1, 1, 1)))  # two images will do
 
     def test_the_refusal_names_the_ways_out(self):
-        with pytest.raises(ValueError, match='a side of more than 32, more pictures in a batch, or norm_eval=True'):
+        with pytest.raises(ValueError, match='a side of more than 32, more images in a batch, or norm_eval=True'):
             build()(torch.randn(1, 3, 32, 32))
 
     @pytest.mark.parametrize('options', [{'norm_eval': True}, {'frozen_stages': 4}], ids=str)
@@ -248,8 +247,11 @@ class TestFrozen:
     @pytest.mark.parametrize('frozen', [-1, 0, 1, 2, 4])
     def test_stages(self, frozen):
         model = build(frozen_stages=frozen)
-        fixed = [model.stem] * (frozen >= 0) + list(model.stages[: max(frozen, 0)])
-        free = [*model.stages[max(frozen, 0) :], model.out_norms] + [model.stem] * (frozen < 0)
+        downsamples = [stage.downsample for stage in model.stages if stage.downsample is not None]
+        count = max(frozen, 0)
+        fixed = [model.stem] * (frozen >= 0) + [*model.stages[:count], *downsamples[:count]]
+        free = [model.stem] * (frozen < 0) + [model.out_norms, *downsamples[count:]]
+        free += [stage.layers for stage in model.stages[count:]]
         for mode in (True, False, True):
             model.train(mode)
             for module in fixed:
@@ -266,7 +268,7 @@ class TestFrozen:
         _, _, gradients = train_step(model, torch.randn(2, 3, 64, 64))
         optimizer.step()
         for name, x in model.state_dict().items():
-            frozen = name.startswith(('stem.', 'stages.0.', 'stages.1.'))
+            frozen = name.startswith(('stem.', 'stages.0.', 'stages.1.', 'stages.2.downsample.'))
             assert torch.equal(x, before[name]) == frozen, name
             if name in gradients:
                 assert (gradients[name] is None) == frozen
@@ -317,7 +319,7 @@ class TestNorms:
 
     @pytest.mark.parametrize('cfg', [{'type': 'LN'}, {}], ids=str)
     def test_unknown(self, cfg):
-        with pytest.raises(ValueError, match=r'norm_cfg: unknown type .*; known ones: BN, SyncBN'):
+        with pytest.raises(ValueError, match=r'norm: unknown type .*; known ones: BN, SyncBN'):
             build(norm_cfg=cfg)
 
 
@@ -397,7 +399,7 @@ class TestCopies:
         assert all(torch.equal(a, b) for a, b in zip(model(x), outs, strict=True))
         assert all(torch.equal(y, before[name]) for name, y in model.state_dict().items())
 
-    def test_pictures_of_a_batch_do_not_meet(self):
+    def test_images_of_a_batch_do_not_meet(self):
         model, x = randomise(build()).eval(), torch.randn(3, 3, 40, 40)
         for batched, *alone in zip(model(x), *(model(x[i : i + 1]) for i in range(3)), strict=True):
             assert relative_error(torch.cat(alone), batched) < 1e-6
@@ -455,7 +457,7 @@ class TestComposition:
     def test_a_mixer_of_ones_own(self, registered):
         @registered(TOKEN_MIXERS)
         class Pooling(nn.Module):
-            def __init__(self, dim, aggregator=None, *, size=3):
+            def __init__(self, dim, aggregator=None, *, index, size=3):
                 super().__init__()
                 self.aggregate = aggregator and aggregator(dim, dim)
                 self.pool = nn.AvgPool2d(size, 1, size // 2)
@@ -499,6 +501,7 @@ class TestComposition:
             ('token_mixer', {'type': 'SS3D'}, "unknown token mixer 'SS3D'; known ones: .*SS2D"),
             ('aggregator', {'type': 'DMCB'}, "unknown aggregator 'DMCB'; known ones: .*DMCA"),
             ('token_mixer', {'state_size': 2}, "token_mixer: expected a dict with a 'type', got {'state_size': 2}"),
+            ('token_mixer', {'type': 'SS2D', 'index': 1}, 'token_mixer: index is set by the network'),
             ('aggregator', {}, "aggregator: expected a dict with a 'type', got {}"),
             ('aggregator', {'type': 'DMCA', 'reduction': 2}, 'aggregator: reduction is set by the network, from arch'),
         ],

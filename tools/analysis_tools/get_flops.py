@@ -1,9 +1,10 @@
 """Count the multiply-adds and parameters of what a config describes, as the papers do.
 
 One multiply-add is one FLOP. Convolutions, linear layers, attention products and the selective scan count;
-norms, activations and other elementwise work do not. Nothing is computed: the model is on torch's meta device.
+norms, activations and other elementwise work do not, but with --norms, norms do, as some papers have it. Nothing is
+computed: the model is on torch's meta device.
 A two-stage detector is counted with 1000 regions in the box head and 100 in the mask head, a segmenter without its
-auxiliary head. Of a model whose forward needs more than a picture, as a DETR's, --backbone counts the backbone.
+auxiliary head. Of a model whose forward needs more than an image, as a DETR's, --backbone counts the backbone.
 """
 
 import argparse
@@ -33,6 +34,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--backbone', action='store_true', help='count the backbone alone')
     parser.add_argument(
+        '--norms',
+        action='store_true',
+        help="count norms, and the scan's skip once for each direction, as fvcore does for VMamba's figures",
+    )
+    parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
     )
     return parser.parse_args()
@@ -53,11 +59,11 @@ def choose_shape(cfg: Config, shape: list[int] | None) -> tuple[int, int]:
     return height, width
 
 
-def count(model: nn.Module, height: int, width: int) -> Complexity:
-    """What a forward pass of one picture costs; the model is on the meta device, in evaluation mode.
+def count(model: nn.Module, height: int, width: int, norms: bool) -> Complexity:
+    """What a forward pass of one image costs; the model is on the meta device, in evaluation mode.
 
     Raises:
-        ValueError: a two-stage detector without a neck, or with several stages of box heads.
+        ValueError: A two-stage detector without a neck, or with several stages of box heads.
     """
     if hasattr(model, 'roi_head'):
         if not model.with_neck or isinstance(model.roi_head.bbox_head, nn.ModuleList):
@@ -65,8 +71,8 @@ def count(model: nn.Module, height: int, width: int) -> Complexity:
                 'two-stage detectors are counted with a neck and one box head, as Mask R-CNN has them; '
                 'of this one, --backbone counts the backbone'
             )
-        return two_stage_complexity(model, height, width)
-    return complexity(model, torch.empty(1, 3, height, width, device='meta'))
+        return two_stage_complexity(model, height, width, norms=norms)
+    return complexity(model, torch.empty(1, 3, height, width, device='meta'), norms=norms)
 
 
 def main() -> None:
@@ -79,15 +85,16 @@ def main() -> None:
     # Some networks read their rates from tensors while they are built, so it is built first and moved then.
     model = MODELS.build(cfg.model).to('meta')
     model.eval()  # which does not return the model for all of mmdet's backbones
-    backbone = count(model.backbone, height, width)
+    backbone = count(model.backbone, height, width, args.norms)
     if args.backbone:
         print(f'The backbone of {args.config} at {height}x{width}\n{backbone}')
     else:
-        whole = count(model, height, width)
+        whole = count(model, height, width, args.norms)
         print(f'{args.config} at {height}x{width}\n{whole}')
         share = backbone.macs / whole.macs
         print(f'of which the backbone: {backbone.params / 1e6:.2f} M, {backbone.macs / 1e9:.2f} G ({share:.0%})')
-    print('One multiply-add is one FLOP, as in the papers; norms, activations and elementwise work count nothing.')
+    also = 'activations' if args.norms else 'norms, activations'
+    print(f'One multiply-add is one FLOP, as in the papers; {also} and elementwise work count nothing.')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""The SparX network: four stages of normal and ganglion layers over any token mixer.
+"""The SparX network: stages of normal and ganglion layers over any token mixer, in any style of micro-blocks.
 
 Source: SparX (Lou, Fu, Yu; AAAI 2025), Sec. 3; where paper and published checkpoints disagree, the
 checkpoints are followed, and the docstrings of the parts say where.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -12,12 +12,13 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mmsparx.layers.basic import ChannelScale, ConvFFN, DropPath, downsample, init_weights, stem
+from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, ChannelScale, DropPath, init_weights
 from mmsparx.layers.checkpointing import checkpointed
-from mmsparx.layers.norm import BatchNorm, ChannelLayerNorm, map_norm
+from mmsparx.layers.norm import NORMS, BatchNorm, ChannelLayerNorm, build_norm
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.connection import StagePlan
-from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory
+from mmsparx.models.style import Style
+from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory, lookup
 from mmsparx.weights import flatten_hook, load_pretrained, rename_published
 from mmsparx.weights.names import SPARX, NameMap
 
@@ -25,53 +26,58 @@ from mmsparx.weights.names import SPARX, NameMap
 class SparXLayer(nn.Module):
     """One layer, normal or ganglion: position encoding, token mixer, feed-forward.
 
-    x + dwconv(x), then twice scale(x) + drop_path(branch(norm(x))). A ganglion layer is one whose
-    mixer has an aggregator and is given sources.
+    x + dwconv(x), where the style has position encoding, then twice scale(x) + drop_path(branch(norm(x))). A ganglion
+    layer is one whose mixer has an aggregator and is given sources.
 
     Args:
-        dim: channels.
-        mixer: the token mixer.
-        drop_path: stochastic-depth rate of both branches.
-        shortcut_scale: whether the shortcuts carry a weight and a bias per channel.
+        dim: Number of channels.
+        mixer: Token mixer.
+        style: Style of the network.
+        drop_path: Stochastic-depth rate of both branches.
+        shortcut_scale: Whether the shortcuts carry a weight and a bias per channel.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, drop_path: float, shortcut_scale: bool):
+    def __init__(self, dim: int, mixer: nn.Module, style: Style, drop_path: float, shortcut_scale: bool):
         super().__init__()
-        self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.norm1 = map_norm(dim)
+        self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if style.position_encoding else None
+        self.norm1 = build_norm(dim, {'type': style.norm})
         self.mixer = mixer
         self.scale1 = ChannelScale(dim) if shortcut_scale else nn.Identity()
-        self.norm2 = map_norm(dim)
-        self.ffn = ConvFFN(dim)
+        self.norm2 = build_norm(dim, {'type': style.norm})
+        self.ffn = FFNS[style.ffn](dim)
         self.scale2 = ChannelScale(dim) if shortcut_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
-        x = x + self.position(x)
+        if self.position is not None:
+            x = x + self.position(x)
         x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x), *sources))
         return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
 
 
 class SparXStage(nn.Module):
-    """The layers of a stage, wired by its plan, and the downsampling that follows it.
+    """The downsampling to a stage, and its layers, wired by its plan.
 
     Args:
-        plan: which layer reads which.
-        layers: in order.
-        downsample: to the next stage; None for the last.
-        with_cp: whether layers are recomputed in backward instead of keeping their activations.
+        plan: Which layer reads which.
+        layers: Layers in order.
+        downsample: Downsampling of the previous stage's output; None for the first stage.
+        with_cp: Whether layers are recomputed in backward instead of keeping their activations.
     """
 
     def __init__(self, plan: StagePlan, layers: Sequence[SparXLayer], downsample: nn.Module | None, with_cp: bool):
         super().__init__()
         self.plan = plan
-        self.layers = nn.ModuleList(layers)
+        # Before the layers, since `Module.apply` draws initial values in this order.
         self.downsample = downsample
+        self.layers = nn.ModuleList(layers)
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the last layer's output, before the downsampling."""
+        """The previous stage's output -> the last layer's output, (B, C, H, W)."""
+        if self.downsample is not None:
+            x = self.downsample(x)
         features = [x]
         for i, layer in enumerate(self.layers):
             inputs = (features[-1], *(features[j] for j in self.plan.sources(i)))
@@ -90,31 +96,43 @@ _LOADING_OPTIONS = {'checkpoint', 'prefix', 'may_differ', 'weights', 'adapt_chan
 class SparXNet(BaseModule):
     """A hierarchical backbone with sparse cross-layer connections, for dense prediction and more.
 
+    Without ganglion layers in its plan it is a plain network of its style.
+
     Args:
-        arch: a name of `ARCHITECTURES`, or a dict of `Architecture`'s fields.
-        in_channels: channels of the picture.
-        out_indices: the stages to return, counted from 0; later stages are not built.
-        token_mixer: `dict(type=name in TOKEN_MIXERS, **options)`.
-        aggregator: `dict(type=name in AGGREGATORS, **options)`; the published detectors have
-            `learnable_scale=True`.
-        drop_path_rate: of the last layer; the first one's is 0, linear between.
-        output_norm: whether each output goes through a LayerNorm over channels of its own, as dense
+        arch: Name of `ARCHITECTURES`, or a dict of `Architecture`'s fields, which may start from such a name, as in
+            `dict(base='tiny', stages=[...])`.
+        in_channels: Number of channels of the image.
+        out_indices: Stages to return, counted from 0; later stages are not built.
+        style: Style of the micro-blocks: a name ('sparx', 'vmamba', 'swin'), or
+            `dict(type=name, **fields of Style that differ)`; by default the family's.
+        token_mixer: Config of the token mixer, `dict(type=name in TOKEN_MIXERS, **options)`; by default the family's.
+            Options that it does not hold are those of `arch` and, where the mixer is the family's, the family's.
+        aggregator: Config of the aggregator, `dict(type=name in AGGREGATORS, **options)`, by default the family's; the
+            published detectors have `learnable_scale=True`.
+        drop_path_rate: Stochastic-depth rate of the last layer; the first one's is 0, linear between.
+        output_norm: Whether each output goes through a LayerNorm over channels of its own, as dense
             prediction wants it; a classifier's head has its own norm.
-        norm_cfg: of the batch norms: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`.
-        norm_eval: keep batch norms in eval mode in training.
-        frozen_stages: how many stages, the stem and their downsampling included, are fixed (no
-            gradient, eval mode); 0 fixes the stem alone, -1 nothing. Output norms stay trainable:
+        norm_cfg: Config of the batch norms: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`.
+        norm_eval: Whether batch norms are kept in eval mode in training.
+        frozen_stages: Number of stages that are fixed (no gradient, eval mode), with the stem and the downsampling
+            that follows each of them; 0 fixes the stem alone, -1 nothing. Output norms stay trainable:
             they are not part of the pretrained weights.
-        with_cp: gradient checkpointing, for all stages or for those listed (counted from 0).
-        init_cfg: `dict(type='Pretrained', checkpoint=...)` loads published or own weights strictly, with the options of
-            `load_pretrained`: `prefix`, `weights`, `may_differ`, and `adapt_channels=True` to start from weights of RGB
-            images with other `in_channels`. Other kinds are mmengine's.
+        with_cp: Gradient checkpointing, for all stages or for those listed (counted from 0).
+        init_cfg: Config of the initial values. `dict(type='Pretrained', checkpoint=...)` loads published or own weights
+            strictly, with the options of `load_pretrained`: `prefix`, `weights`, `may_differ`, and
+            `adapt_channels=True` to start from weights of RGB images with other `in_channels`. Other kinds are
+            mmengine's.
 
     Raises:
-        ValueError: an unknown arch, mixer, aggregator or norm, or stages that are not there.
+        ValueError: Unknown arch, style, mixer, aggregator or norm, an option of the architecture that does not fit the
+            style, or stages that are not there.
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Architecture]] = {}
+    # What a family's networks are made of, unless they are told otherwise.
+    STYLE: ClassVar[str] = 'sparx'
+    TOKEN_MIXER: ClassVar[Mapping] = {'type': 'SS2D'}
+    AGGREGATOR: ClassVar[Mapping] = {'type': 'DMCA'}
     # For `mmsparx.weights`: the published names of the family, and the weight that the image goes through first.
     weight_names: ClassVar[NameMap] = SPARX
     first_weight: ClassVar[str] = 'stem.0.weight'
@@ -125,8 +143,9 @@ class SparXNet(BaseModule):
         *,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        token_mixer: Mapping = {'type': 'SS2D'},
-        aggregator: Mapping = {'type': 'DMCA'},
+        style: str | Mapping | Style | None = None,
+        token_mixer: Mapping | None = None,
+        aggregator: Mapping | None = None,
         drop_path_rate: float = 0.0,
         output_norm: bool = True,
         norm_cfg: Mapping = {'type': 'BN', 'requires_grad': True},
@@ -137,6 +156,10 @@ class SparXNet(BaseModule):
     ):
         super().__init__(init_cfg)
         self.arch = Architecture.of(arch, self.ARCHITECTURES)
+        self.style = Style.of(self.STYLE if style is None else style)
+        for table, option in ((STEMS, 'stem'), (DOWNSAMPLES, 'downsample'), (NORMS, 'norm'), (FFNS, 'ffn')):
+            if (name := getattr(self.style, option)) not in table:
+                raise ValueError(f'style: unknown {option} {name!r}; known ones: {", ".join(table)}')
         count = len(self.arch.stages)
         self.out_indices = tuple(out_indices)
         self.norm_eval = norm_eval
@@ -151,36 +174,66 @@ class SparXNet(BaseModule):
         if not set(with_cp) <= set(range(count)):
             raise ValueError(f'with_cp: expected a bool or stages from 0 to {count - 1}, got {with_cp!r}')
 
-        self.stem = stem(in_channels, self.arch.channels[0], self.arch.stem_depth, norm_cfg)
+        if self.style.stem == 'patch' and self.arch.stem_depth != 2:
+            raise ValueError(
+                f"arch: stem_depth={self.arch.stem_depth} does not fit the style, whose stem 'patch' has one "
+                'convolution; leave it out'
+            )
+        self.stem = STEMS[self.style.stem](in_channels, self.arch.channels[0], self.arch.stem_depth, norm_cfg)
+        mixer = self._mixer_config(token_mixer)
+        aggregator = self.AGGREGATOR if aggregator is None else aggregator
         rates = iter(torch.linspace(0, drop_path_rate, self.arch.depth, device='cpu').tolist())
         self.stages = nn.ModuleList(
-            self._stage(i, i + 1 < built, token_mixer, aggregator, rates, norm_cfg, i in with_cp) for i in range(built)
+            self._stage(i, mixer, aggregator, rates, norm_cfg, i in with_cp) for i in range(built)
         )
+        eps = self.style.output_norm_eps
         self.out_norms = nn.ModuleDict(
-            {str(i): ChannelLayerNorm(self.arch.channels[i], eps=1e-6) for i in self.out_indices if output_norm}
+            {str(i): ChannelLayerNorm(self.arch.channels[i], eps=eps) for i in self.out_indices if output_norm}
         )
-        # The batch norm that sees the smallest map has this stride: at stages with ganglion layers,
-        # the aggregator's reduction comes on top of the stage's own.
-        self.largest_stride = max(
-            4 * 2**i * (self.arch.reductions[i] if self.arch.stages[i].ganglia else 1) for i in range(built)
-        )
+        self.largest_stride = self._largest_stride()
         self.apply(init_weights)
         self._register_load_state_dict_pre_hook(self._rename_published)
         self.train()
 
-    def _stage(self, i, followed, token_mixer, aggregator, rates, norm_cfg, with_cp) -> SparXStage:
-        plan, dim = self.arch.stages[i], self.arch.channels[i]
-        make_mixer = factory(TOKEN_MIXERS, 'token_mixer', token_mixer)
+    def _mixer_config(self, given: Mapping | None) -> dict:
+        """The token mixer's config: what is given, then the architecture's options, then the family's."""
+        family = self.TOKEN_MIXER
+        if given is None:
+            given = family
+        elif 'type' in given and lookup(TOKEN_MIXERS, given['type']) is lookup(TOKEN_MIXERS, family['type']):
+            given = {**family, **given}
+        return {**self.arch.token_mixer, **given}
+
+    def _stage(
+        self, i: int, mixer: Mapping, aggregator: Mapping, rates: Iterator[float], norm_cfg: Mapping, with_cp: bool
+    ) -> SparXStage:
+        arch, style = self.arch, self.style
+        plan, dim = arch.stages[i], arch.channels[i]
+        scaled = style.shortcut_scales and i >= 2 if arch.shortcut_scales is None else arch.shortcut_scales[i]
+        downsample = DOWNSAMPLES[style.downsample](arch.channels[i - 1], dim, norm_cfg) if i else None
         make_aggregator = factory(
-            AGGREGATORS, 'aggregator', aggregator, reduction=self.arch.reductions[i], norm_cfg=norm_cfg
+            AGGREGATORS, 'aggregator', aggregator, reduction=arch.reductions[i], norm_cfg=norm_cfg
         )
         layers = []
         for j in range(plan.depth):
-            sources = len(plan.sources(j))
-            mixer = make_mixer(dim, partial(make_aggregator, sources=sources) if sources else None)
-            layers.append(SparXLayer(dim, mixer, next(rates), self.arch.shortcut_scales[i]))
-        following = downsample(dim, self.arch.channels[i + 1], norm_cfg) if followed else None
-        return SparXStage(plan, layers, following, with_cp)
+            make_mixer = factory(TOKEN_MIXERS, 'token_mixer', mixer, index=j)
+            aggregate = partial(make_aggregator, sources=len(plan.sources(j))) if j in plan.ganglia else None
+            layers.append(SparXLayer(dim, make_mixer(dim, aggregate), style, next(rates), scaled))
+        return SparXStage(plan, layers, downsample, with_cp)
+
+    def _largest_stride(self) -> int:
+        """Stride of the smallest map that a batch norm sees; 0 where there is no batch norm.
+
+        In a stage's layers these are the aggregators' batch norms, which may come after a reduction.
+        """
+        strides = [4] if _has_batch_norms(self.stem) else [0]
+        for i, stage in enumerate(self.stages):
+            if _has_batch_norms(stage.layers):
+                convolutions = (m for m in stage.layers.modules() if isinstance(m, nn.Conv2d))
+                strides.append(4 * 2**i * max(max(conv.stride) for conv in convolutions))
+            elif _has_batch_norms(stage):
+                strides.append(4 * 2**i)
+        return max(strides)
 
     @classmethod
     def _checkpoint_filter(cls, state_dict, prefix='', *_) -> None:
@@ -196,8 +249,8 @@ class SparXNet(BaseModule):
         """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does.
 
         Raises:
-            ValueError: other kinds of initial values beside pretrained ones, or an option that there is not.
-            RuntimeError: see `load_pretrained`.
+            ValueError: Other kinds of initial values beside pretrained ones, or an unknown option.
+            RuntimeError: See `load_pretrained`.
         """
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
         pretrained = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
@@ -222,7 +275,7 @@ class SparXNet(BaseModule):
         s = 4, 8, 16, 32. Any H and W from 1 on.
 
         Raises:
-            ValueError: in training, a picture so small that a batch norm would see one value.
+            ValueError: In training, an image so small that a batch norm would see one value.
         """
         if self.training:
             self._check_statistics(x)
@@ -232,8 +285,6 @@ class SparXNet(BaseModule):
             x = stage(x)
             if i in self.out_indices:
                 outputs.append(self.out_norms[str(i)](x) if self.out_norms else x)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'SparXNet':
@@ -248,7 +299,10 @@ class SparXNet(BaseModule):
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
-        for module in (self.stem, *self.stages[: self.frozen_stages]):
+        fixed = [self.stem, *self.stages[: self.frozen_stages]]
+        # The downsampling after the last of them is in the next stage.
+        fixed += [stage.downsample for stage in self.stages[self.frozen_stages :][:1] if stage.downsample is not None]
+        for module in fixed:
             module.eval()
             module.requires_grad_(False)
 
@@ -262,7 +316,11 @@ class SparXNet(BaseModule):
         if not training or (shared and any(isinstance(m, nn.SyncBatchNorm) for m in training)):
             return
         raise ValueError(
-            f'{type(self).__name__} in training: a picture of {tuple(x.shape[2:])} in a batch of 1 is reduced to a '
+            f'{type(self).__name__} in training: an image of {tuple(x.shape[2:])} in a batch of 1 is reduced to a '
             f'1x1 map (stride {stride}), where a batch norm has no statistics. Use a side of more than {stride}, more '
-            'pictures in a batch, or norm_eval=True.'
+            'images in a batch, or norm_eval=True.'
         )
+
+
+def _has_batch_norms(module: nn.Module) -> bool:
+    return any(isinstance(m, BatchNorm) for m in module.modules())

@@ -11,8 +11,8 @@ class SparXMamba(SparXNet):
     """SparX-Mamba-T, -S and -B, exactly as the published checkpoints have them.
 
     See `SparXNet` for arguments and outputs. `arch` is 'tiny', 'small', 'base', or a dict of
-    `Architecture`'s fields. Deviation from the paper: only the last layer of stage 4 is a ganglion
-    layer in B, where the paper says that all are.
+    `Architecture`'s fields. Determined by the published checkpoints. Deviation from the paper: only the
+    last layer of stage 4 is a ganglion layer in B, where the paper says that all are.
     """
 
     ARCHITECTURES = {

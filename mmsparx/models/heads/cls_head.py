@@ -1,31 +1,36 @@
 """The published classification head for mmpretrain's `ImageClassifier`. Needs mmpretrain."""
 
+from collections.abc import Mapping
+
 from mmpretrain.models import ClsHead
 from torch import Tensor
 
 from mmsparx.models.classifier import ClassifierHead
+from mmsparx.models.style import Style
 
 
 class SparXClsHead(ClsHead):
-    """GroupNorm with one group, global average pooling, linear, as in the published classifiers.
+    """Norm, global average pooling, linear, as in the published classifiers.
 
     Its parameters have `SparXClassifier`'s names, so the same files load into an `ImageClassifier`. In a
     config it is `type='mmsparx.SparXClsHead'`, and the backbone has `out_indices=(3,), output_norm=False`.
 
     Args:
-        in_channels: of the last map.
-        num_classes: of the data.
-        **options: `loss`, `topk`, `cal_acc` and `init_cfg` of mmpretrain's `ClsHead`.
+        in_channels: Number of channels of the last map.
+        num_classes: Number of classes of the data.
+        style: Style of the backbone, whose norm the head has: 'sparx' for `SparXMamba`, 'swin' for `SparXSwin`,
+            'vmamba' for `VMamba`, or what the backbone is given as its `style`.
+        **options: Options `loss`, `topk`, `cal_acc` and `init_cfg` of mmpretrain's `ClsHead`.
 
     Raises:
-        ValueError: there are no classes.
+        ValueError: No classes, or an unknown style.
     """
 
-    def __init__(self, in_channels: int, num_classes: int = 1000, **options):
+    def __init__(self, in_channels: int, num_classes: int = 1000, style: str | Mapping | Style = 'sparx', **options):
         super().__init__(**options)
         if num_classes < 1:
             raise ValueError(f'SparXClsHead: expected num_classes of at least 1, got {num_classes}')
-        head = ClassifierHead(in_channels, num_classes)
+        head = ClassifierHead(in_channels, num_classes, Style.of(style).norm)
         self.norm, self.fc = head.norm, head.fc
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:

@@ -5,13 +5,19 @@ nowhere else.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from mmsparx.weights.names.base import NameMap
 from mmsparx.weights.names.sparx import SPARX
+from mmsparx.weights.names.vmamba import VMAMBA
 
-__all__ = ['FAMILIES', 'SPARX', 'NameMap', 'convert_names', 'find_backbones']
+if TYPE_CHECKING:
+    from torch import Tensor
 
-FAMILIES: tuple[NameMap, ...] = (SPARX,)
+__all__ = ['FAMILIES', 'SPARX', 'VMAMBA', 'NameMap', 'convert_names', 'convert_value', 'find_backbones']
+
+# Our names of the two are alike but for what VMAMBA looks for, so it comes last and is the one that is found.
+FAMILIES: tuple[NameMap, ...] = (SPARX, VMAMBA)
 
 
 def find_backbones(names: Iterable[str]) -> dict[str, NameMap]:
@@ -62,9 +68,23 @@ def _within(names: Iterable[str], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
+def convert_value(families: Iterable[NameMap], name: str, value: 'Tensor', to: str) -> 'Tensor':
+    """A tensor of a file whose names `convert_names` has given, in the shape that goes with its new name.
+
+    Args:
+        families: Families of the file's backbones.
+        name: New name of the tensor.
+        value: Tensor as it is in the file.
+        to: 'ours' or 'published', as for `convert_names`.
+    """
+    for family in families:
+        value = family.to_our_value(name, value) if to == 'ours' else family.to_published_value(name, value)
+    return value
+
+
 def _rename(inside: Mapping[str, str], backbones: Mapping[str, NameMap], to: str) -> dict[str, str]:
     """Translate what is under the prefixes of backbones; `inside` has each name as it is to be read."""
-    renamed, lost = {}, []
+    renamed, taken, lost = {}, set(), []
     for name, read in inside.items():
         prefix = next((prefix for prefix in backbones if read.startswith(prefix)), None)
         if prefix is None:
@@ -75,10 +95,12 @@ def _rename(inside: Mapping[str, str], backbones: Mapping[str, NameMap], to: str
             there, back = back, there
         within = read.removeprefix(prefix)
         new = there(within)
-        if new is None or back(new) != within:
+        spelling = backbones[prefix].spelling(within) if to == 'ours' else within
+        if new is None or back(new) != spelling or prefix + new in taken:
             lost.append(name)
         else:
             renamed[name] = prefix + new
+            taken.add(prefix + new)
     if lost:
         raise ValueError(f'{len(lost)} names have no counterpart among {to} names: {", ".join(lost)}')
     return renamed

@@ -1,13 +1,21 @@
 """What a map of names has to offer."""
 
+from __future__ import annotations
+
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NameMap(ABC):
     """The names of one family of networks, published and ours, one to one within a backbone and its head.
+
+    Where published files have several spellings of a name, one of them is meant; where they store a tensor in another
+    shape than ours, its values are reshaped as they are renamed.
 
     Attributes:
         family: its name, for messages.
@@ -29,6 +37,28 @@ class NameMap(ABC):
     @abstractmethod
     def to_published(self, name: str) -> str | None:
         """The published name of a parameter or buffer of ours; None if it has none."""
+
+    def spelling(self, name: str) -> str:
+        """The one spelling of a published name that `to_published` gives."""
+        return name
+
+    def to_our_value(self, name: str, value: Tensor) -> Tensor:
+        """A published tensor in our shape.
+
+        Args:
+            name: Our name of it, with any prefix.
+            value: Tensor in one of the published shapes; one of another shape stays as it is.
+        """
+        return value
+
+    def to_published_value(self, name: str, value: Tensor) -> Tensor:
+        """A tensor of ours in the published shape.
+
+        Args:
+            name: Published name of it, with any prefix.
+            value: Tensor in our shape.
+        """
+        return value
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """Where backbones of the family stand: ['backbone.'] in most models, [''] for a backbone itself."""

@@ -51,8 +51,9 @@ class SparXNames(NameMap):
             return f'out_norms.{match[1]}.{match[2]}'
         if match := re.fullmatch(r'(classifier\.\d+)\.(.+)', name):
             return f'{_HEAD[match[1]]}.{match[2]}' if match[1] in _HEAD else None
+        # The published networks keep a downsampling in the stage before it, ours in the one that it leads to.
         if match := re.fullmatch(r'layers\.(\d+)\.downsample\.(.+)', name):
-            return f'stages.{match[1]}.downsample.{match[2]}'
+            return f'stages.{int(match[1]) + 1}.downsample.{match[2]}'
         if match := re.fullmatch(r'layers\.(\d+)\.blocks\.(\d+)\.(.+)', name):
             try:
                 return f'stages.{match[1]}.layers.{match[2]}.{_ours_in_layer(match[3])}'
@@ -68,8 +69,8 @@ class SparXNames(NameMap):
         for theirs, ours in _HEAD.items():
             if name.startswith(ours + '.'):
                 return theirs + name.removeprefix(ours)
-        if match := re.fullmatch(r'stages\.(\d+)\.downsample\.(.+)', name):
-            return f'layers.{match[1]}.downsample.{match[2]}'
+        if match := re.fullmatch(r'stages\.([1-9]\d*)\.downsample\.(.+)', name):
+            return f'layers.{int(match[1]) - 1}.downsample.{match[2]}'
         if match := re.fullmatch(r'stages\.(\d+)\.layers\.(\d+)\.(.+)', name):
             try:
                 return f'layers.{match[1]}.blocks.{match[2]}.{_published_in_layer(match[3])}'
