@@ -156,7 +156,7 @@ def test_layers_for_layer_wise_rates(create):
     depths = group_parameters(model, model.group_matcher(), reverse=True)
     assert depths.keys() == dict(model.named_parameters()).keys()
     assert depths['backbone.stem.0.weight'] == 0
-    order = ['stages.0.layers.0', 'stages.0.downsample', 'stages.1.layers.0', 'stages.1.layers.1', 'stages.3.layers.0']
+    order = ['stages.0.layers.0', 'stages.1.downsample', 'stages.1.layers.0', 'stages.1.layers.1', 'stages.3.layers.0']
     found = [next(depth for name, depth in depths.items() if name.startswith(f'backbone.{part}')) for part in order]
     assert found == [1, 1, 2, 3, 7]
     assert (depths['head.norm.weight'], depths['head.fc.weight']) == (7, 8)

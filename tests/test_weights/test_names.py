@@ -1,11 +1,13 @@
 """Published parameter names and ours: one to one, with the published shapes."""
 
+import math
+
 import pytest
 import torch
 from helpers import oracle_shapes
 
 from mmsparx.models import SparXClassifier, SparXMamba
-from mmsparx.weights.names import SPARX, convert_names
+from mmsparx.weights.names import SPARX, VMAMBA, convert_names, find_backbones
 
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
@@ -16,6 +18,12 @@ def test_there_and_back(name):
     ours = [SPARX.to_ours(x) for x in published]
     assert len(set(ours)) == len(published)
     assert [SPARX.to_published(x) for x in ours] == published
+
+
+def test_a_downsampling_is_in_the_stage_that_it_leads_to():
+    assert SPARX.to_ours('layers.0.downsample.1.bias') == 'stages.1.downsample.1.bias'
+    assert SPARX.to_published('stages.3.downsample.0.weight') == 'layers.2.downsample.0.weight'
+    assert SPARX.to_published('stages.0.downsample.0.weight') is None
 
 
 @pytest.mark.parametrize('name', ARCHS)
@@ -150,3 +158,97 @@ class TestConvertNames:
     def test_unknown_style(self):
         with pytest.raises(ValueError, match="to: expected 'ours' or 'published', got 'timm'"):
             convert_names(self.backbone(), 'timm')
+
+
+class TestVMamba:
+    """See tests/test_models/test_vmamba.py for whole networks and files."""
+
+    NAMES = {
+        'patch_embed.2.weight': 'stem.1.weight',
+        'patch_embed.7.bias': 'stem.4.bias',
+        'layers.0.blocks.1.norm2.weight': 'stages.0.layers.1.norm2.weight',
+        'layers.0.blocks.1.op.in_proj.weight': 'stages.0.layers.1.mixer.in_proj.weight',
+        'layers.0.blocks.1.op.dt_projs_bias': 'stages.0.layers.1.mixer.dt_proj_bias',
+        'layers.0.blocks.1.op.A_logs': 'stages.0.layers.1.mixer.A_log',
+        'layers.2.blocks.10.mlp.fc1.bias': 'stages.2.layers.10.ffn.fc1.bias',
+        'layers.0.downsample.1.bias': 'stages.1.downsample.0.bias',
+        'layers.2.downsample.3.weight': 'stages.3.downsample.1.weight',
+        'outnorm3.weight': 'out_norms.3.weight',
+        'classifier.norm.weight': 'head.norm.weight',
+        'classifier.head.bias': 'head.fc.bias',
+    }
+
+    @pytest.mark.parametrize('published', NAMES)
+    def test_there_and_back(self, published):
+        assert VMAMBA.to_ours(published) == self.NAMES[published]
+        assert VMAMBA.to_published(self.NAMES[published]) == published
+
+    @pytest.mark.parametrize('part', ['x_proj', 'dt_projs'])
+    def test_both_spellings(self, part):
+        old, new = (f'layers.0.blocks.0.op.{part}{end}' for end in ('_weight', '.weight'))
+        assert VMAMBA.spelling(new) == VMAMBA.spelling(old) == old
+        assert VMAMBA.to_ours(new) == VMAMBA.to_ours(old)
+        with pytest.raises(ValueError, match=f'1 names have no counterpart among ours names: {new}'):
+            convert_names(['patch_embed.2.weight', old, new], 'ours')
+
+    @pytest.mark.parametrize(
+        'name',
+        [
+            'patch_embed.1.weight',
+            'layers.0.downsample.0.weight',
+            'layers.0.blocks.0.op.nonesuch',
+            'layers.0.blocks.0.pos_embed.weight',
+            'classifier.0.weight',
+            'head.fc.weight',
+            'outnorm.weight',
+            '',
+        ],
+    )
+    def test_not_a_published_name(self, name):
+        assert VMAMBA.to_ours(name) is None
+
+    @pytest.mark.parametrize(
+        'name', ['stem.2.weight', 'stages.0.downsample.0.weight', 'stages.0.layers.0.position.bias']
+    )
+    def test_not_a_name_of_ours(self, name):
+        assert VMAMBA.to_published(name) is None
+
+    @pytest.mark.parametrize(
+        ('name', 'stored', 'ours'),
+        [
+            ('mixer.x_proj_weight', (4, 5, 6), (20, 6, 1)),
+            ('mixer.x_proj_weight', (20, 6), (20, 6, 1)),
+            ('mixer.x_proj_weight', (20, 6, 1), (20, 6, 1)),
+            ('mixer.dt_proj_weight', (4, 6, 3), (4, 6, 3)),
+            ('mixer.dt_proj_weight', (24, 3), (4, 6, 3)),
+            ('mixer.in_proj.weight', (12, 6), (12, 6, 1, 1)),
+            ('mixer.out_proj.weight', (12, 6, 1, 1), (12, 6, 1, 1)),
+            ('ffn.fc1.weight', (12, 6), (12, 6, 1, 1)),
+            ('ffn.fc1.bias', (12,), (12,)),
+            ('mixer.dt_proj_weight', (23, 3), (23, 3)),  # of none of the shapes: as it is, for the report
+        ],
+    )
+    def test_values_keep_their_order(self, name, stored, ours):
+        value = torch.arange(math.prod(stored)).view(stored)
+        found = VMAMBA.to_our_value(f'backbone.stages.0.layers.1.{name}', value)
+        assert found.shape == ours
+        assert torch.equal(found.flatten(), value.flatten())
+
+    def test_values_outside_of_a_backbone_stay(self):
+        for name in ('decode_head.ffn.fc1.weight', 'head.fc.weight', 'stages.0.mixer.in_proj.weight'):
+            assert VMAMBA.to_our_value(name, torch.zeros(3, 2)).shape == (3, 2)
+            assert VMAMBA.to_published_value(name, torch.zeros(3, 2, 1, 1)).shape == (3, 2, 1, 1)
+
+    @pytest.mark.parametrize(
+        ('names', 'found'),
+        [
+            (['patch_embed.2.weight', 'layers.0.blocks.0.op.Ds'], {'': VMAMBA}),
+            (['backbone.patch_embed.2.bias', 'backbone.outnorm0.bias'], {'backbone.': VMAMBA}),
+            (['a.stem.0.bias', 'a.stages.0.layers.0.mixer.D'], {'a.': VMAMBA}),
+            (['stem.0.weight', 'stages.0.layers.0.mixer.D'], {'': SPARX}),
+            (['patch_embed.0.weight', 'layers.0.blocks.0.pos_embed.bias'], {'': SPARX}),
+            (['stem.0.bias_correction'], {}),
+        ],
+    )
+    def test_which_family(self, names, found):
+        assert find_backbones(names) == found
