@@ -9,7 +9,7 @@ from helpers.weights import build_classifier, published_classifier
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 
-from mmsparx.models import load_pretrained
+from mmsparx.models import SparXClassifier, SparXSwin, VMamba, load_pretrained
 from mmsparx.models.heads.cls_head import SparXClsHead
 
 
@@ -82,6 +82,20 @@ def test_loss_and_prediction():
     assert [sample.pred_label.item() for sample in predicted] == logits.argmax(1).tolist()
 
 
+@pytest.mark.parametrize(('family', 'style'), [(SparXSwin, 'swin'), (VMamba, 'vmamba')])
+def test_other_styles(family, style):
+    init_default_scope('mmpretrain')
+    backbone = {
+        'type': f'mmsparx.{family.__name__}', 'arch': SMALL_ARCH, 'out_indices': (3,), 'output_norm': False,
+    }  # fmt: skip
+    head = {'type': 'mmsparx.SparXClsHead', 'in_channels': 32, 'num_classes': 5, 'style': style}
+    model = MODELS.build({'type': 'ImageClassifier', 'backbone': backbone, 'head': head})
+    classifier = randomise(SparXClassifier(family(SMALL_ARCH, out_indices=(3,), output_norm=False), 5))
+    model.load_state_dict(classifier.state_dict())  # strictly
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model.eval()(x), classifier.eval()(x))
+
+
 def test_pre_logits():
     model = build().eval()
     x = torch.randn(2, 3, 64, 64)
@@ -101,5 +115,7 @@ def test_it_starts_as_published():
 def test_bad_options():
     with pytest.raises(ValueError, match='num_classes of at least 1, got 0'):
         build(num_classes=0)
+    with pytest.raises(ValueError, match="unknown style 'convnext'; known ones: sparx, vmamba, swin"):
+        build(style='convnext')
     with pytest.raises(TypeError, match='topks'):
         build(topks=5)

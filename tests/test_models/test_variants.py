@@ -131,12 +131,20 @@ VARIANTS = {
 
 
 @cache
-def count(name: str, side: int = 224, norms: bool = False) -> Complexity:
+def build(name: str) -> SparXClassifier:
     variant = VARIANTS[name]
     with torch.device('meta'):
         backbone = variant.family(variant.arch, out_indices=(3,), output_norm=False, **variant.options)
-        model = SparXClassifier(backbone).eval()
-        return complexity(model, torch.empty(1, 3, side, side), norms=norms)
+        return SparXClassifier(backbone).eval()
+
+
+@cache
+def _count(name: str, side: int, norms: bool) -> Complexity:
+    return complexity(build(name), torch.empty(1, 3, side, side, device='meta'), norms=norms)
+
+
+def count(name: str, side: int = 224, norms: bool = False) -> Complexity:
+    return _count(name, side, norms)
 
 
 def digits(figure: float) -> int:

@@ -54,6 +54,15 @@ def test_the_papers_figures(task, name, get_flops):
     assert 'One multiply-add is one FLOP' in printed
 
 
+def test_norms(get_flops):
+    """The paper's rule for Table 6: 5 per element of a GroupNorm or LayerNorm, 2 of a batch norm, every skip."""
+    pytest.importorskip('mmpretrain')
+    printed = get_flops('sparx_mamba_t_in1k', '--norms')
+    assert figures(printed)[1] == 5.29
+    assert figures(get_flops('sparx_mamba_t_in1k'))[1] == 5.25
+    assert 'One multiply-add is one FLOP, as in the papers; activations and elementwise' in printed
+
+
 def test_a_backbone_and_what_it_is_of_the_whole(get_flops):
     """A config by its path; the backbone's multiply-adds grow with the area, its parameters do not."""
     pytest.importorskip('mmdet')

@@ -94,10 +94,7 @@ class TestPublishedFiles:
         model = build(aggregator=LEARNABLE, out_indices=(0, 1))
         report = load_pretrained(model, save({'state_dict': published}))
         assert_loaded(model, published, 'backbone.')
-        assert all(
-            name.startswith(('stages.2.', 'stages.3.', 'out_norms.'))
-            for name in report.left_out
-        )
+        assert all(name.startswith(('stages.2.', 'stages.3.', 'out_norms.')) for name in report.left_out)
         assert {name for name in report.left_out if name.startswith('out_norms.')} == {
             f'out_norms.{i}.{leaf}' for i in (2, 3) for leaf in ('weight', 'bias')
         }
