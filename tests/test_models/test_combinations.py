@@ -175,6 +175,20 @@ def test_float64_stays_float64(style, mixer, aggregator):
     assert {out.dtype for out in outs} == {torch.float64}
 
 
+@pytest.mark.parametrize(
+    ('style', 'mixer', 'aggregator'),
+    [('swin', 'WindowAttention', 'SRA'), ('vmamba', 'BiSSM', 'own tokens')],
+)
+def test_compiles_to_one_graph(style, mixer, aggregator):
+    torch._dynamo.reset()
+    arch = {'channels': (24, 32), 'stages': [{'depth': 1}, {'depth': 2, 'stride': 1, 'first': 1}]}
+    model = randomise(build(style, mixer, aggregator, arch, out_indices=(0, 1)))
+    x = torch.randn(2, 3, *SIZE)
+    expected = copy.deepcopy(model)(x)
+    outs = torch.compile(model, fullgraph=True, backend='aot_eager')(x)
+    assert all(relative_error(a, b) < 1e-6 for a, b in zip(outs, expected, strict=True))
+
+
 @pytest.mark.parametrize('aggregator', AGGREGATORS)
 @pytest.mark.parametrize(('style', 'mixer'), [('sparx', 'SS2D'), ('vmamba', 'SSM'), ('swin', 'WindowAttention')])
 def test_without_the_aggregators_effect_it_is_a_plain_network(style, mixer, aggregator):
