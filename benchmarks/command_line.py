@@ -13,13 +13,19 @@ from benchmarks.timing import Protocol, Timing
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
-    # An abbreviated --out would be taken for a part of the recorded command.
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    """A parser with the options that every benchmark of speed has."""
+    parser = result_parser(description)
     parser.add_argument('--device', type=device_of, default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
-    parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU (default: torch's, all cores)")
     parser.add_argument('--seconds', type=float, default=3.0, help='of samples per contender and case (default: 3)')
     parser.add_argument('--samples', type=int, default=30, help='per contender and case, at most (default: 30)')
+    return parser
+
+
+def result_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options of everything that leaves results behind."""
+    # An abbreviated --out would be taken for a part of the recorded command.
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU (default: torch's, all cores)")
     parser.add_argument(
         '--out',
         type=Path,
