@@ -1,4 +1,4 @@
-"""Run a script, such as timm's train.py, validate.py and inference.py, with SparX-Mamba in timm's registry."""
+"""Run a script, such as timm's train.py, validate.py and inference.py, with the networks in timm's registry."""
 
 import os
 import runpy

@@ -31,8 +31,18 @@ _ENTRIES = (
     ('timm.task._helpers', 'load_task_ema_checkpoint'),
 )
 _FC = 'head.fc.weight'
+# What timm's names of a family's networks begin with.
+PREFIXES = {'SparXMamba': 'sparx_mamba', 'SparXSwin': 'sparx_swin', 'VMamba': 'vmamba'}
+
+
+def _network(family: str, arch: str, same_family: bool) -> str:
+    if family not in PREFIXES:
+        return f'{family}(arch={arch!r})'
+    return f"timm.create_model('{PREFIXES[family]}_{arch}')"
+
+
 OPTIONS = Options(
-    arch="timm.create_model('sparx_mamba_{name}')",
+    network=_network,
     in_channels='in_chans',
     scale="timm.create_model(..., aggregator=dict(type='DMCA', learnable_scale=True))",
     no_scale='leave learnable_scale=True out of aggregator=dict(...) of timm.create_model',
@@ -53,7 +63,7 @@ def match_checkpoint(
 
     Args:
         state_dict: by published names or ours, flat or a classifier's.
-        model: a `TimmSparXMamba`.
+        model: a `TimmClassifier`.
         source: for messages.
 
     Raises:

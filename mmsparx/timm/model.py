@@ -1,13 +1,14 @@
-"""A SparX-Mamba classifier with what timm asks of a model."""
+"""A classifier over one of the package's networks, with what timm asks of a model."""
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from mmsparx.models import SparXMamba
+from mmsparx.models import SparXNet
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.classifier import ClassifierHead
 from mmsparx.timm.loading import match_checkpoint
@@ -18,19 +19,20 @@ class TimmHead(ClassifierHead):
     """The published head with timm's choices: no classes, no pooling, dropout.
 
     Args:
-        dim: channels.
-        num_classes: 0 leaves the linear layer out.
+        dim: Number of channels.
+        num_classes: Number of classes; 0 leaves the linear layer out.
         global_pool: 'avg', or '' for none: the linear layer is applied to every position.
-        drop_rate: of the dropout before the linear layer.
+        drop_rate: Rate of the dropout before the linear layer.
+        norm: Name of the norm, see `ClassifierHead`.
 
     Raises:
-        ValueError: another pooling.
+        ValueError: Another pooling.
     """
 
-    def __init__(self, dim: int, num_classes: int, global_pool: str = 'avg', drop_rate: float = 0.0):
+    def __init__(self, dim: int, num_classes: int, global_pool: str, drop_rate: float, norm: str):
         if global_pool not in ('avg', ''):
             raise ValueError(f"global_pool: expected 'avg', or '' for none, got {global_pool!r}")
-        super().__init__(dim, num_classes)
+        super().__init__(dim, num_classes, norm)
         self.global_pool = global_pool
         self.drop = nn.Dropout(drop_rate)
 
@@ -42,23 +44,28 @@ class TimmHead(ClassifierHead):
         return self.fc(x) if self.global_pool else self.fc(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class TimmSparXMamba(nn.Module):
-    """A SparX-Mamba classifier as `timm.create_model` makes it.
+class TimmClassifier(nn.Module):
+    """A classifier as `timm.create_model` makes it.
 
     Its parameters have the names of `SparXClassifier`; its features are the stages' last maps,
     un-normalised, of stride 4, 8, 16 and 32.
 
     Args:
-        arch: see `SparXMamba`.
-        num_classes, global_pool, drop_rate: see `TimmHead`.
-        in_chans: channels of the picture.
-        drop_path_rate: of the last layer.
-        device, dtype: of the parameters.
-        **backbone: further options of `SparXMamba`, as `with_cp` or `token_mixer`.
+        family: Class of the backbone, as `SparXMamba`.
+        arch: Sizes of the backbone, see `SparXNet`.
+        num_classes: Number of classes; 0 leaves the linear layer out.
+        in_chans: Number of channels of the image.
+        global_pool: Pooling of the head, see `TimmHead`.
+        drop_rate: Rate of the head's dropout.
+        drop_path_rate: Stochastic-depth rate of the last layer.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+        **backbone: Further options of the backbone, as `with_cp` or `token_mixer`.
     """
 
     def __init__(
         self,
+        family: type[SparXNet],
         arch: str | Mapping | Architecture,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -70,19 +77,23 @@ class TimmSparXMamba(nn.Module):
         **backbone,
     ):
         super().__init__()
-        self.backbone = SparXMamba(
-            arch, in_channels=in_chans, drop_path_rate=drop_path_rate, output_norm=False, **backbone
-        )
         self.in_chans = in_chans
         self.num_classes = num_classes
-        channels = self.backbone.arch.channels
+        with nullcontext() if device is None else torch.device(device):
+            self.backbone = family(
+                arch, in_channels=in_chans, drop_path_rate=drop_path_rate, output_norm=False, **backbone
+            )
+            channels = self.backbone.arch.channels
+            self.head = self._head(channels[-1], num_classes, global_pool, drop_rate)
         self.num_features = self.head_hidden_size = channels[-1]
         self.feature_info = [
             {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'backbone.stages.{i}'} for i, dim in enumerate(channels)
         ]
-        self.head = TimmHead(self.num_features, num_classes, global_pool, drop_rate)
         self._register_load_state_dict_pre_hook(flatten_hook(self.backbone.weight_names))
         self.to(device=device, dtype=dtype)
+
+    def _head(self, dim: int, num_classes: int, global_pool: str, drop_rate: float) -> TimmHead:
+        return TimmHead(dim, num_classes, global_pool, drop_rate, self.backbone.style.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> logits (B, num_classes)."""
@@ -107,15 +118,15 @@ class TimmSparXMamba(nn.Module):
         """The maps of some stages, and `forward_features`' unless `intermediates_only`.
 
         Args:
-            x: (B, in_chans, H, W).
-            indices: stages; an int means the last so many, None all.
-            norm: whether the last stage's map goes through the head's norm.
-            stop_early: without effect; `prune_intermediate_layers` takes later stages away.
-            output_fmt: 'NCHW'.
-            intermediates_only: return the list alone.
+            x: Images, (B, in_chans, H, W).
+            indices: Stages; an int means the last so many, None all.
+            norm: Whether the last stage's map goes through the head's norm.
+            stop_early: Without effect; `prune_intermediate_layers` takes later stages away.
+            output_fmt: Format of the maps, 'NCHW'.
+            intermediates_only: Whether to return the list alone.
 
         Raises:
-            ValueError: another format.
+            ValueError: Another format.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
@@ -148,7 +159,7 @@ class TimmSparXMamba(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new linear layer for `num_classes`, or none for 0; the norm and, unless given, the pooling stay."""
         pool = self.head.global_pool if global_pool is None else global_pool
-        head = TimmHead(self.num_features, num_classes, pool, self.head.drop.p)
+        head = self._head(self.num_features, num_classes, pool, self.head.drop.p)
         head.fc.to(next(self.parameters()))
         head.norm = self.head.norm
         self.head = head.train(self.training)
@@ -159,8 +170,12 @@ class TimmSparXMamba(nn.Module):
             stage.with_cp = enable
 
     def no_weight_decay(self) -> set[str]:
-        """None but those that timm leaves out by itself, which are the published ones: at most one axis, or a bias."""
-        return set()
+        """The tables of the windows' relative position biases, as in Swin's training.
+
+        timm itself spares what has at most one axis, or is called bias, which is what the published SparX and VMamba
+        were trained with: the scans' decays and the biases of their steps have two axes, and decay.
+        """
+        return {name for name, _ in self.named_parameters() if name.endswith('.relative_position_bias_table')}
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """What counts as a layer for layer-wise rates: the layers, or the stages if `coarse`."""
@@ -181,6 +196,6 @@ class TimmSparXMamba(nn.Module):
         As timm does it, a head of other classes starts fresh and the stem is fitted to other channels.
 
         Raises:
-            RuntimeError, ValueError: see `mmsparx.models.load_pretrained`.
+            RuntimeError, ValueError: See `mmsparx.models.load_pretrained`.
         """
         self.load_state_dict(match_checkpoint(read_weights(source).state_dict, self, source), strict=False)

@@ -7,8 +7,8 @@ A file is read in one way, whoever asks for it:
 - `reading` turns these into values of exact types, and refuses everything else.
 
 `contents` chooses a copy of the weights, `names` translates published names, `loading` compares them with a model,
-`report` and `causes` say what came of it. `convert` and `atomic` write. Nothing here imports a network: a model is
-whatever `torch.nn.Module` a caller passes in.
+`report`, `causes` and `networks` say what came of it. `convert` and `atomic` write. Nothing here imports a network: a
+model is whatever `torch.nn.Module` a caller passes in, and the named ones are those that are registered.
 
 Importing this package makes mmengine read checkpoints in this way as well (`mmengine_loading`). mmengine imports
 `mmsparx.models`, `mmsparx.engine` or `mmsparx.datasets` when it looks up a type `mmsparx.*`, and each of them imports

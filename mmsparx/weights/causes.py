@@ -1,12 +1,14 @@
 """Why a checkpoint does not match a model, from names and shapes, and what helps."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
 from mmsparx.weights.names import find_backbones
+from mmsparx.weights.networks import LEARNABLE_SCALE, backbone_shapes, differences, identify
 from mmsparx.weights.report import LoadReport, shorten
 
 # Layers with an output per class, and how many classes so many outputs are.
@@ -28,22 +30,29 @@ _COMPUTED = {
 }
 
 
+_DIFFERENCES = 4  # how many of them a message says
+
+
+def _network(family: str, arch: str, same_family: bool) -> str:
+    return f'arch={arch!r}' if same_family else f'{family}(arch={arch!r})'
+
+
 @dataclass(frozen=True)
 class Options:
     """How a message calls what helps, for those who load by `load_pretrained`, `init_cfg` and configs.
 
     Attributes:
-        arch: another architecture, by its {name}.
-        channels: to fit a stem of RGB images.
-        in_channels: the option of the images' channels.
-        scale: to have a learnable attention scale.
-        no_scale: to have none.
-        prefix: to load names that begin with {prefix}; None where there is no such option.
-        alone: to load the backbone of a model, {part}, alone; None where there is none.
-        differ: to let names that fit {patterns} differ; None where there is none.
+        network: Function of a network's class, its arch, and whether the model is of that class, to how it is built.
+        channels: To fit a stem of RGB images.
+        in_channels: Option of the images' channels.
+        scale: To have a learnable attention scale.
+        no_scale: To have none.
+        prefix: To load names that begin with {prefix}; None where there is no such option.
+        alone: To load the backbone of a model, {part}, alone; None where there is none.
+        differ: To let names that fit {patterns} differ; None where there is none.
     """
 
-    arch: str = 'arch={name!r}'
+    network: Callable[[str, str, bool], str] = _network
     channels: str = "adapt_channels=True in init_cfg=dict(type='Pretrained', ...) or load_pretrained(...)"
     in_channels: str = 'in_channels'
     scale: str = 'aggregator=dict(..., learnable_scale=True)'
@@ -60,26 +69,34 @@ class Mismatch:
     """A checkpoint that does not match a model.
 
     Attributes:
-        report: what does not match.
-        model: that the weights were meant for.
-        home: the prefix of its backbone's names; None if it has none that is known, or several.
-        found: the checkpoint's weights, as far as possible by the model's names.
-        names: all names of the checkpoint, as they are in it.
-        flat: whether these are a backbone's or a classifier's, and the model is more than a backbone.
-        options: how to call what helps.
+        report: What does not match.
+        model: Model that the weights were meant for.
+        home: Prefix of its backbone's names; None if it has none that is known, or several.
+        own: The model's weights, by its names.
+        found: The checkpoint's weights, as far as possible by the model's names.
+        file: The checkpoint's weights, by its own names.
+        flat: Whether these are a backbone's or a classifier's, and the model is more than a backbone.
+        options: How to call what helps.
     """
 
     report: LoadReport
     model: nn.Module
     home: str | None
+    own: Mapping[str, Tensor]
     found: Mapping[str, Tensor]
-    names: Collection[str]
+    file: Mapping[str, Tensor]
     flat: bool
     options: Options
 
     def likely_cause(self) -> str:
         """What may be the cause, and what helps."""
-        of_backbone = (self._no_backbone, self._channels, self._another_arch, self._scale)
+        of_backbone = (
+            self._another_network,
+            self._no_backbone,
+            self._channels,
+            self._another_arch,
+            self._scale,
+        )
         guesses = (
             self._computed,
             *(of_backbone if self.home is not None else ()),
@@ -100,11 +117,11 @@ class Mismatch:
         return None
 
     def _no_backbone(self) -> str | None:
-        there = sorted(find_backbones(self.names))
+        there = sorted(find_backbones(self.file))
         if not there:
-            if not self.names:
+            if not self.file:
                 return 'It holds no weights at all.'
-            return f"None of its names is a SparX backbone's; they begin with: {shorten(self.names)}."
+            return f"None of its names is a SparX backbone's; they begin with: {shorten(self.file)}."
         if self.home in find_backbones(self.found):
             return None
         said = f'The names of the SparX backbone in it begin with {there[0]!r}'
@@ -122,39 +139,39 @@ class Mismatch:
         here = f'{self.options.in_channels}={ours}'
         return f'Its stem takes images of {theirs} channels, and that of the model has {here}.{helps}'
 
-    def _another_arch(self) -> str | None:
-        inside = re.escape(self.home)
-        (layers, stem), (file_layers, file_stem) = (
-            [
-                {match[0] for name in names if (match := re.match(inside + part, name))}
-                for part in (r'stages\.\d+\.layers\.\d+\.', r'stem\..*')
-            ]
-            for names in (self.report.sizes, self.found)
-        )
-        shapes = any(name.startswith(self.home) for name in self.report.wrong_shape)
-        if layers == file_layers and not shapes and file_stem <= stem:
+    @cached_property
+    def _shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """Names and shapes of the backbone, in the file and in the model."""
+        own = {name.removeprefix(self.home): x for name, x in self.own.items() if name.startswith(self.home)}
+        return backbone_shapes(self.file), backbone_shapes(own)
+
+    def _another_network(self) -> str | None:
+        """The file is of another network that has a name."""
+        theirs, ours = (identify(shapes) for shapes in self._shapes)
+        if not theirs or set(theirs) & set(ours):
             return None
-        backbone = next((m for m in self.model.modules() if hasattr(m, 'ARCHITECTURES')), None)
-        archs = {} if backbone is None else backbone.ARCHITECTURES
-        own = [
-            f' This model has {self.options.arch.format(name=name)}.'
-            for name, arch in archs.items()
-            if arch == backbone.arch
-        ]
-        perhaps = [
-            f' (perhaps {self.options.arch.format(name=name)})'
-            for name, arch in archs.items()
-            if len(layers) != arch.depth == len(file_layers)
-        ]
+        own = type(self.model.get_submodule(self.home.removesuffix('.'))).__name__
+        family, arch = next((network for network in theirs if network[0] == own), theirs[0])
+        here = ' or '.join(f'{cls} {name!r}' for cls, name in ours) or f'a {own} of no named arch'
         return (
-            f'The checkpoint is of another arch{"".join(perhaps)}: it has {len(file_layers)} layers and '
-            f'{len(file_stem)} tensors in the stem, this model {len(layers)} and {len(stem)}.{"".join(own)}'
+            f'The file is of {family} {arch!r}, and this model is {here}. '
+            f'Build the model with {self.options.network(family, arch, family == own)}.'
         )
 
+    def _another_arch(self) -> str | None:
+        if not (found := differences(*self._shapes)):
+            return None
+        more = f'; and {len(found) - _DIFFERENCES} more' if len(found) > _DIFFERENCES else ''
+        return f'The file is of another network; {"; ".join(found[:_DIFFERENCES])}{more}.'
+
     def _scale(self) -> str | None:
-        if any(name.endswith('.in_proj.scale') for name in self.report.unexpected):
+        unexpected, missing = (
+            [name for name in names if LEARNABLE_SCALE.match(name.removeprefix(self.home))]
+            for names in (self.report.unexpected, self.report.missing)
+        )
+        if unexpected:
             return f'It has a learnable attention scale, which {self.options.scale} gives the model.'
-        if any(name.endswith('.in_proj.scale') for name in self.report.missing):
+        if missing:
             return f'It has no learnable attention scale: {self.options.no_scale}.'
         return None
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from mmsparx.weights.causes import Mismatch, Options
 from mmsparx.weights.contents import read_weights, strip_wrappers
-from mmsparx.weights.names import NameMap
+from mmsparx.weights.names import NameMap, is_published_of
+from mmsparx.weights.networks import LEARNABLE_SCALE
 from mmsparx.weights.report import LoadReport, shorten
 
 # What a published checkpoint of another task lacks: the output norms of dense prediction, and the detectors' learnable
 # attention scale. Both keep their initial values.
-_MAY_MISS = re.compile(r'out_norms\.|stages\..*\.in_proj\.scale$')
+_MAY_MISS = re.compile(rf'out_norms\.|{LEARNABLE_SCALE.pattern}')
 # What a classification checkpoint has and a backbone does not.
 _HEAD = re.compile(r'head\.|classifier\.')
 # What a backbone that returns earlier stages alone does not build: the stages after.
@@ -50,10 +51,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, prefix: str = '') -> None:
     """Give a published checkpoint's entries under `prefix` our names and shapes, in place.
 
-    Leaves a state dict of other names as it is.
+    Leaves a state dict of other names, and another family's, as it is.
     """
     inside = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-    if not names.is_published(inside):
+    if not is_published_of(names, inside):
         return
     for name in inside:
         ours = names.to_ours(name)
@@ -187,7 +188,7 @@ def match_weights(
     report.adapted = adapted
     print_log(str(report), logger='current')
     if not report.ok:
-        cause = Mismatch(report, model, home, found, state_dict.keys(), flat, options or Options()).likely_cause()
+        cause = Mismatch(report, model, home, own, found, state_dict, flat, options or Options()).likely_cause()
         raise RuntimeError(f'{report.summary()}\n{cause} Nothing was loaded.')
     return {full_names[name]: found[name] for name in report.matched}, report
 

@@ -43,12 +43,12 @@ def _ways(folder: Path) -> dict:
     from mmsparx.engine.nan_guard.rewind import last_good_checkpoint
     from mmsparx.engine.resume import resume_newest
     from mmsparx.models import SparXClassifier, SparXMamba, load_pretrained
-    from mmsparx.timm.model import TimmSparXMamba
+    from mmsparx.timm.model import TimmClassifier
     from mmsparx.weights.convert import convert, publish
 
     backbone = SparXMamba(SMALL_ARCH)
     classifier = SparXClassifier(SparXMamba(SMALL_ARCH, out_indices=(3,), output_norm=False), 5)
-    timms = TimmSparXMamba(SMALL_ARCH, num_classes=5)
+    timms = TimmClassifier(SparXMamba, SMALL_ARCH, num_classes=5)
 
     def runner(*hooks) -> Runner:
         made = runners.make_runner(folder / 'run', runners.Net(), *hooks, data=runners.pictures())

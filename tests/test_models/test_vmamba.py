@@ -4,10 +4,9 @@ import pytest
 import torch
 from helpers import oracle_image, oracle_outputs, oracle_shapes, oracle_weights, randomise, relative_error
 
-from mmsparx.models import SparXClassifier, SparXMamba, VMamba, load_pretrained
-from mmsparx.weights import match_weights
-from mmsparx.weights.convert import convert
-from mmsparx.weights.names import SPARX, VMAMBA
+from mmsparx.models import SparXClassifier, VMamba, load_pretrained
+from mmsparx.weights.convert import convert, publish
+from mmsparx.weights.names import VMAMBA
 
 ARCHS = {'t': 'tiny', 't_s1l8': 'tiny_s1l8', 's': 'small', 'b': 'base'}
 SMALL = {'channels': (8, 16), 'stages': [{'depth': 1}, {'depth': 2}]}
@@ -149,6 +148,11 @@ class TestFiles:
         assert found.keys() == released.keys()
         assert all(torch.equal(found[name], x) for name, x in released.items())
 
+    def test_published_again(self, trained, save, tmp_path):
+        path, _ = publish(save({'model': self.released(trained), 'epoch': 3}), tmp_path / 'vmamba.pth')
+        assert torch.load(path, weights_only=True)['state_dict'].keys() == self.released(trained).keys()
+        assert load_pretrained(classifier(), path).share == 1
+
     def test_what_is_missing_is_named(self, trained, save):
         state = self.released(trained)
         del state['layers.1.blocks.0.op.x_proj_weight']
@@ -160,23 +164,3 @@ class TestFiles:
         state['layers.0.blocks.0.op.in_proj.weight'] = torch.zeros(16, 7)
         with pytest.raises(RuntimeError, match=r'mixer\.in_proj\.weight'):
             load_pretrained(classifier(), save(state))
-
-
-@pytest.mark.parametrize(('ours', 'theirs'), [('tiny', 'tiny_s1l8'), ('tiny_s1l8', 'tiny')])
-def test_the_other_tiny_variant_is_named(ours, theirs):
-    """Configs in circulation give one the name and the other's sizes."""
-    with torch.device('meta'):
-        model, file = VMamba(ours, output_norm=False), VMamba(theirs, output_norm=False)
-    state = {VMAMBA.to_published(name): x for name, x in file.state_dict().items()}
-    said = rf"another arch \(perhaps arch='{theirs}'\).*This model has arch='{ours}'\."
-    with pytest.raises(RuntimeError, match=said):
-        match_weights(model, state, 'the file')
-
-
-def test_a_file_of_the_other_family(save):
-    vmamba, sparx = (family(SMALL, out_indices=(0, 1)) for family in (VMamba, SparXMamba))
-    state = {SPARX.to_published(name): x for name, x in sparx.state_dict().items()}
-    with pytest.raises(RuntimeError, match='Nothing was loaded'):
-        load_pretrained(vmamba, save(state))
-    with pytest.raises(RuntimeError, match='Nothing was loaded'):
-        load_pretrained(sparx, save(TestFiles.released(vmamba)))

@@ -17,52 +17,111 @@ from timm.optim import param_groups_weight_decay
 from timm.utils import CheckpointSaver, ModelEmaV3, reparameterize_model
 
 import mmsparx.timm  # noqa: F401  (registers them)
-from mmsparx.models import SparXMamba
+from mmsparx.models import SparXClassifier, SparXMamba, SparXSwin, VMamba
 from mmsparx.models.architecture import Architecture
+from mmsparx.timm.loading import match_checkpoint
 from mmsparx.weights.names import convert_names
 
-NAMES = {'sparx_mamba_tiny': 27_051_794, 'sparx_mamba_small': 47_444_712, 'sparx_mamba_base': 83_536_168}
+# Parameters, the file of the published weights, and the share of an image that is cropped.
+NAMES = {
+    'sparx_mamba_tiny': (27_051_794, 'SparX/releases/download/v1/sparx_mamba_tiny_in1k.pth', 0.9),
+    'sparx_mamba_small': (47_444_712, 'SparX/releases/download/v1/sparx_mamba_small_in1k.pth', 0.95),
+    'sparx_mamba_base': (83_536_168, 'SparX/releases/download/v1/sparx_mamba_base_in1k.pth', 0.95),
+    'sparx_swin_tiny': (26_439_780, None, 0.9),
+    'sparx_swin_base': (87_400_250, None, 0.95),
+    'vmamba_tiny': (30_705_832, 'download/%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth', 0.875),
+    'vmamba_tiny_s1l8': (30_249_064, 'download/%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth', 0.875),
+    'vmamba_small': (50_147_752, 'download/%23v2cls/vssm_small_0229_ckpt_epoch_222.pth', 0.875),
+    'vmamba_base': (88_557_800, 'download/%23v2cls/vssm_base_0229_ckpt_epoch_237.pth', 0.875),
+}
+FAMILIES = {'sparx_mamba': SparXMamba, 'sparx_swin': SparXSwin, 'vmamba': VMamba}
+
+
+def creator(monkeypatch, family):
+    monkeypatch.setitem(FAMILIES[family].ARCHITECTURES, 'tiny', Architecture.of(SMALL_ARCH, {}))
+    return lambda **options: timm.create_model(f'{family}_tiny', **{'num_classes': 5, **options})
 
 
 @pytest.fixture
 def create(monkeypatch):
     """`timm.create_model('sparx_mamba_tiny')`, of the small architecture and five classes."""
-    monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', Architecture.of(SMALL_ARCH, {}))
-    return lambda **options: timm.create_model('sparx_mamba_tiny', **{'num_classes': 5, **options})
+    return creator(monkeypatch, 'sparx_mamba')
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def create_any(monkeypatch, family):
+    """As `create`, of each family."""
+    return creator(monkeypatch, family)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_published_network(name):
-    size = name.rpartition('_')[2]
+def test_a_network(name):
+    parameters, url, crop = NAMES[name]
     model = timm.create_model(name, device='meta')
-    assert sum(x.numel() for x in model.parameters()) == NAMES[name]
-    assert model.pretrained_cfg['url'].endswith(f'/releases/download/v1/{name}_in1k.pth')
+    assert sum(x.numel() for x in model.parameters()) == parameters
+    assert (model.pretrained_cfg.get('url') or '').endswith(url or '')
+    assert ('url' in model.pretrained_cfg) == (url is not None)
     assert resolve_model_data_config(model) == {
         'input_size': (3, 224, 224),
         'interpolation': 'bicubic',
         'mean': (0.485, 0.456, 0.406),
         'std': (0.229, 0.224, 0.225),
-        'crop_pct': 0.9 if size == 'tiny' else 0.95,
+        'crop_pct': crop,
         'crop_mode': 'center',
     }
     for part in ('first_conv', 'classifier'):
         assert isinstance(model.get_submodule(model.pretrained_cfg[part]), torch.nn.Module)
-    # Decay as in the published runs, which were timm's.
-    names = convert_names(model.state_dict(), 'published')
-    ours = {id(parameter): parameter_name for parameter_name, parameter in model.named_parameters()}
+
+
+def spared(model):
+    """The names of what timm's weight decay leaves out."""
+    ours = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
-    spared = {names[ours[id(p)]] for group in groups if group['weight_decay'] == 0 for p in group['params']}
-    shapes = {k: shape for k, shape in oracle_shapes(size[0]).items() if 'running' not in k and 'num_batches' not in k}
-    assert spared == {k for k, shape in shapes.items() if len(shape) <= 1 or k.endswith('.bias')}
+    return {ours[id(p)] for group in groups if group['weight_decay'] == 0 for p in group['params']}
 
 
-def test_it_is_listed():
-    assert set(NAMES) <= set(timm.list_models('sparx*')) == set(timm.list_models(module='sparx_mamba'))
-    assert {f'{name}.in1k' for name in NAMES} == set(timm.list_pretrained('sparx*'))
+@pytest.mark.parametrize('name', ['sparx_mamba_tiny', 'vmamba_tiny'])
+def test_decay_as_in_the_published_runs(name):
+    """Those of SparX were timm's; VMamba's rule is the same."""
+    model = timm.create_model(name, device='meta')
+    names = convert_names(model.state_dict(), 'published')
+    shapes = oracle_shapes('t', 'vmamba_' if name.startswith('vmamba') else '')
+    shapes = {k: shape for k, shape in shapes.items() if 'running' not in k and 'num_batches' not in k}
+    expected = {k for k, shape in shapes.items() if len(shape) <= 1 or k.endswith('.bias')}
+    assert {names[k] for k in spared(model)} == expected
 
 
-def test_logits_and_names_are_those_of_the_classifier(create):
-    model, classifier = create(), randomise(build_classifier())
+def test_decay_as_in_swins_runs():
+    """Which leave out the tables of relative position biases, as well."""
+    model = timm.create_model('sparx_swin_tiny', device='meta')
+    tables = {name for name, _ in model.named_parameters() if name.endswith('relative_position_bias_table')}
+    assert len(tables) == 13
+    flat = {name for name, p in model.named_parameters() if p.dim() <= 1 or name.endswith('.bias')}
+    assert spared(model) == flat | tables
+
+
+def test_they_are_listed():
+    listed = {name for family in FAMILIES for name in timm.list_models(f'{family}*')}
+    assert listed == set(NAMES) == {name for family in FAMILIES for name in timm.list_models(module=family)}
+    published = {f'{name}.in1k' for name, (_, url, _) in NAMES.items() if url}
+    assert published == {name for family in FAMILIES for name in timm.list_pretrained(f'{family}*')}
+
+
+def test_where_no_weights_are_published(monkeypatch):
+    create = creator(monkeypatch, 'sparx_swin')
+    with pytest.raises(RuntimeError, match='No pretrained weights exist for sparx_swin_tiny'):
+        create(pretrained=True)
+
+
+def test_logits_and_names_are_those_of_the_classifier(create_any, family):
+    model = create_any()
+    backbone = FAMILIES[family](SMALL_ARCH, out_indices=(3,), output_norm=False)
+    classifier = randomise(SparXClassifier(backbone, num_classes=5))
     model.load_state_dict(classifier.state_dict())  # strictly
     x = torch.randn(2, 3, 64, 64)
     expected = classifier.eval()(x)
@@ -72,20 +131,20 @@ def test_logits_and_names_are_those_of_the_classifier(create):
     assert torch.equal(model.get_classifier()(model.forward_head(features, pre_logits=True)), expected)
 
 
-def test_options(create):
-    model = create(num_classes=7, in_chans=1, drop_rate=0.3, drop_path_rate=0.2, with_cp=True)
+def test_options(create_any):
+    model = create_any(num_classes=7, in_chans=1, drop_rate=0.3, drop_path_rate=0.2, with_cp=True)
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 7)
     assert model.head.drop.p == 0.3
     assert model.backbone.stages[-1].layers[-1].drop_path.rate == pytest.approx(0.2)
     assert model.backbone.stages[0].with_cp
     with pytest.raises(TypeError, match='drop_path_rat'):
-        create(drop_path_rat=0.1)
+        create_any(drop_path_rat=0.1)
     with pytest.raises(ValueError, match="expected 'avg', or '' for none, got 'max'"):
-        create(global_pool='max')
+        create_any(global_pool='max')
 
 
-def test_features(create):
-    whole = randomise(create()).eval()
+def test_features(create_any):
+    whole = randomise(create_any()).eval()
     x = torch.randn(1, 3, 70, 64)
     final, maps = whole.forward_intermediates(x)
     assert torch.equal(final, whole.forward_features(x))
@@ -93,16 +152,16 @@ def test_features(create):
     assert [tuple(y.shape[2:]) for y in maps] == [(18, 16), (9, 8), (5, 4), (3, 2)]
     assert torch.equal(maps[-1], final)
 
-    model = create(features_only=True)
+    model = create_any(features_only=True)
     assert (model.feature_info.channels(), model.feature_info.reduction()) == ([8, 16, 24, 32], [4, 8, 16, 32])
     state = whole.backbone.state_dict()
     model.load_state_dict({f'model.backbone.{name}': value for name, value in state.items()})  # strictly: no head
     assert all(map(torch.equal, model.eval()(x), maps))
 
 
-def test_pruned_features(create):
+def test_pruned_features(create_any):
     """What comes after the last stage asked for is not there, so that no parameter is left without a gradient."""
-    model = create(features_only=True, out_indices=(0, 2), in_chans=1)
+    model = create_any(features_only=True, out_indices=(0, 2), in_chans=1)
     assert (model.feature_info.channels(), model.feature_info.reduction()) == ([8, 24], [4, 16])
     maps = model(torch.randn(2, 1, 64, 64))
     assert [tuple(y.shape) for y in maps] == [(2, 8, 16, 16), (2, 24, 4, 4)]
@@ -110,8 +169,8 @@ def test_pruned_features(create):
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def test_the_last_map_may_be_normalised(create):
-    model = randomise(create()).eval()
+def test_the_last_map_may_be_normalised(create_any):
+    model = randomise(create_any()).eval()
     x = torch.randn(1, 3, 64, 64)
     maps = model.forward_intermediates(x, intermediates_only=True)
     normed = model.forward_intermediates(x, [0, -1], norm=True, intermediates_only=True)
@@ -121,8 +180,8 @@ def test_the_last_map_may_be_normalised(create):
         model.forward_intermediates(x, output_fmt='NHWC')
 
 
-def test_another_classifier(create):
-    model = randomise(create()).eval()
+def test_another_classifier(create_any):
+    model = randomise(create_any()).eval()
     x = torch.randn(2, 3, 64, 64)
     features = model.forward_head(model.forward_features(x), pre_logits=True)
     model.reset_classifier(3)
@@ -138,8 +197,8 @@ def test_another_classifier(create):
     assert model.head.fc.weight.dtype == torch.float64
 
 
-def test_gradient_checkpointing(create):
-    model = randomise(create())
+def test_gradient_checkpointing(create_any):
+    model = randomise(create_any())
     x = torch.randn(2, 3, 64, 64)
     gradients = []
     for enable in (False, True):
@@ -151,8 +210,8 @@ def test_gradient_checkpointing(create):
     assert all(map(torch.equal, *gradients))
 
 
-def test_layers_for_layer_wise_rates(create):
-    model = create()
+def test_layers_for_layer_wise_rates(create_any):
+    model = create_any()
     depths = group_parameters(model, model.group_matcher(), reverse=True)
     assert depths.keys() == dict(model.named_parameters()).keys()
     assert depths['backbone.stem.0.weight'] == 0
@@ -237,9 +296,20 @@ class TestPretrained:
         wider = randomise(SparXMamba(SMALL_ARCH | {'channels': (8, 16, 24, 36)}, output_norm=False)).state_dict()
         with pytest.raises(RuntimeError) as error:
             pretrained(wider)
-        assert 'of another arch' in str(error.value)
+        assert 'of another network; channels: 8, 16, 24, 36 in the file' in str(error.value)
         for ours in ('init_cfg', 'load_pretrained', 'may_differ', 'prefix=', 'adapt_channels', 'in_channels'):
             assert ours not in str(error.value)
+
+    @pytest.mark.parametrize('names', ['ours', 'published'])
+    @pytest.mark.parametrize(('name', 'other'), [('sparx_mamba_tiny', 'vmamba_small'), ('vmamba_tiny', 'vmamba_base')])
+    def test_the_file_of_another_network(self, name, other, names):
+        with torch.device('meta'):
+            model, file = timm.create_model(name), timm.create_model(other)
+        state = file.state_dict()
+        if names == 'published':
+            state = dict(zip(convert_names(state, names).values(), state.values(), strict=True))
+        with pytest.raises(RuntimeError, match=rf"Build the model with timm\.create_model\('{other}'\)\."):
+            match_checkpoint(state, model)
 
     def test_a_file_without_a_head(self, create, pretrained, save, tmp_path):
         """As of a network of features (num_classes=0), and what `save_for_hf` writes of one."""
@@ -318,8 +388,8 @@ class TestTrainingCheckpoints:
             timm.models.load_checkpoint(model, str(tmp_path / 'nonesuch.pth'))
 
 
-def test_reparameterize_model(create):
+def test_reparameterize_model(create_any):
     """timm calls every module's method `fuse`, where there is one."""
-    model = randomise(create()).eval()
+    model = randomise(create_any()).eval()
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(reparameterize_model(model)(x), model(x))

@@ -82,7 +82,7 @@ class TestLoading:
         model = build(SMALL_ARCH | {'stem_depth': 2}, in_channels=4)
         published = published_classifier()
         published[STEM] = torch.zeros(8, 3, 3, 3)
-        with pytest.raises(RuntimeError, match='of another arch'):
+        with pytest.raises(RuntimeError, match=r'of another network; shape of stem\.0\.weight'):
             load_pretrained(model, save(published), adapt_channels=True)
 
 

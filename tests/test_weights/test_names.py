@@ -244,10 +244,10 @@ class TestVMamba:
         [
             (['patch_embed.2.weight', 'layers.0.blocks.0.op.Ds'], {'': VMAMBA}),
             (['backbone.patch_embed.2.bias', 'backbone.outnorm0.bias'], {'backbone.': VMAMBA}),
-            (['a.stem.0.bias', 'a.stages.0.layers.0.mixer.D'], {'a.': VMAMBA}),
-            (['stem.0.weight', 'stages.0.layers.0.mixer.D'], {'': SPARX}),
+            (['a.stem.3.bias', 'a.stages.0.layers.0.mixer.D'], {'a.': VMAMBA}),
+            (['stem.0.bias', 'stages.0.layers.0.mixer.D'], {'': SPARX}),
             (['patch_embed.0.weight', 'layers.0.blocks.0.pos_embed.bias'], {'': SPARX}),
-            (['stem.0.bias_correction'], {}),
+            (['stem.3.bias_correction'], {}),
         ],
     )
     def test_which_family(self, names, found):

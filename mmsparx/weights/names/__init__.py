@@ -14,7 +14,16 @@ from mmsparx.weights.names.vmamba import VMAMBA
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ['FAMILIES', 'SPARX', 'VMAMBA', 'NameMap', 'convert_names', 'convert_value', 'find_backbones']
+__all__ = [
+    'FAMILIES',
+    'SPARX',
+    'VMAMBA',
+    'NameMap',
+    'convert_names',
+    'convert_value',
+    'find_backbones',
+    'is_published_of',
+]
 
 # Our names of the two are alike but for what VMAMBA looks for, so it comes last and is the one that is found.
 FAMILIES: tuple[NameMap, ...] = (SPARX, VMAMBA)
@@ -24,6 +33,17 @@ def find_backbones(names: Iterable[str]) -> dict[str, NameMap]:
     """Where the backbones of known families stand in a file, by their prefixes: {'backbone.': SPARX} in most."""
     names = list(names)
     return {prefix: family for family in FAMILIES for prefix in family.prefixes(names)}
+
+
+def is_published_of(family: NameMap, names: Iterable[str]) -> bool:
+    """Whether names within a backbone are published ones of a family.
+
+    Families have many of these names in common. Names that only another one has decide against it.
+    """
+    names = list(names)
+    if not family.is_published(names):
+        return False
+    return '' in family.prefixes(names) or not any('' in other.prefixes(names) for other in FAMILIES)
 
 
 def convert_names(names: Iterable[str], to: str) -> dict[str, str]:

@@ -39,8 +39,11 @@ class SparXNames(NameMap):
     """Of `SparXMamba`'s published checkpoints."""
 
     family = 'SparX'
-    # Under our names a layer's mixer, under the published ones its position encoding.
-    layer = re.compile(r'(|.*?\.)(?:stages\.\d+\.layers\.\d+\.mixer|layers\.\d+\.blocks\.\d+\.pos_embed)\.')
+    # Under our names a layer's mixer; under the published ones its position encoding, or a ganglion layer's sources,
+    # as a network without position encoding has them, too.
+    layer = re.compile(
+        r'(|.*?\.)(?:stages\.\d+\.layers\.\d+\.mixer|layers\.\d+\.blocks\.\d+\.(?:pos_embed|op\.d_norm))\.'
+    )
     published = re.compile(r'patch_embed\.|layers\.\d+\.blocks\.')
     head = frozenset(f'{part}.{leaf}' for part in _HEAD.values() for leaf in ('weight', 'bias'))
 

@@ -72,8 +72,9 @@ class VMambaNames(NameMap):
     """
 
     family = 'VMamba'
-    # The stem alone tells VMamba from SparX by its names: its convolutions have biases, and its norms other places.
-    layer = re.compile(r'(|.*?\.)(?:stem\.0\.bias$|patch_embed\.2\.)')
+    # The stem alone tells VMamba from SparX by its names: its second convolution has a bias, which Swin's stem does not
+    # have, either, and under published names its norms have other places.
+    layer = re.compile(r'(|.*?\.)(?:stem\.3\.bias$|patch_embed\.2\.)')
     published = re.compile(r'patch_embed\.|layers\.\d+\.blocks\.|outnorm\d+\.')
     head = frozenset(f'head.{part}.{leaf}' for part in ('norm', 'fc') for leaf in ('weight', 'bias'))
 
