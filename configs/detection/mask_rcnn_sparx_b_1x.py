@@ -1,2 +1,8 @@
 # The paper reports 49.7 box AP and 44.3 mask AP on COCO val2017.
-_base_ = ['./_base_/models/mask_rcnn_sparx_b.py', './_base_/schedules/coco_1x.py']
+# Determined by the published weights.
+_base_ = ['./_base_/models/mask_rcnn_sparx.py', '../_base_/sparx_mamba_b.py', './_base_/schedules/coco_1x.py']
+
+model = dict(
+    backbone=dict(**_base_.backbone, init_cfg=_base_.init_cfg, drop_path_rate=0.45),
+    neck=dict(in_channels=_base_.channels),
+)

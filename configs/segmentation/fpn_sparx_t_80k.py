@@ -1,2 +1,8 @@
 # The paper reports 49.5 mIoU on ADE20K.
-_base_ = ['./_base_/models/fpn_sparx_t.py', './_base_/schedules/ade20k_80k.py']
+# Determined by the published weights.
+_base_ = ['./_base_/models/fpn_sparx.py', '../_base_/sparx_mamba_t.py', './_base_/schedules/ade20k_80k.py']
+
+model = dict(
+    backbone=dict(**_base_.backbone, init_cfg=_base_.init_cfg, drop_path_rate=0.2),
+    neck=dict(in_channels=_base_.channels),
+)

@@ -1,2 +1,9 @@
 # The paper reports 52.3 mIoU on ADE20K, and 53.4 with the multi-scale test; a retraining by its authors, 52.5.
-_base_ = ['./_base_/models/upernet_sparx_b.py', './_base_/schedules/ade20k_160k.py']
+# Determined by the published weights.
+_base_ = ['./_base_/models/upernet_sparx.py', '../_base_/sparx_mamba_b.py', './_base_/schedules/ade20k_160k.py']
+
+model = dict(
+    backbone=dict(**_base_.backbone, init_cfg=_base_.init_cfg, drop_path_rate=0.5),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)

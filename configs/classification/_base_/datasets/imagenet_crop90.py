@@ -1,11 +1,6 @@
-# As imagenet_crop95.py; tested on the centre of pictures resized to 248 (crop ratio 0.9).
+# As imagenet_crop95.py; tested on the centre of images resized to 248 (crop ratio 0.9).
 _base_ = './imagenet_crop95.py'
 
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=248, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+test_pipeline = [dict(step, scale=248) if step['type'] == 'ResizeEdge' else step for step in _base_.test_pipeline]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -1,8 +1,8 @@
 # A small classifier, from scratch, for smoke tests and small data on a CPU. Not of the paper.
-_base_ = ['./sparx_mamba.py', '../../../_base_/mini_arch.py']
+_base_ = ['./classifier.py', '../../../_base_/mini_arch.py']
 
 model = dict(
-    backbone=dict(arch=_base_.mini_arch, norm_cfg=dict(type='BN')),
+    backbone=dict(type='mmsparx.SparXMamba', arch=_base_.mini_arch, norm_cfg=dict(type='BN')),
     head=dict(in_channels=_base_.mini_arch.channels[-1]),
     train_cfg=None,
 )

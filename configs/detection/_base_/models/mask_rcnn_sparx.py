@@ -1,18 +1,6 @@
-# Mask R-CNN over a SparX backbone; the leaves name its size.
-_base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/default_runtime.py',
-    '../../../_base_/sparx_runtime.py',
-]
+# Mask R-CNN over SparX-Mamba; the leaves name its size.
+_base_ = './mask_rcnn.py'
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmsparx.SparXMamba',
-        out_indices=(0, 1, 2, 3),
-        aggregator=dict(type='DMCA', learnable_scale=True),
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-    )
+    backbone=dict(type='mmsparx.SparXMamba', aggregator=dict(type='DMCA', learnable_scale=True)),
 )
-
-default_hooks = dict(checkpoint=dict(type='mmsparx.SafeCheckpointHook', interval=1, max_keep_ckpts=3))

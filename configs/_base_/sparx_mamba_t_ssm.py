@@ -1,0 +1,6 @@
+# SparX-Mamba-T with SSM in place of SS2D (Table 9), in the style of VMamba. The paper's text has no drop path: T's.
+_base_ = './sparx_mamba_t.py'
+
+backbone = dict(style='vmamba', token_mixer=dict(type='SSM'), drop_path_rate=0.2)
+init_cfg = None
+no_pretrained_weights = 'ImageNet weights of SparX-Mamba-T with SSM are not published'

@@ -1,0 +1,4 @@
+# SRA (Table 5).
+_base_ = './variant.py'
+
+backbone = dict(aggregator=dict(type='SRA'))

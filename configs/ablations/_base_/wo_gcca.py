@@ -1,0 +1,4 @@
+# w/o GCCA (Table 5).
+_base_ = './variant.py'
+
+backbone = dict(aggregator=dict(type='NoAttention'))
