@@ -4,6 +4,7 @@ import argparse
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmsparx.engine.command_line import (
@@ -70,6 +71,19 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
 
+def log_initial_weights(cfg: Config) -> None:
+    """Log that a backbone which usually starts from ImageNet weights does not, where the config says why."""
+    backbone = cfg.model.get('backbone', {})
+    reason = cfg.get('no_pretrained_weights')
+    if reason and 'init_cfg' in backbone and backbone.init_cfg is None and not cfg.get('load_from'):
+        key = 'model.backbone.init_cfg'
+        print_log(
+            f'the backbone starts from random values: {reason}. To start from your own: --cfg-options '
+            f'{key}._delete_=True {key}.type=Pretrained {key}.checkpoint=FILE',
+            logger='current',
+        )
+
+
 @record  # of several processes, the one that fails is named with its error
 def main() -> None:
     args = parse_args()
@@ -79,7 +93,9 @@ def main() -> None:
     with own_work_dir(cfg.work_dir), empty_data_explained():
         if cfg.get('resume') and cfg.get('load_from') is None:
             resume_newest(cfg)
-        build_runner(cfg).train()
+        runner = build_runner(cfg)
+        log_initial_weights(cfg)
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@
 standard library alone; reading a config or a metafile needs mmengine.
 """
 
+from mmsparx.zoo.figures import PaperFigure, paper_figures
 from mmsparx.zoo.shipped import (
     ShippedConfig,
     export_config,
@@ -13,4 +14,13 @@ from mmsparx.zoo.shipped import (
     resolve_config,
 )
 
-__all__ = ['ShippedConfig', 'export_config', 'find_config', 'list_configs', 'read_models', 'resolve_config']
+__all__ = [
+    'PaperFigure',
+    'ShippedConfig',
+    'export_config',
+    'find_config',
+    'list_configs',
+    'paper_figures',
+    'read_models',
+    'resolve_config',
+]

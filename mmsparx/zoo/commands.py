@@ -11,7 +11,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `configs` and `export-config` to the commands of a parser."""
     text = 'list the shipped configs, with what the paper reports for them'
     parser = commands.add_parser('configs', help=text, description=text)
-    parser.add_argument('--task', help='those of one task: classification, detection or segmentation')
+    parser.add_argument('--task', help='those of one task: ablations, classification, detection or segmentation')
     parser.set_defaults(run=lambda args: run(list_all, args))
 
     text = 'write a shipped config as one file that needs nothing but the installed package'
