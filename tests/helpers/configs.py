@@ -1,5 +1,6 @@
 """What the tests of every task's configs share."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,6 +13,9 @@ from helpers import oracle_shapes
 from mmsparx.weights.names import SPARX
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+TABLE = CONFIGS.parent / 'docs/paper_against_counted.md'
+# What differs from one leaf of a task to another, by design: what the bases of a size have, and a model's parts.
+SIZE = ('backbone', 'channels', 'init_cfg', 'no_pretrained_weights', 'paramwise_cfg', 'stages')
 
 
 def library_config(library, name: str) -> Config:
@@ -26,13 +30,45 @@ def build(cfg: Config) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def assert_published_decay(cfg: Config) -> None:
-    """The published runs matched 'norm' against their names, in which batch norms have none; `cfg` is of a T."""
+@cache
+def committed_table() -> dict[str, list[str]]:
+    """The cells of the rows of docs/paper_against_counted.md, by the name of the config."""
+    rows = [line.strip('| ').split(' | ') for line in TABLE.read_text().splitlines() if line.startswith('| ')]
+    return {cells[0]: cells for cells in rows[2:]}
+
+
+def assert_committed_parameters(name: str, model: nn.Module) -> None:
+    """The table has the parameters of a config's model, where it is one of the paper."""
+    row = committed_table().get(Path(name).stem)
+    if row is not None:
+        assert row[2] == f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}'
+
+
+def recipe(cfg: Config) -> dict:
+    """What every leaf of a task and a schedule has: all but its backbone, and the channels that follow from it."""
+    shared = {key: value for key, value in cfg.to_dict().items() if key not in SIZE}
+    model = shared['model']
+    backbone = model.pop('backbone')
+    for part in ['neck'] if model.get('neck') else ['head', 'decode_head', 'auxiliary_head']:
+        for key in ('in_channels', 'style'):
+            model.get(part, {}).pop(key, None)
+    return shared | {key: backbone.get(key) for key in ('out_indices', 'output_norm', 'norm_cfg')}
+
+
+def weight_decays(cfg: Config) -> dict[str, float]:
+    """The weight decay of each parameter, by its name."""
     model = build(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}  # that of AMP wants a GPU
+    optimizer = build_optim_wrapper(model, wrapper).optimizer
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decays = {names[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     assert decays.keys() == dict(model.named_parameters()).keys()
+    return decays
+
+
+def assert_published_decay(cfg: Config) -> None:
+    """The published runs matched 'norm' against their names, in which batch norms have none; `cfg` is of a T."""
+    decays = weight_decays(cfg)
     published = {
         SPARX.to_published(name.removeprefix('backbone.')): decay
         for name, decay in decays.items()

@@ -1,19 +1,21 @@
 """The ImageNet configs: they build, hold the published recipe, and cost what the paper says."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip('mmpretrain', reason='the classification configs stand on mmpretrain')
 from helpers import oracle_shapes
-from helpers.configs import CONFIGS, build
+from helpers.configs import CONFIGS, assert_committed_parameters, build, recipe, weight_decays
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
 
 from mmsparx.analysis import complexity
-from mmsparx.models import SparXMamba
+from mmsparx.layers.norm import build_norm
+from mmsparx.models import SparXNet
 from mmsparx.weights.names import convert_names
 
 CLASSIFICATION = CONFIGS / 'classification'
@@ -27,8 +29,22 @@ PAPER = {
     'b': ('base', 0.5, 235, 83_536_168, 15.9),
 }
 
+# Of the others: family, arch, drop path, and the side to which images are resized.
+OTHERS = {
+    'sparx_mamba_t_ssm': ('SparXMamba', 'tiny', 0.2, 248),
+    'sparx_mamba_t_bi_ssm': ('SparXMamba', 'tiny', 0.2, 248),
+    'sparx_swin_t': ('SparXSwin', 'tiny', 0.2, 248),
+    'sparx_swin_b': ('SparXSwin', 'base', 0.5, 235),
+    'vmamba_t': ('VMamba', 'tiny', 0.2, 256),
+    'vmamba_t_s1l8': ('VMamba', 'tiny_s1l8', 0.2, 256),
+    'vmamba_s': ('VMamba', 'small', 0.3, 256),
+    'vmamba_b': ('VMamba', 'base', 0.6, 256),
+}
 
+
+@cache
 def load(name: str) -> Config:
+    """Not to be changed."""
     return Config.fromfile(CLASSIFICATION / name)
 
 
@@ -43,7 +59,9 @@ def published(request):
 def test_a_leaf_builds(name):
     cfg = load(name)
     classifier = build(cfg)
-    assert isinstance(classifier.backbone, SparXMamba)
+    assert isinstance(classifier.backbone, SparXNet)
+    assert_committed_parameters(cfg.filename, classifier)
+    assert isinstance(classifier.head.norm, type(build_norm(1, {'type': classifier.backbone.style.norm})))
     assert classifier.head.fc.in_features == classifier.backbone.arch.channels[-1]
     assert classifier.head.fc.out_features == cfg.data_preprocessor.num_classes
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -61,10 +79,7 @@ def test_parameters_and_multiply_adds_of_the_paper(published):
 def test_the_published_set_of_parameters_does_not_decay(published):
     """Parameters with at most one axis, and biases; what is of two axes decays, whatever it is."""
     arch, cfg, model = published
-    without_amp = cfg.optim_wrapper | {'type': 'OptimWrapper'}  # which wants a GPU
-    optimizer = build_optim_wrapper(model, without_amp).optimizer
-    ours = {id(parameter): name for name, parameter in model.named_parameters()}
-    decays = {ours[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    decays = weight_decays(cfg)
     names = convert_names(model.state_dict(), 'published')
     decays = {names[name]: decay for name, decay in decays.items()}
     buffers = ('running_mean', 'running_var', 'num_batches_tracked')
@@ -106,6 +121,32 @@ def test_the_recipe(published):
         )  # fmt: skip
         assert (crop.type, crop.crop_size) == ('CenterCrop', 224)
         assert loader.dataset.split == 'val'
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_recipe_of_the_others_is_the_same(name):
+    """But for the drop path and the size of the tested image; Swin's table of biases does not decay."""
+    family, arch, drop_path, resize = OTHERS[name]
+    cfg, reference = load(f'{name}_in1k.py'), load(PUBLISHED[0])
+    backbone = cfg.model.backbone
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == (f'mmsparx.{family}', arch, drop_path)
+    assert 'init_cfg' not in backbone
+    ours, theirs = recipe(cfg), recipe(reference)
+    for part in (ours, theirs):
+        for loader in ('val_dataloader', 'test_dataloader'):
+            _, to, *_ = part[loader]['dataset']['pipeline']
+            assert to.pop('scale') == (resize if part is ours else 248)
+        part.pop('test_pipeline')
+    if family == 'SparXSwin':
+        decays = weight_decays(cfg)
+        tables = {key: decay for key, decay in decays.items() if key.endswith('relative_position_bias_table')}
+        assert len(tables) == sum(stage.depth for stage in build(cfg).backbone.arch.stages)
+        assert set(tables.values()) == {0}
+        for key in ('qkv.weight', 'ffn.fc1.weight'):
+            assert {decay for each, decay in decays.items() if each.endswith(key)} == {0.05}
+        assert ours['optim_wrapper'].pop('paramwise_cfg').pop('flat_decay_mult') == 0
+        theirs['optim_wrapper'].pop('paramwise_cfg')
+    assert ours == theirs
 
 
 def rates(cfg: Config) -> list[float]:

@@ -7,13 +7,22 @@ import torch
 
 pytest.importorskip('mmdet', reason='the detection configs stand on mmdet')
 import mmdet
-from helpers.configs import CONFIGS, assert_published_decay, build, library_config
+from helpers.configs import (
+    CONFIGS,
+    assert_committed_parameters,
+    assert_published_decay,
+    build,
+    library_config,
+    recipe,
+    weight_decays,
+)
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmsparx.analysis import two_stage_complexity
-from mmsparx.models import SparXMamba
+from mmsparx.models import SparXNet
+from mmsparx.weights.names import VMAMBA
 
 DETECTION = CONFIGS / 'detection'
 LEAVES = sorted(path.name for path in DETECTION.glob('*.py'))
@@ -28,6 +37,13 @@ PAPER = {
     'b': ('base', 0.45, [120, 240, 396, 636], 498, 103),
 }
 
+# Of VMamba: arch, drop path, and published file.
+VMAMBAS = {
+    't': ('tiny', 0.2, 'vssm_tiny_0230_ckpt_epoch_262'),
+    's': ('small', 0.3, 'vssm_small_0229_ckpt_epoch_222'),
+    'b': ('base', 0.6, 'vssm_base_0229_ckpt_epoch_237'),
+}
+
 
 def load(name: str) -> Config:
     return Config.fromfile(DETECTION / name)
@@ -36,7 +52,8 @@ def load(name: str) -> Config:
 @pytest.mark.parametrize('name', [*LEAVES, LAZY, FSDP])
 def test_a_leaf_builds(name):
     detector = build(load(name))
-    assert isinstance(detector.backbone, SparXMamba)
+    assert isinstance(detector.backbone, SparXNet)
+    assert_committed_parameters(name, detector)
     assert detector.neck.in_channels == list(detector.backbone.arch.channels)
 
 
@@ -70,6 +87,31 @@ def test_a_leaf_holds_the_published_recipe(name):
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
     # A name alone would be imported too late by an inferencer.
     assert cfg.custom_imports.imports == ['mmsparx.models']
+
+
+@pytest.mark.parametrize('schedule', ['1x', '3x'])
+@pytest.mark.parametrize('size', VMAMBAS)
+def test_vmamba_has_the_same_recipe(size, schedule):
+    cfg = load(f'mask_rcnn_vmamba_{size}_{schedule}.py')
+    arch, drop_path, file = VMAMBAS[size]
+    backbone = cfg.model.backbone
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == ('mmsparx.VMamba', arch, drop_path)
+    address = f'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}.pth'
+    assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': address}
+    assert recipe(cfg) == recipe(load(f'mask_rcnn_sparx_t_{schedule}.py'))
+
+
+def test_the_parameters_of_vmamba_that_do_not_decay():
+    """Those with 'norm' in their published names, which those of stem and downsampling do not have."""
+    cfg = load('mask_rcnn_vmamba_t_1x.py')
+    decays = {
+        VMAMBA.to_published(name.removeprefix('backbone.')): decay
+        for name, decay in weight_decays(cfg).items()
+        if name.startswith('backbone.')
+    }
+    assert decays == {name: 0 if 'norm' in name else 0.05 for name in decays}
+    assert decays['patch_embed.2.weight'] == decays['layers.0.downsample.3.weight'] == 0.05
+    assert decays['outnorm0.weight'] == decays['layers.0.blocks.0.op.out_norm.weight'] == 0
 
 
 def test_the_1x_pipeline():

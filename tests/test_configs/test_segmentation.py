@@ -9,7 +9,15 @@ import torch
 
 pytest.importorskip('mmseg', reason='the segmentation configs stand on mmseg')
 import mmseg
-from helpers.configs import CONFIGS, assert_published_decay, build, library_config
+from helpers.configs import (
+    CONFIGS,
+    assert_committed_parameters,
+    assert_published_decay,
+    build,
+    library_config,
+    recipe,
+    weight_decays,
+)
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
@@ -17,7 +25,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default
 from mmseg.datasets import ADE20KDataset
 
 from mmsparx.analysis import complexity
-from mmsparx.models import SparXMamba
+from mmsparx.models import SparXNet
 
 SEGMENTATION = CONFIGS / 'segmentation'
 LEAVES = sorted(path.name for path in SEGMENTATION.glob('*.py'))
@@ -34,6 +42,19 @@ PAPER = {
     ('fpn', 'b'): (422, 87, 0.4),
 }
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
+
+# Of the others: family, arch, drop path, and whether there are published ImageNet weights.
+OTHERS = {
+    'upernet_sparx_t_ssm_160k.py': ('SparXMamba', 'tiny', 0.2, False),
+    'upernet_sparx_t_bi_ssm_160k.py': ('SparXMamba', 'tiny', 0.2, False),
+    'upernet_sparx_swin_t_160k.py': ('SparXSwin', 'tiny', 0.2, False),
+    'upernet_sparx_swin_b_160k.py': ('SparXSwin', 'base', 0.5, False),
+    **{
+        name.format(size): ('VMamba', arch, drop_path, True)
+        for size, arch, drop_path in (('t', 'tiny', 0.2), ('s', 'small', 0.3), ('b', 'base', 0.6))
+        for name in ('upernet_vmamba_{}_160k.py', 'fpn_vmamba_{}_80k.py')
+    },
+}
 
 
 @cache
@@ -55,7 +76,8 @@ def count(model):
 def test_a_leaf_builds(name):
     cfg = load(name)
     model = segmenter(name)
-    assert isinstance(model.backbone, SparXMamba)
+    assert isinstance(model.backbone, SparXNet)
+    assert_committed_parameters(name, model)
     channels = list(model.backbone.arch.channels)
     assert list((model.neck if model.with_neck else model.decode_head).in_channels) == channels
     classes = len(cfg.train_dataloader.dataset.get('metainfo', ADE20KDataset.METAINFO)['classes'])
@@ -100,6 +122,35 @@ def test_a_leaf_holds_the_published_recipe(name):
         assert (cfg.model.neck.out_channels, cfg.model.decode_head.channels) == (256, 128)
     assert norms == {'SyncBN'}
     assert cfg.model.decode_head.dropout_ratio == 0.1
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_recipe_of_the_others_is_the_same(name):
+    family, arch, drop_path, published = OTHERS[name]
+    cfg = load(name)
+    backbone = cfg.model.backbone
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == (f'mmsparx.{family}', arch, drop_path)
+    if published:
+        assert backbone.init_cfg.checkpoint.startswith(
+            'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/'
+        )
+    else:
+        assert backbone.init_cfg is None
+        assert cfg.no_pretrained_weights.endswith('are not published')
+    ours, theirs = recipe(cfg), recipe(load(UPERNET[0] if name.startswith('upernet') else FPN[0]))
+    if family == 'SparXSwin':
+        assert ours['optim_wrapper'].pop('paramwise_cfg')['custom_keys'].keys() > {'norm'}
+        assert theirs['optim_wrapper'].pop('paramwise_cfg')['custom_keys'].keys() == {'norm'}
+    assert ours == theirs
+
+
+def test_the_parameters_of_swin_that_do_not_decay():
+    """As in Swin: the norms, that of the stem included, and the tables of relative positions' biases."""
+    decays = weight_decays(load('upernet_sparx_swin_t_160k.py'))
+    spared = {name for name, decay in decays.items() if decay == 0}
+    expected = ('norm', 'relative_position_bias_table', 'backbone.stem.1.')
+    assert spared == {name for name in decays if name.startswith('backbone.') and any(key in name for key in expected)}
+    assert all(any(key in name for name in spared) for key in expected)
 
 
 @pytest.mark.parametrize('name', [UPERNET[0], FPN[0]])

@@ -7,11 +7,21 @@ import sys
 import pytest
 
 pytest.importorskip('mmengine', reason='configs are read by mmengine')
-from helpers.configs import CONFIGS
+from helpers.configs import CONFIGS, TABLE, committed_table
+from helpers.tools import load_tool
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 
+import mmsparx.analysis
 from mmsparx import zoo
+from mmsparx.analysis import Complexity
 
 TOOL = str(CONFIGS.parent / 'tools/analysis_tools/get_flops.py')
+MODELS = {
+    name: model
+    for task in ('ablations', 'classification', 'detection', 'segmentation')
+    for name, model in zoo.read_models(task).items()
+}
 LIBRARIES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'mmpretrain'}
 
 
@@ -20,8 +30,13 @@ def get_flops(monkeypatch, capsys):
     """Run the tool in this process; returns what it prints."""
 
     def run(*arguments):
+        logger = MMLogger.get_current_instance()
+        level = logger.level
         monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
-        runpy.run_path(TOOL, run_name='__main__')
+        try:
+            runpy.run_path(TOOL, run_name='__main__')
+        finally:
+            logger.setLevel(level)
         return capsys.readouterr().out
 
     return run
@@ -109,3 +124,70 @@ def test_detectors_that_are_counted_otherwise(tmp_path, get_flops):
 def test_an_unknown_config(get_flops):
     with pytest.raises(ValueError, match=r"no config file 'mask_rcnn_sparx_t'.*nearest: mask_rcnn_sparx_"):
         get_flops('mask_rcnn_sparx_t')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return load_tool('analysis_tools/get_flops')
+
+
+class TestPaperAgainstCounted:
+    """docs/paper_against_counted.md is what `--paper` prints.
+
+    All of it takes minutes, so the GFLOPs of classifiers alone are counted here; the tests of the configs compare the
+    parameters of all.
+    """
+
+    def test_rows_and_the_papers_figures(self, tool):
+        assert TABLE.read_text().startswith(f'{tool.PAPER}\n| {" | ".join(tool.COLUMNS)} |\n')
+        assert list(committed_table()) == list(MODELS)
+        for name, (_, params, _, flops, _, _, agrees, design) in committed_table().items():
+            model = MODELS[name]
+            assert (params, flops) == tuple(str(figure or '-') for figure in zoo.paper_figures(model))
+            assert design == model['Metadata']['Design']
+            if agrees.startswith('no: '):
+                assert 'does not agree' in design
+
+    @pytest.mark.parametrize('name', [name for name in MODELS if name.endswith('_in1k')])
+    def test_classifiers(self, name, tool):
+        pytest.importorskip('mmpretrain')
+        costs = tool.count_both(Config.fromfile(zoo.find_config(name)))
+        assert list(tool.compare(MODELS[name], *costs)) == committed_table()[name]
+
+    @pytest.mark.parametrize(
+        ('params', 'plain', 'norms', 'agrees'),
+        [
+            (26.9, 5.21, 5.3, 'yes'),
+            (27.51, 5.1, 5.2, 'no: parameters'),  # with norms, GFLOPs do
+            (26.9, 5.1, 5.2, 'with norms'),
+            (26.9, 5.0, 5.1, 'no: GFLOPs'),
+            (20, 5.0, 5.1, 'no: parameters, GFLOPs'),
+        ],
+    )
+    def test_agreement(self, params, plain, norms, agrees, tool):
+        costs = [Complexity(round(params * 1e6), {'mm': round(macs * 1e9)}) for macs in (plain, norms)]
+        assert tool.compare(MODELS['sparx_mamba_t_in1k'], *costs)[6] == agrees
+
+    def test_the_whole_table(self, tool, monkeypatch, get_flops):
+        """Each row once, and a network of two configs is counted once."""
+        pytest.importorskip('mmdet')
+        names = [f'mask_rcnn_sparx_t_{schedule}' for schedule in ('1x', '3x')]
+        monkeypatch.setattr(
+            zoo, 'read_models', lambda task: {name: MODELS[name] for name in names if task == 'detection'}
+        )
+        monkeypatch.setattr(zoo, 'list_configs', lambda: [zoo.ShippedConfig(CONFIGS, 'detection')] * 2)
+        counts = []
+        whole = mmsparx.analysis.two_stage_complexity
+        monkeypatch.setattr(
+            mmsparx.analysis, 'two_stage_complexity', lambda *a, **k: counts.append(k) or whole(*a, **k)
+        )
+        *_, first, second = get_flops('--paper').splitlines()
+        assert [first, second] == [f'| {" | ".join(committed_table()[name])} |' for name in names]
+        assert counts == [{'norms': False}, {'norms': True}]
+
+
+def test_a_config_or_the_table(get_flops, capsys):
+    for arguments in ([], ['sparx_mamba_t_in1k', '--paper']):
+        with pytest.raises(SystemExit):
+            get_flops(*arguments)
+        assert 'config' in capsys.readouterr().err

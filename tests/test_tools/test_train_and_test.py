@@ -78,6 +78,59 @@ def test_every_backbone_parameter_gets_a_gradient(coco):
         assert parameter.grad.abs().sum() > 0, name
 
 
+class TestNoPublishedWeights:
+    @pytest.fixture
+    def log(self, monkeypatch):
+        """`log(config, *options)`: what the training tool logs about initial weights, and the backbone's config."""
+
+        def run(name, *options):
+            train, said = load_tool('train'), []
+            monkeypatch.setattr(train, 'print_log', lambda message, logger: said.append(message))
+            args = _parse(train, name, *options)
+            cfg = train.load_config(args)
+            train.apply_training_options(cfg, args)
+            train.log_initial_weights(cfg)
+            return said, cfg.model.backbone
+
+        return run
+
+    def test_a_dense_task_says_so(self, log):
+        pytest.importorskip('mmseg')
+        (message,), backbone = log('upernet_sparx_swin_t_160k')
+        assert backbone.init_cfg is None
+        assert 'random values: ImageNet weights of SparX-Swin are not published' in message
+        # What it offers does it.
+        options = message.partition('--cfg-options ')[2].replace('FILE', 'mine.pth').split()
+        said, backbone = log('upernet_sparx_swin_t_160k', '--cfg-options', *options)
+        assert said == []
+        assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': 'mine.pth'}
+        assert log('upernet_sparx_swin_t_160k', '--cfg-options', 'load_from=mine.pth')[0] == []
+
+    @pytest.mark.parametrize(
+        ('library', 'name'), [('mmpretrain', 'sparx_swin_t_in1k'), ('mmdet', 'mask_rcnn_sparx_t_1x')]
+    )
+    def test_where_nothing_is_to_be_said(self, library, name, log):
+        """A classifier starts from random values anyway; others have their weights."""
+        pytest.importorskip(library)
+        assert log(name)[0] == []
+
+    def test_once_in_a_run(self, tmp_path, monkeypatch):
+        pytest.importorskip('mmseg')
+        events = []
+
+        class Runner:
+            def train(self):
+                events.append('train')
+
+        train = load_tool('train')
+        monkeypatch.setattr(train, 'check_data', lambda *_: None)
+        monkeypatch.setattr(train, 'build_runner', lambda cfg: events.append('build') or Runner())
+        monkeypatch.setattr(train, 'print_log', lambda message, logger: events.append('log'))
+        monkeypatch.setattr(sys, 'argv', ['train.py', 'upernet_sparx_swin_t_160k', '--work-dir', str(tmp_path)])
+        train.main()
+        assert events == ['build', 'log', 'train']
+
+
 def test_amp_says_that_it_needs_an_accelerator(train):
     if torch.cuda.is_available():
         pytest.skip('there is an accelerator here')

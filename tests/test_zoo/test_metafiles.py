@@ -9,16 +9,29 @@ pytest.importorskip('mmengine', reason='metafiles are read by mmengine')
 from helpers.configs import CONFIGS
 from mmengine.fileio import load
 
+from mmsparx.zoo import PaperFigure, paper_figures
+
 ROOT = CONFIGS.parent
-TASKS = ('classification', 'detection', 'segmentation')
+TASKS = ('ablations', 'classification', 'detection', 'segmentation')
 METAFILES = {task: load(CONFIGS / task / 'metafile.yml') for task in TASKS}
 MODELS = {model['Name']: model for metafile in METAFILES.values() for model in metafile['Models']}
-PAPER, RETRAINED = r'paper, Table \d', "retrained by the paper's authors"
+PAPER, RETRAINED, VMAMBA = r'paper, Table \d+', "retrained by the paper's authors", "VMamba's authors"
 # Where they were published; of the other models there are none.
 WEIGHTS = {
     f'sparx_mamba_{name[0]}_in1k': f'https://github.com/LMMMEng/SparX/releases/download/v1/sparx_mamba_{name}_in1k.pth'
     for name in ('tiny', 'small', 'base')
+} | {
+    f'vmamba_{name}_in1k': f'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{file}.pth'
+    for name, file in {
+        't': 'vssm_tiny_0230_ckpt_epoch_262',
+        't_s1l8': 'vssm1_tiny_0230s_ckpt_epoch_264',
+        's': 'vssm_small_0229_ckpt_epoch_222',
+        'b': 'vssm_base_0229_ckpt_epoch_237',
+    }.items()
 }
+# The paper has no parameters and GFLOPs of these, and no result of the last.
+WITHOUT_COST = {f'fpn_sparx_t_{variant}_80k' for variant in ('dgc', 'dsn', 'concat', 'wo_gcca', 'sca', 'sra')}
+WITHOUT_RESULT = {'mask_rcnn_vmamba_b_3x'}
 
 
 @pytest.mark.skipif(not (ROOT / 'setup.py').is_file(), reason='needs the repository')
@@ -38,10 +51,12 @@ def test_the_form(task):
     for model in metafile['Models']:
         assert model.keys() - {'Weights'} == {'Name', 'In Collection', 'Config', 'Metadata', 'Results'}
         assert model['In Collection'] in {collection['Name'] for collection in metafile['Collections']}
-        assert {'FLOPs', 'Parameters'} <= model['Metadata'].keys()
+        assert ({'FLOPs', 'Parameters'} <= model['Metadata'].keys()) == (model['Name'] not in WITHOUT_COST)
+        assert re.match('determined|fitted: |does not agree', model['Metadata']['Design'])
+        assert bool(model['Results']) == (model['Name'] not in WITHOUT_RESULT)
         for result in model['Results']:
             assert result.keys() == {'Task', 'Dataset', 'Source', 'Metrics'}
-            assert re.fullmatch(f'{PAPER}|{RETRAINED}', result['Source'])
+            assert re.fullmatch(f'{PAPER}|{RETRAINED}|{VMAMBA}', result['Source'])
             assert all(isinstance(value, float) for value in result['Metrics'].values())
 
 
@@ -64,12 +79,45 @@ def metrics(model, source):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_a_config_says_the_same_of_itself(name):
-    """Its first line has the paper's figures in the metafile's order, then the others."""
+    """Its first line has the paper's figures in the metafile's order, then the others; what follows, the design."""
     model = MODELS[name]
-    comment = (CONFIGS.parent / model['Config']).read_text().partition('\n')[0]
-    assert comment.startswith('# The paper reports ')
-    expected = [*metrics(model, PAPER).values(), *metrics(model, RETRAINED).values()]
-    assert [float(figure) for figure in re.findall(r'\d+\.\d', comment)] == expected
+    comment = (CONFIGS.parent / model['Config']).read_text().partition('\n_base_ = ')[0]
+    figures, *design = comment.split('\n')
+    theirs = metrics(model, VMAMBA)
+    assert figures.startswith("# Not in the paper; VMamba's authors report " if theirs else '# The paper reports ')
+    expected = [*metrics(model, PAPER).values(), *metrics(model, RETRAINED).values(), *theirs.values()]
+    assert [float(figure) for figure in re.findall(r'\d+\.\d', figures)] == expected
+    text = ' '.join(line.removeprefix('# ') for line in design)
+    expected = model['Metadata']['Design']
+    assert text == f'{expected[0].upper()}{expected[1:]}.'
+
+
+@pytest.mark.parametrize(
+    ('name', 'printed'),
+    [
+        ('sparx_mamba_t_in1k', ('27', '5.2')),
+        ('sparx_mamba_t_sra_in1k', ('27.0', '5.3')),  # Table 5 has a digit more
+        ('sparx_swin_b_in1k', ('88', '16.2')),
+        ('fpn_sparx_t_s1_80k', ('33.7', '206')),
+        ('mask_rcnn_vmamba_b_3x', ('108', '485')),
+        ('fpn_sparx_t_dgc_80k', ('None', 'None')),
+    ],
+)
+def test_figures_as_they_are_printed(name, printed):
+    assert tuple(map(str, paper_figures(MODELS[name]))) == printed
+
+
+@pytest.mark.parametrize(
+    ('figure', 'counted', 'agrees'),
+    [
+        (PaperFigure(25, 0), 25.49, True),  # its digits
+        (PaperFigure(25, 0), 25.51, False),
+        (PaperFigure(954, 0), 963, True),  # 1 %
+        (PaperFigure(954, 0), 944, False),
+    ],
+)
+def test_agreement(figure, counted, agrees):
+    assert figure.agrees(counted) == agrees
 
 
 def rows(readme: Path):
@@ -91,23 +139,26 @@ def test_a_readme_has_the_same_models_and_figures(task):
     assert [row['config'] for row in table] == [f'[{m["Name"]}]({m["Name"]}.py)' for m in METAFILES[task]['Models']]
     for row, model in zip(table, METAFILES[task]['Models'], strict=True):
         retrained = {f'{name} (retrained)': value for name, value in metrics(model, RETRAINED).items()}
-        figures = {name: str(value) for name, value in (metrics(model, PAPER) | retrained).items()}
-        figures['parameters (M)'] = f'{model["Metadata"]["Parameters"] / 1e6:g}'
+        reported = metrics(model, f'{PAPER}|{VMAMBA}') | retrained
+        figures = {name: str(value) for name, value in reported.items()}
         (flops,) = (head for head in row if head.startswith('GFLOPs at '))
-        figures[flops] = f'{model["Metadata"]["FLOPs"] / 1e9:g}'
+        figures['parameters (M)'], figures[flops] = (str(figure or '-') for figure in paper_figures(model))
+        figures['design'] = model['Metadata']['Design']
         if 'Weights' in model:
             figures['weights'] = f'[{Path(model["Weights"]).name}]({model["Weights"]})'
-        assert row == {'config': row['config'], **figures}
+        assert figures.keys() <= row.keys()
+        assert row == dict.fromkeys(row, '-') | figures | {'config': row['config']}
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_a_readme_says_whose_figures_they_are_and_its_links_lead_somewhere(task):
     text = (CONFIGS / task / 'README.md').read_text()
-    tables = {r['Source'].removeprefix('paper, ') for m in METAFILES[task]['Models'] for r in m['Results']} - {
-        RETRAINED
-    }
-    for table in tables:
-        assert f"are the paper's ({table}), not measurements of this project" in text
+    sources = {result['Source'] for model in METAFILES[task]['Models'] for result in model['Results']}
+    tables = sorted(int(source.split()[-1]) for source in sources if re.fullmatch(PAPER, source))
+    *others, last = map(str, tables)
+    named = f'Tables {", ".join(others)} and {last}' if others else f'Table {last}'
+    assert f"are the paper's ({named}), not measurements of this project" in re.sub(r'\s+', ' ', text)
+    assert (VMAMBA in text) == (VMAMBA in sources)
     for link in re.findall(r'\]\((?!https:)([^)]+)\)', text):
         assert (CONFIGS / task / link).exists(), link
     for config in re.findall(r'configs/[\w/]+\.py', text):
