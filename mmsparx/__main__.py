@@ -7,7 +7,8 @@ from collections.abc import Sequence
 # What is imported here must start where torch is broken or missing: a command imports what it needs
 # when it runs.
 from mmsparx import doctor
-from mmsparx.zoo.commands import add_commands
+from mmsparx.annotations import commands as annotations
+from mmsparx.zoo import commands as zoo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m mmsparx')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     doctor.add_command(commands)
-    add_commands(commands)
+    zoo.add_commands(commands)
+    annotations.add_commands(commands)
     args = parser.parse_args(argv)
     return args.run(args)
 
