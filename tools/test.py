@@ -5,13 +5,8 @@ import argparse
 from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmsparx.engine.command_line import (
-    add_common_arguments,
-    build_runner,
-    check_data,
-    empty_data_explained,
-    load_config,
-)
+from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
+from mmsparx.engine.data_check import add_data_arguments, check_data
 from mmsparx.engine.predictions import draw_predictions, dump_predictions
 from mmsparx.engine.tta import apply_tta
 
@@ -19,6 +14,7 @@ from mmsparx.engine.tta import apply_tta
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_arguments(parser)
+    add_data_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')
     parser.add_argument(
         '--out',
@@ -60,7 +56,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_test_options(cfg, args)
-    check_data(cfg, ('test_dataloader',))
+    check_data(cfg, ('test_dataloader',), args.annotation_faults)
     with empty_data_explained():
         build_runner(cfg).test()
 

@@ -7,13 +7,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmsparx.engine.command_line import (
-    add_common_arguments,
-    build_runner,
-    check_data,
-    empty_data_explained,
-    load_config,
-)
+from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
+from mmsparx.engine.data_check import add_data_arguments, check_data
 from mmsparx.engine.resume import resume_newest
 from mmsparx.engine.work_dir import own_work_dir
 
@@ -21,6 +16,7 @@ from mmsparx.engine.work_dir import own_work_dir
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_arguments(parser)
+    add_data_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -89,7 +85,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     apply_training_options(cfg, args)
-    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    check_data(cfg, ('train_dataloader', 'val_dataloader'), args.annotation_faults)
     with own_work_dir(cfg.work_dir), empty_data_explained():
         if cfg.get('resume') and cfg.get('load_from') is None:
             resume_newest(cfg)

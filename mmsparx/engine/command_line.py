@@ -8,7 +8,7 @@ before a model is built.
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,45 +56,6 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', path.stem))
     return cfg
-
-
-def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Fail before a model is built where a dataset's folder or annotation file is not there.
-
-    Args:
-        cfg: the config.
-        loaders: of `train_dataloader`, `val_dataloader` and `test_dataloader`, those that will run.
-
-    Raises:
-        FileNotFoundError: names the missing path and the setting that holds it.
-    """
-    for loader in loaders:
-        for key, dataset in _datasets(cfg.get(loader), f'{loader}.dataset'):
-            root = dataset.get('data_root') or ''
-            prefixes = dataset.get('data_prefix') or {}
-            parts = {'ann_file': dataset.get('ann_file'), **prefixes} if isinstance(prefixes, Mapping) else {}
-            for part in filter(lambda part: isinstance(part, str) and part, parts.values()):
-                path = os.path.join(root, part)
-                if '://' not in path and not os.path.exists(path):
-                    raise FileNotFoundError(
-                        f'{key}: {path} is not there. Link the data into the working directory, as in '
-                        f'"ln -s /where/it/is {root.rstrip("/") or path}", or set {key}.data_root with --cfg-options'
-                    )
-
-
-def _datasets(loader: Mapping | None, key: str) -> Iterator[tuple[str, Mapping]]:
-    """The innermost dataset configs of a loader, with their keys; wrappers hold one or several."""
-    pending = [(key, loader.get('dataset'))] if loader else []
-    while pending:
-        key, dataset = pending.pop()
-        if not isinstance(dataset, Mapping):
-            continue
-        inner = dataset.get('dataset')
-        several = dataset.get('datasets')
-        if inner is None and several is None:
-            yield key, dataset
-        pending += [(f'{key}.dataset', inner)] if inner is not None else []
-        pending += [(f'{key}.datasets.{i}', each) for i, each in enumerate(several or ())]
 
 
 def harden(cfg: Config) -> None:

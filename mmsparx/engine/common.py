@@ -1,10 +1,17 @@
 """What several modules of the engine ask of configs, batches and outputs."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of a run, or its only one, also before the processes have met."""
+    ranks = [os.environ[name] for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') if name in os.environ]
+    return not ranks or ranks[0] == '0'
 
 
 def type_name(node: object) -> str | None:

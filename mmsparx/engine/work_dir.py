@@ -10,6 +10,8 @@ from typing import TextIO
 
 from mmengine.logging import print_log
 
+from mmsparx.engine.common import is_first_process
+
 try:
     import fcntl
 except ImportError:  # Windows: runs are not kept apart there
@@ -27,8 +29,7 @@ def own_work_dir(path: str | os.PathLike) -> Iterator[None]:
         OSError: the directory cannot be made or written to.
         RuntimeError: another run uses it.
     """
-    ranks = [os.environ[name] for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') if name in os.environ]
-    if ranks and ranks[0] != '0':
+    if not is_first_process():
         yield
         return
     with _open_lock(path) as file:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 from mmsparx.engine import command_line
-from mmsparx.engine.command_line import add_common_arguments, check_data, empty_data_explained, harden, load_config
+from mmsparx.engine.command_line import add_common_arguments, empty_data_explained, harden, load_config
 from mmsparx.engine.hooks import StrictLoadHook
 
 
@@ -30,37 +30,6 @@ def test_a_config_with_options(tmp_path):
 def test_missing_config():
     with pytest.raises(ValueError, match=r'no config file .*nearest: .*mask_rcnn_sparx_\w_3x'):
         load_config(parse('mask_rcnn_sparx_x_3x.py'))
-
-
-def data_config(**dataset):
-    return Config({'train_dataloader': {'dataset': dataset}})
-
-
-def test_data_that_is_there(tmp_path):
-    (tmp_path / 'pictures').mkdir()
-    (tmp_path / 'list.json').touch()
-    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures', 'seg': ''}}
-    check_data(data_config(**dataset), ('train_dataloader', 'val_dataloader'))
-
-
-@pytest.mark.parametrize(
-    ('wrap', 'key'),
-    [
-        (lambda dataset: dataset, 'train_dataloader.dataset'),
-        (lambda dataset: {'type': 'RepeatDataset', 'dataset': dataset}, 'train_dataloader.dataset.dataset'),
-        (lambda dataset: {'type': 'ConcatDataset', 'datasets': [dataset]}, 'train_dataloader.dataset.datasets.0'),
-    ],
-)
-def test_data_that_is_not_there_is_named_with_its_setting(tmp_path, wrap, key):
-    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures'}}
-    with pytest.raises(FileNotFoundError) as error:
-        check_data(data_config(**wrap(dataset)), ('train_dataloader',))
-    assert str(tmp_path / 'list.json') in str(error.value)
-    assert f'{key}.data_root' in str(error.value)
-
-
-def test_remote_data_is_left_to_its_backend():
-    check_data(data_config(data_root='s3://bucket/coco/', ann_file='list.json'), ('train_dataloader',))
 
 
 @pytest.fixture

@@ -109,6 +109,37 @@ def test_crowds_only(train, coco):
     assert all(loss == loss and loss < float('inf') for loss in losses)
 
 
+def spoil(data):
+    """A fault in each annotation."""
+    for annotation, fault in zip(
+        data['annotations'],
+        [{'bbox': [1, 2, float('nan'), 4]}, {'category_id': 99}, {'segmentation': [[1, 2, 3]]}, {'area': 0}],
+        strict=True,
+    ):
+        annotation.update(fault)
+
+
+def test_annotations_with_faults_end_a_training(train, coco, tmp_path):
+    edit_annotations(coco, spoil)
+    with pytest.raises(ValueError, match=r'instances_train2017\.json: bbox of an annotation') as error:
+        train()
+    assert 'image 0, annotation 1 (annotations[0]): bbox [1, 2, nan, 4]' in str(error.value)
+    assert 'category_id 99' in str(error.value)
+    assert 'odd number of coordinates' in str(error.value)
+    assert not list((tmp_path / 'work').glob('2*'))  # no runner was built
+
+
+def test_annotations_with_faults_end_a_test(tool, coco, tmp_path):
+    edit_annotations(coco, lambda data: data['annotations'][0].pop('iscrowd'))
+    with pytest.raises(ValueError, match='iscrowd missing'):
+        tool('test', CONFIG, 'x.pth', '--work-dir', tmp_path, '--cfg-options', *overrides(coco))
+
+
+def test_a_run_goes_on_with_faults(train, coco):
+    edit_annotations(coco, lambda data: data['annotations'][0].update(bbox=[1, 2, -3, 4]))
+    assert _losses(train('--annotation-faults', 'warn'))
+
+
 @pytest.mark.parametrize(
     ('option', 'value', 'message'),
     [
