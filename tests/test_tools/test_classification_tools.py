@@ -142,7 +142,7 @@ def test_a_missing_folder_is_named_before_anything_is_built(tool, data, tmp_path
 def test_a_missing_class_is_noticed(tool, data, tmp_path):
     config = write_config(tmp_path, data)
     shutil.rmtree(data / 'train/red')
-    with pytest.raises(AssertionError, match=r"subfolders \(2\) doesn't match the number of specified classes \(3\)"):
+    with pytest.raises(ValueError, match=r'train_dataloader\.dataset: 3 classes, and 2 folders'):
         tool('train', config, '--work-dir', tmp_path / 'work')
 
 
