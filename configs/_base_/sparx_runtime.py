@@ -8,4 +8,5 @@ custom_hooks = [
     dict(type='mmsparx.IterationSeedHook'),  # a resumed run draws what an uninterrupted one would have drawn
     dict(type='mmsparx.NaNGuardHook'),  # a loss or gradient that is no number ends the run, and is located
     dict(type='mmsparx.StrictLoadHook'),  # load_from, resuming and testing: weights that match, or an error
+    dict(type='mmsparx.LabelCheckHook'),  # classes and labels that fit the heads, or an error
 ]

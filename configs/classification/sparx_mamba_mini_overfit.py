@@ -31,3 +31,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', T_max=max_iters, eta_min=1e-6, by_epoch=False, begin=0, end=max_iters),
 ]
+
+custom_hooks = [
+    *(hook for hook in _base_.custom_hooks if hook['type'] != 'mmsparx.LabelCheckHook'),
+    dict(type='mmsparx.LabelCheckHook', spare_classes=True),  # there are fewer folders than classes
+]

@@ -19,7 +19,7 @@ from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop
 from mmengine.visualization import LocalVisBackend
 from torch.optim import AdamW
 
-from mmsparx.engine import IterationSeedHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine import IterationSeedHook, LabelCheckHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
 from mmsparx.models import SparXMamba
 
 default_scope = 'mmdet'
@@ -176,7 +176,12 @@ default_hooks = dict(
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=DetVisualizationHook),
 )
-custom_hooks = [dict(type=IterationSeedHook), dict(type=NaNGuardHook), dict(type=StrictLoadHook)]
+custom_hooks = [
+    dict(type=IterationSeedHook),
+    dict(type=NaNGuardHook),
+    dict(type=StrictLoadHook),
+    dict(type=LabelCheckHook),
+]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -26,5 +26,4 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     checkpoint=dict(type='mmsparx.SafeCheckpointHook', by_epoch=False, interval=8000, max_keep_ckpts=3),
     visualization=dict(type='SegVisualizationHook'),
-    label_check=dict(type='mmsparx.LabelCheckHook'),  # labels and classes fit the heads
 )
