@@ -3,7 +3,8 @@
 Works with any config of this package and a checkpoint of it: detection, segmentation or classification,
 by the inferencer of mmdet, mmseg or mmpretrain. Writes each picture with what was found drawn into it,
 and the predictions as JSON; a segmentation's label map as PNG, too. What cannot be read is passed over,
-and named at the end.
+and named at the end. No result is written onto an input or among the inputs, and no two have one name: beside
+a.png, the predictions of a.jpg are in a.jpg.json.
 
     infer.py street.jpg CONFIG CHECKPOINT
     infer.py pictures/ CONFIG CHECKPOINT --out-dir found --device cpu
@@ -15,8 +16,10 @@ and named at the end.
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -27,9 +30,13 @@ import torch
 from mmengine.config import Config
 from rich.progress import track
 
+from mmsparx.engine.outputs import check_outside, check_writable, distinct_stems
 from mmsparx.zoo import resolve_config
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+# Folders of the results, below --out-dir.
+KINDS = ('pictures', 'labels', 'predictions')
 
 # A picture (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
 # if there is one, the class of each pixel (H, W).
@@ -37,7 +44,9 @@ Network = Callable[[np.ndarray], tuple[np.ndarray, dict]]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('source', help='picture, folder of pictures, video, or the number of a camera')
     parser.add_argument('config', help='config file, or the name of a shipped one')
     parser.add_argument('checkpoint', help='checkpoint file or address')
@@ -45,7 +54,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw what scores higher (default: %(default)s)')
     parser.add_argument('--max-frames', type=int, help='stop after so many pictures')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.max_frames is not None and args.max_frames < 1:
+        parser.error(f'--max-frames: expected at least 1, got {args.max_frames}; without it, all are read')
+    return args
 
 
 def detector(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
@@ -119,32 +131,49 @@ def load_network(args: argparse.Namespace) -> Network:
     return NETWORKS[library](config, args.checkpoint, device, args.score_thr)
 
 
-def pictures(source: str) -> tuple[Iterator[tuple[str, np.ndarray | None]], int | None]:
-    """The pictures of a source, each with the name for its results, None for one that cannot be read; and their number.
+@dataclass
+class Source:
+    """Where pictures come from.
+
+    Attributes:
+        pictures: Pairs of the name for a picture's results and the picture, None for one that cannot be read.
+        count: Number of the pictures; None of a camera.
+        stems: Names without suffix for predictions and label maps, where it is not the name of the picture's alone.
+    """
+
+    pictures: Iterator[tuple[str, np.ndarray | None]]
+    count: int | None
+    stems: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_source(source: str) -> Source:
+    """The pictures of a file, a folder, a video or a camera.
 
     Raises:
         FileNotFoundError: there is no such source, or no picture in it.
         ValueError: it is a file that is neither picture nor video, or the camera gives nothing.
     """
-    if source.isdecimal():
+    path = Path(source)
+    if source.isdecimal() and not path.exists():
         camera = cv2.VideoCapture(int(source))
         if not camera.isOpened():
             raise ValueError(f'camera {source} cannot be opened')
-        return ((f'{i:06d}.jpg', frame) for i, frame in enumerate(iter(lambda: camera.read()[1], None))), None
-    path = Path(source)
+        return Source(((f'{i:06d}.jpg', frame) for i, frame in enumerate(iter(lambda: camera.read()[1], None))), None)
     if path.is_dir():
         files = sorted(file for file in path.rglob('*') if file.suffix.lower() in PICTURES)
         if not files:
             raise FileNotFoundError(f'no picture in {path}; known kinds: {", ".join(PICTURES)}')
-        return ((file.relative_to(path).as_posix(), read_picture(file)) for file in files), len(files)
+        names = [file.relative_to(path).as_posix() for file in files]
+        pictures = zip(names, map(read_picture, files), strict=True)
+        return Source(pictures, len(files), distinct_stems(names))
     if not path.is_file():
         raise FileNotFoundError(f'no picture, folder or video {source}')
     if path.suffix.lower() in PICTURES:
-        return iter([(path.name, read_picture(path))]), 1
+        return Source(iter([(path.name, read_picture(path))]), 1)
     video = mmcv.VideoReader(str(path))
     if video.frame_cnt < 1:  # negative where OpenCV does not know the format
         raise ValueError(f'{source} is no picture ({", ".join(PICTURES)}), and no video that OpenCV reads')
-    return ((f'{path.stem}/{i:06d}.jpg', frame) for i, frame in enumerate(video)), len(video)
+    return Source(((f'{path.stem}/{i:06d}.jpg', frame) for i, frame in enumerate(video)), len(video))
 
 
 def read_picture(path: Path) -> np.ndarray | None:
@@ -152,28 +181,55 @@ def read_picture(path: Path) -> np.ndarray | None:
     return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
 
 
+def write(out: Path, name: str, stem: str, drawn: np.ndarray, result: dict) -> None:
+    """Write what was found in a picture.
+
+    Args:
+        out: Folder of the results.
+        name: Name of the picture.
+        stem: Name of the other results, without a suffix.
+        drawn: (H, W, 3), BGR.
+        result: As a `Network` returns it.
+
+    Raises:
+        FileExistsError: A file of that name is there that no earlier run has written.
+    """
+    files = [out / kind / file for kind, file in zip(KINDS, (name, f'{stem}.png', f'{stem}.json'), strict=True)]
+    picture, labels, predictions = files
+    result = dict(result)
+    label_map = result.pop('label_map', None)
+    if not predictions.exists():  # they are written first: where they are not, the others are not of this command
+        for file in (picture, labels):
+            if os.path.lexists(file):
+                raise FileExistsError(f'{file} is there already, and no result of this command. Name another --out-dir')
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    predictions.write_text(json.dumps(result))
+    if label_map is not None:
+        mmcv.imwrite(label_map, str(labels))
+    mmcv.imwrite(np.ascontiguousarray(drawn), str(picture))
+
+
 def main() -> int:
     """Returns the exit status: 1 if some pictures could not be read."""
     args = parse_args()
-    source, count = pictures(args.source)
-    network = load_network(args)
+    source = open_source(args.source)
     out = Path(args.out_dir)
-    total = min(count or sys.maxsize, args.max_frames or sys.maxsize)
+    if os.path.exists(args.source):
+        for kind in KINDS:
+            check_outside(out / kind, args.source, '--out-dir')
+            check_outside(args.source, out / kind, '--out-dir')
+    check_writable(out, '--out-dir')
+    network = load_network(args)
+    total = min(source.count or sys.maxsize, args.max_frames or sys.maxsize)
     unread, done = [], 0
     try:
-        for name, picture in track(islice(source, total), 'pictures', None if total == sys.maxsize else total):
+        shown = track(islice(source.pictures, total), 'pictures', None if total == sys.maxsize else total)
+        for name, picture in shown:
             if picture is None:
                 unread.append(name)
                 continue
-            drawn, result = network(picture)
-            label_map = result.pop('label_map', None)
-            target = out / 'pictures' / name
-            mmcv.imwrite(np.ascontiguousarray(drawn), str(target))
-            if label_map is not None:
-                mmcv.imwrite(label_map, str((out / 'labels' / name).with_suffix('.png')))
-            predictions = (out / 'predictions' / name).with_suffix('.json')
-            predictions.parent.mkdir(parents=True, exist_ok=True)
-            predictions.write_text(json.dumps(result))
+            stem = source.stems.get(name) or str(Path(name).with_suffix(''))
+            write(out, name, stem, *network(picture))
             done += 1
     except KeyboardInterrupt:
         print('stopped')

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from mmsparx.engine.common import is_of_kind
+from mmsparx.engine.outputs import check_outside, check_results, check_writable
 
 # The visualization hooks of the libraries, and how their visualizers draw.
 KNOWN_HOOKS = {
@@ -71,10 +72,17 @@ def dump_predictions(cfg: Config, file: str) -> None:
         file: its name.
 
     Raises:
-        ValueError: it is no pickle's name.
+        ValueError: it is no pickle's name, or the checkpoint's.
+        OSError: its folder cannot be written to.
     """
     if not file.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out: expected a name that ends in .pkl or .pickle, got {file!r}')
+    if os.path.isdir(file):
+        raise ValueError(f'--out: expected the name of a file, got the folder {file}')
+    checkpoint = cfg.get('load_from') or ''
+    if os.path.exists(file) and os.path.exists(checkpoint) and os.path.samefile(file, checkpoint):
+        raise ValueError(f'--out: {file} is the checkpoint, and would be written over. Name another file')
+    check_writable(os.path.dirname(file) or '.', '--out')
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     cfg.test_evaluator = [*metrics, dict(type=_path_of(DumpPredictions), out_file_path=file)]
 
@@ -100,8 +108,9 @@ class DrawPredictionsHook(Hook):
         settings: further arguments of the method, such as `pred_score_thr`.
 
     Raises:
-        ValueError: from the runner, before the first picture. A picture comes from no file; or the pictures would
-            be written over those that are tested.
+        ValueError: from the runner, before the first picture. A picture comes from no file or is tested twice; or the
+            drawings would be written over the pictures that are tested, or among them.
+        OSError: from the runner, before the first picture. The folder cannot be written to.
     """
 
     def __init__(
@@ -120,6 +129,10 @@ class DrawPredictionsHook(Hook):
         self.folder = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
         if self.out_dir.resolve() == Path(self.folder).resolve():
             raise ValueError(f'--show-dir: {self.out_dir} holds the pictures that are tested. Name another folder')
+        for folder in {*map(os.path.dirname, paths), *_image_folders(dataset)}:
+            check_outside(self.out_dir, folder or '.', '--show-dir')
+        check_results(zip(paths, map(self._file_of, paths), strict=True), '--show-dir')
+        check_writable(self.out_dir, '--show-dir')
         if get_world_size() > 1:
             print_log(
                 '--show-dir: of several processes the first one draws, its share of the pictures. Test with one '
@@ -136,9 +149,20 @@ class DrawPredictionsHook(Hook):
             path = sample.img_path
             content = fileio.get(path, backend_args=self.backend_args)
             picture = mmcv.imfrombytes(content, channel_order='rgb')
-            file = self.out_dir / os.path.relpath(os.path.abspath(path), self.folder)
+            file = self._file_of(path)
             draw = drawing(runner.visualizer, self.method, picture)
             draw(name=file.name, data_sample=sample, out_file=str(file), **self.settings)
+
+    def _file_of(self, path: str) -> Path:
+        return self.out_dir / os.path.relpath(os.path.abspath(path), self.folder)
+
+
+def _image_folders(dataset: Any) -> Iterator[str]:
+    """The folders that a dataset, or what it wraps, reads images or classes of images from."""
+    prefixes = getattr(dataset, 'data_prefix', {})
+    yield from (prefixes[key] for key in ('img', 'img_path') if prefixes.get(key))
+    for inner in (*getattr(dataset, 'datasets', ()), *filter(None, [getattr(dataset, 'dataset', None)])):
+        yield from _image_folders(inner)
 
 
 def drawing(visualizer: Visualizer, method: str, picture: np.ndarray) -> Callable:

@@ -84,6 +84,50 @@ def test_the_tested_pictures_are_not_written_over(tmp_path):
     start(hook, tmp_path / 'val/a/0.png', tmp_path / 'other/b/0.png')
 
 
+def test_drawings_do_not_mix_with_what_is_tested(tmp_path):
+    """Below a tested image's folder, below the folder whose subfolders are classes, and through a link to an image."""
+    folder = tmp_path / 'val'
+    images = [folder / 'cat/0.png', folder / 'dog/0.png']
+    for image in images:
+        image.parent.mkdir(parents=True)
+        image.write_text('an original')
+    with pytest.raises(ValueError, match=r'--show-dir: .*drawn lies in .*cat, where results would mix with images'):
+        start(DrawPredictionsHook(str(folder / 'cat/drawn')), images[0])
+    hook = DrawPredictionsHook(str(folder / 'drawn'))
+    dataset = Pictures(*images)
+    dataset.data_prefix = {'img_path': str(folder)}
+    wrapped = Pictures(*images)
+    wrapped.dataset = dataset
+    for each in (dataset, wrapped):
+        with pytest.raises(ValueError, match=r'--show-dir: .*drawn lies in .*val, where results would mix with images'):
+            hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=each))))
+    (tmp_path / 'drawn/cat').mkdir(parents=True)
+    (tmp_path / 'drawn/cat/0.png').hardlink_to(images[1])
+    with pytest.raises(ValueError, match=r'drawn/cat/0\.png is the input .*dog/0\.png, and would be written over'):
+        start(DrawPredictionsHook(str(tmp_path / 'drawn')), *images)
+    with pytest.raises(
+        ValueError, match=r'the results of .*0\.png and .*0\.png would have one name, .*elsewhere/0\.png'
+    ):
+        start(DrawPredictionsHook(str(tmp_path / 'elsewhere')), images[0], images[0])
+    assert [image.read_text() for image in images] == ['an original'] * 2
+
+
+def test_results_that_cannot_be_written_end_the_run_before_the_test(tmp_path):
+    (tmp_path / 'file').touch()
+    cfg = Config(dict(test_evaluator=dict(type='IoUMetric'), load_from=str(tmp_path / 'a.pkl')))
+    with pytest.raises(OSError, match='--out cannot be written to; make room there, or name another place'):
+        dump_predictions(cfg, str(tmp_path / 'file/out.pkl'))
+    with pytest.raises(OSError, match='--show-dir cannot be written to'):
+        start(DrawPredictionsHook(str(tmp_path / 'file/drawn')), tmp_path / 'val/0.png')
+    (tmp_path / 'folder.pkl').mkdir()
+    with pytest.raises(ValueError, match=r'--out: expected the name of a file, got the folder .*folder\.pkl'):
+        dump_predictions(cfg, str(tmp_path / 'folder.pkl'))
+    (tmp_path / 'a.pkl').touch()
+    (tmp_path / 'b.pkl').symlink_to('a.pkl')
+    with pytest.raises(ValueError, match=r'--out: .*b\.pkl is the checkpoint, and would be written over'):
+        dump_predictions(cfg, str(tmp_path / 'b.pkl'))
+
+
 def test_pictures_of_no_file_are_refused(tmp_path):
     with pytest.raises(ValueError, match='expected pictures in files; Pictures holds some that are in none'):
         start(DrawPredictionsHook(str(tmp_path)), 'a/0.png', None)

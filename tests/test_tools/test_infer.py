@@ -178,6 +178,106 @@ def test_a_source_that_is_none(run, tmp_path, source, error, message):
         run(path, CONFIG, 'nothing.pth')
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """`shown(...)` runs the script with a network that paints everything black, and finds how bright it was."""
+
+    def network(image):
+        return np.zeros_like(image), {'mean': image.mean(), 'label_map': np.full(image.shape[:2], 7, np.uint8)}
+
+    def run(*arguments):
+        monkeypatch.setattr(infer, 'load_network', lambda args: network)
+        monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
+        return infer.main()
+
+    return run
+
+
+def grey(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((8, 8, 3), value, np.uint8))
+    return path
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('kind', ['pictures', 'labels', 'predictions'])
+@pytest.mark.parametrize(
+    ('source', 'out'),
+    [
+        ('{kind}', '.'),
+        ('{kind}/a.png', '.'),
+        ('{kind}', '{kind}'),
+        ('{kind}', '{kind}/found'),
+        ('{kind}/deep', '.'),
+        ('.', 'found'),
+        ('{kind}', 'link'),
+    ],
+)
+def test_inputs_are_neither_written_over_nor_joined(shown, tmp_path, monkeypatch, kind, source, out):
+    grey(tmp_path / kind / 'a.png', 50)
+    grey(tmp_path / kind / 'deep/b.png', 90)
+    (tmp_path / 'link').symlink_to('.')
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r'--out-dir: .* lies in .* Name another folder'):
+        shown(source.format(kind=kind), 'config', 'checkpoint', '--out-dir', out.format(kind=kind))
+    assert contents(tmp_path) == before
+
+
+def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
+    """Neither other files of the user's, nor links to inputs."""
+    source = grey(tmp_path / 'source/a.png', 50).parent
+    other = grey(tmp_path / 'home/pictures/a.png', 90)
+    linked = tmp_path / 'linked/pictures/a.png'
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(source / 'a.png')
+    labels = grey(tmp_path / 'maps/labels/a.png', 90)
+    before = contents(tmp_path)
+    for file in (other, linked, labels):
+        with pytest.raises(FileExistsError, match=rf'{file} is there already, and no result of this command'):
+            shown(source, 'config', 'checkpoint', '--out-dir', file.parents[1])
+    assert contents(tmp_path) == before
+    for _ in range(2):  # one's own results are
+        assert shown(source, 'config', 'checkpoint', '--out-dir', tmp_path / 'found') == 0
+
+
+def test_no_two_results_have_one_name(shown, tmp_path):
+    values = {'a.jpg': 10, 'a.png': 20, 'a.bmp': 30, 'a.jpg.png': 40, 'b.png': 50, 'deep/a.png': 60}
+    for name, value in values.items():
+        grey(tmp_path / 'given' / name, value)
+    assert shown(tmp_path / 'given', 'config', 'checkpoint', '--out-dir', tmp_path / 'found') == 0
+    stems = {name: name for name in values} | {'b.png': 'b', 'deep/a.png': 'deep/a'}
+    expected = {f'predictions/{stem}.json' for stem in stems.values()} | {f'pictures/{name}' for name in values}
+    assert files(tmp_path / 'found') == expected | {f'labels/{stem}.png' for stem in stems.values()}
+    for name, value in values.items():
+        result = json.loads((tmp_path / f'found/predictions/{stems[name]}.json').read_text())
+        assert result == {'mean': pytest.approx(value, abs=2)}
+
+
+def test_a_folder_of_results_that_cannot_be_written_to(shown, tmp_path):
+    source = grey(tmp_path / 'source/a.png', 50)
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='--out-dir cannot be written to; make room there, or name another place'):
+        shown(source, 'config', 'checkpoint', '--out-dir', tmp_path / 'file/found')
+
+
+@pytest.mark.parametrize('count', ['0', '-1'])
+def test_fewer_frames_than_one(shown, tmp_path, capsys, count):
+    with pytest.raises(SystemExit):
+        shown(grey(tmp_path / 'a.png', 50), 'config', 'checkpoint', '--max-frames', count)
+    assert f'--max-frames: expected at least 1, got {count}' in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_a_number(shown, tmp_path, monkeypatch):
+    grey(tmp_path / '2024/a.png', 50)
+    monkeypatch.chdir(tmp_path)
+    assert shown('2024', 'config', 'checkpoint') == 0
+    assert (tmp_path / 'found/pictures/a.png').is_file()
+
+
 def test_a_config_of_no_library(run, tmp_path):
     (tmp_path / 'config.py').write_text("default_scope = 'mmpose'\n")
     with pytest.raises(ValueError, match="expected default_scope to be one of mmdet, mmseg, mmpretrain, got 'mmpose'"):

@@ -57,6 +57,39 @@ def test_too_many_categories(tmp_path):
         converter.write_label_maps(path, tmp_path / 'maps')
 
 
+def names_file(folder, *names):
+    images = [dict(id=i, file_name=str(name), height=4, width=6) for i, name in enumerate(names)]
+    path = folder / 'names.json'
+    path.write_text(json.dumps(dict(images=images, annotations=[], categories=[dict(id=1, name='x')])))
+    return path
+
+
+def test_no_map_takes_the_place_of_an_image_or_of_another_map(tool, tmp_path, capsys):
+    images = tmp_path / 'images'
+    images.mkdir()
+    (images / 'a.png').write_text('an original')
+
+    def refused(annotations, folder, *options):
+        with pytest.raises(SystemExit):
+            tool('dataset_converters/label_maps', annotations, folder, *options)
+        return capsys.readouterr().err
+
+    said = refused(names_file(tmp_path, 'b.png', 'a.png'), images)
+    assert f'{images}/a.png is there already; name another folder, or write over it with --force' in said
+    assert 'the label maps of a.jpg and a.bmp would have one name' in refused(
+        names_file(tmp_path, 'a.jpg', 'a.bmp'), tmp_path / 'maps', '--force'
+    )
+    for outside in ('../images/a.png', images / 'a.png'):
+        annotations = names_file(tmp_path, 'b.png', outside)
+        assert 'outside' in refused(annotations, tmp_path / 'maps', '--force')
+    (tmp_path / 'file').touch()
+    assert 'cannot be written to' in refused(names_file(tmp_path, 'b.png'), tmp_path / 'file/maps')
+    assert (images / 'a.png').read_text() == 'an original'
+    assert {path.name for path in tmp_path.rglob('*') if path.is_file()} == {'a.png', 'file', 'names.json'}
+    for force in ([], ['--force']):
+        tool('dataset_converters/label_maps', names_file(tmp_path, 'b.png'), tmp_path / 'maps', *force)
+
+
 def test_drawn_shapes_through_the_tools(tool, tmp_path):
     data = tmp_path / 'data'
     tool('../demo/make_shapes', data, '--train', 8, '--val', 2, '--size', 64)

@@ -2,35 +2,68 @@
 
 A picture's map is a PNG of its size and name: 0 where nothing is annotated, and 1, 2, ... for the categories in the
 order of their ids. Where instances overlap, the later annotation is in front. Crowds are 255, which is ignored.
+Files that are there are not written over, unless --force is given.
 """
 
 import argparse
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
+from mmsparx.engine.outputs import check_writable
+
 IGNORED = 255
 
 
-def write_label_maps(annotations: Path, folder: Path) -> int:
+def target_files(file_names: Iterable[str], folder: Path, force: bool) -> dict[str, Path]:
+    """The label map of each image.
+
+    Args:
+        file_names: Names of the images, as annotations have them.
+        folder: Folder of the maps.
+        force: Whether files that are there may be written over.
+
+    Raises:
+        ValueError: Two maps would have one name, or a map would lie outside the folder.
+        FileExistsError: A file is there already.
+    """
+    targets, taken = {}, {}
+    for name in file_names:
+        path = folder / Path(name).with_suffix('.png')
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f'the label map of {name} would be {path}, outside {folder}: expected relative names')
+        if (other := taken.setdefault(os.path.normpath(path), name)) != name:
+            raise ValueError(f'the label maps of {other} and {name} would have one name, {path}. Rename one of the two')
+        if path.exists() and not force:
+            raise FileExistsError(f'{path} is there already; name another folder, or write over it with --force')
+        targets[name] = path
+    return targets
+
+
+def write_label_maps(annotations: Path, folder: Path, force: bool = False) -> int:
     """Write a map of each picture of an annotation file into a folder; returns how many.
 
     Raises:
-        ValueError: more categories than a label map of 8 bits can tell apart.
+        ValueError: more categories than a label map of 8 bits can tell apart; or see `target_files`.
+        FileExistsError: a file is there already, and `force` was not given.
         OSError: a map could not be written.
     """
     coco = COCO(str(annotations))
     labels = {category: i for i, category in enumerate(sorted(coco.getCatIds()), 1)}
     if len(labels) >= IGNORED:
         raise ValueError(f'{annotations}: expected at most {IGNORED - 1} categories, got {len(labels)}')
+    targets = target_files((image['file_name'] for image in coco.imgs.values()), folder, force)
+    check_writable(folder, 'the folder of the maps')
     for number, image in coco.imgs.items():
         label_map = np.zeros((image['height'], image['width']), np.uint8)
         for annotation in coco.imgToAnns[number]:
             label = IGNORED if annotation.get('iscrowd') else labels[annotation['category_id']]
             label_map[coco.annToMask(annotation).astype(bool)] = label
-        path = folder / Path(image['file_name']).with_suffix('.png')
+        path = targets[image['file_name']]
         path.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(path), label_map):
             raise OSError(f'{path} could not be written')
@@ -38,12 +71,15 @@ def write_label_maps(annotations: Path, folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('annotations', type=Path, help='annotation file, as instances_train2017.json')
     parser.add_argument('folder', type=Path, help='where to write the maps')
+    parser.add_argument('--force', action='store_true', help='write over files that are there')
     args = parser.parse_args()
     try:
-        count = write_label_maps(args.annotations, args.folder)
+        count = write_label_maps(args.annotations, args.folder, args.force)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f'{count} label maps are in {args.folder}')
