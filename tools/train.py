@@ -9,7 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
 from mmsparx.engine.data_check import add_data_arguments, check_data
-from mmsparx.engine.resume import resume_newest
+from mmsparx.engine.resume import check_resumed, resume_newest
 from mmsparx.engine.work_dir import own_work_dir
 
 
@@ -87,8 +87,8 @@ def main() -> None:
     apply_training_options(cfg, args)
     check_data(cfg, ('train_dataloader', 'val_dataloader'), args.annotation_faults)
     with own_work_dir(cfg.work_dir), empty_data_explained():
-        if cfg.get('resume') and cfg.get('load_from') is None:
-            resume_newest(cfg)
+        if cfg.get('resume'):
+            resume_newest(cfg) if cfg.get('load_from') is None else check_resumed(cfg)
         runner = build_runner(cfg)
         log_initial_weights(cfg)
         runner.train()

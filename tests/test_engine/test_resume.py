@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmsparx.engine.resume import resume_newest, whole_checkpoints
+from mmsparx.engine.resume import check_resumed, resume_newest, whole_checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,51 @@ class TestWholeCheckpoints:
         assert list(whole_checkpoints(tmp_path / 'nonesuch')) == []
 
 
+RUN = {
+    'optim_wrapper': dict(type='OptimWrapper'),
+    'param_scheduler': [dict(type='LinearLR'), dict(type='CosineAnnealingLR')],
+    'custom_hooks': [dict(type='mmengine.EMAHook')],
+}
+OF_RUN = {**WHOLE, 'param_schedulers': [{}, {}], 'ema_state_dict': {}}
+
+
+class TestCheckResumed:
+    @pytest.mark.parametrize(
+        'lacking', ['state_dict', 'message_hub', 'optimizer', 'param_schedulers', 'ema_state_dict']
+    )
+    def test_what_a_run_needs_is_named(self, lacking, tmp_path):
+        path = tmp_path / 'best_coco_epoch_1.pth'
+        torch.save(OF_RUN, path)
+        cfg = Config(dict(RUN, load_from=str(path), resume=True))
+        check_resumed(cfg)
+        torch.save({key: x for key, x in OF_RUN.items() if key != lacking}, path)
+        with pytest.raises(RuntimeError, match=rf'it lacks {lacking}\. .*leave --resume out .* load_from={path}'):
+            check_resumed(cfg)
+
+    def test_a_run_needs_no_more_than_its_config_has(self, tmp_path):
+        torch.save({key: WHOLE[key] for key in ('state_dict', 'meta', 'message_hub')}, tmp_path / 'iter_1.pth')
+        check_resumed(Config(dict(load_from=str(tmp_path / 'iter_1.pth'), resume=True)))
+
+    def test_another_number_of_schedulers(self, tmp_path):
+        torch.save({**OF_RUN, 'param_schedulers': [{}]}, tmp_path / 'iter_1.pth')
+        with pytest.raises(RuntimeError, match=r'lacks param_schedulers \(2 in the config, 1 in the file\)'):
+            check_resumed(Config(dict(RUN, load_from=str(tmp_path / 'iter_1.pth'))))
+
+    def test_no_such_file(self, tmp_path):
+        with pytest.raises(RuntimeError, match=r'nothing\.pth'):
+            check_resumed(Config(dict(RUN, load_from=str(tmp_path / 'nothing.pth'))))
+
+
 class TestResumeNewest:
+    def test_what_the_run_needs_is_in_it(self, tmp_path, capfd):
+        torch.save(OF_RUN, tmp_path / 'iter_1.pth')
+        save(tmp_path, 'iter_2.pth')
+        cfg = Config(dict(RUN, work_dir=str(tmp_path)))
+        resume_newest(cfg)
+        assert cfg.load_from == str(tmp_path / 'iter_1.pth')
+        told = ' '.join(''.join(capfd.readouterr()).split())
+        assert 'iter_2.pth is no checkpoint of a run: it lacks param_schedulers, ema_state_dict' in told
+
     def test_takes_the_newest_whole_one(self, tmp_path):
         save(tmp_path, 'iter_1.pth', 'iter_2.pth')
         damage(tmp_path / 'iter_2.pth')

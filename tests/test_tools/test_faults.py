@@ -72,6 +72,19 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, capfd):
     assert [step for step, _ in losses(work)] == [1, 2, 3, 4]  # 3 twice: equal
 
 
+def test_a_file_that_lacks_what_a_run_needs_is_not_resumed(train):
+    """The best checkpoint, which has neither optimizer nor schedulers, and one that was written without them."""
+    work = train(iters=1, **{'default_hooks.checkpoint.save_best': 'coco/segm_mAP'})
+    (best,) = work.glob('best_*.pth')
+    with pytest.raises(RuntimeError, match=rf'it lacks optimizer, param_schedulers\. .* load_from={best}'):
+        train('--resume', best, iters=2)
+    with pytest.raises(RuntimeError, match='it lacks optimizer, param_schedulers'):  # by the config alone
+        train(iters=2, resume=True, load_from=best)
+    best.rename(work / 'iter_1.pth')
+    with pytest.raises(RuntimeError, match=r'no checkpoint in .* is whole'):
+        train('--resume', iters=2)
+
+
 def test_a_full_disk_ends_the_run_with_the_newest_whole_checkpoint(train, monkeypatch):
     """A checkpoint that is cut off by the limit of a file's size."""
     import resource
