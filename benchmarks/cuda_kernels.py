@@ -166,7 +166,7 @@ def table(kernels: Sequence[Kernel]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('--arch', nargs='+', default=['80', '90'], help='architectures, as 90 for sm_90')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'), help='folder (default: %(default)s)')
     args = parser.parse_args(argv)

@@ -145,7 +145,7 @@ def _key(comparison: Comparison) -> tuple:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('result', type=Path, help='JSON of a benchmark')
     parser.add_argument('--out', type=Path, help='picture to write (default: beside the JSON)')
     args = parser.parse_args()

@@ -211,7 +211,9 @@ def write_split(root: Path, split: str, count: int, size: int = 192, seed: int =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('root', type=Path, help='folder to write into: train/, val/ and annotations/')
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
     parser.add_argument('--val', type=int, default=200, metavar='N', help='validation pictures (default: 200)')

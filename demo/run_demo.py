@@ -146,7 +146,9 @@ def demo(args: argparse.Namespace) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
     parser.add_argument('--val', type=int, default=120, metavar='N', help='test pictures (default: 120)')
     parser.add_argument(

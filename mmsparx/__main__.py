@@ -13,7 +13,7 @@ from mmsparx.zoo import commands as zoo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m mmsparx')
+    parser = argparse.ArgumentParser(prog='python -m mmsparx', allow_abbrev=False)
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     doctor.add_command(commands)
     zoo.add_commands(commands)

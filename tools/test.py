@@ -12,7 +12,7 @@ from mmsparx.engine.tta import apply_tta
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_common_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')

@@ -14,7 +14,7 @@ from mmsparx.engine.work_dir import own_work_dir
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_common_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmsparx.engine.common import is_of_kind, named_dicts, type_name
+from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
@@ -27,13 +28,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add config, work directory, overrides and launcher."""
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help="folder of logs and checkpoints (default: work_dirs/<config's name>)")
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, as in optim_wrapper.optimizer.lr=5e-5 key="[a,b]"; lists without spaces',
-    )
+    add_option_arguments(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes it, in either spelling; torchrun sets the variable instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -43,14 +38,14 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config with the common arguments applied; a file, or a shipped config by its name.
 
     Raises:
-        ValueError: neither a file nor a shipped config of that name; the nearest are listed.
+        ValueError: neither a file nor a shipped config of that name, or an option of an unknown key; the nearest are
+            listed.
     """
     path = resolve_config(args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(path)
     cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    apply_options(cfg, args.cfg_options, args.allow_new_keys)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -105,6 +100,7 @@ def build_runner(cfg: Config) -> Runner:
     """mmengine's runner of a config, `harden`ed, with weights-only loading on for the life of the process."""
     prepare_processes(cfg)
     harden(cfg)
+    check_arguments(cfg)
     # mmengine's own loading is secured; this is for what other libraries load.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     secure_mmengine()  # again: a config's imports may have given mmengine further loaders

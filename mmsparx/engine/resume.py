@@ -92,8 +92,8 @@ def check_resumed(cfg: Config) -> None:
     if lacking := _lacking(checkpoint, cfg):
         raise RuntimeError(
             f'--resume: {path} is not a checkpoint that this run can go on from: it lacks {", ".join(lacking)}. To '
-            'go on with a run, name one of its epoch_*.pth or iter_*.pth (best_*.pth holds weights alone). To start a run '
-            f'with these weights, leave --resume out and set --cfg-options load_from={path}'
+            'go on with a run, name one of its epoch_*.pth or iter_*.pth (best_*.pth holds weights alone). To start a '
+            f'run with these weights, leave --resume out and set --cfg-options load_from={path}'
         )
 
 

@@ -10,12 +10,12 @@ from mmsparx.zoo.shipped import export_config, list_configs, read_models
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `configs` and `export-config` to the commands of a parser."""
     text = 'list the shipped configs, with what the paper reports for them'
-    parser = commands.add_parser('configs', help=text, description=text)
+    parser = commands.add_parser('configs', help=text, description=text, allow_abbrev=False)
     parser.add_argument('--task', help='those of one task: ablations, classification, detection or segmentation')
     parser.set_defaults(run=lambda args: run(list_all, args))
 
     text = 'write a shipped config as one file that needs nothing but the installed package'
-    parser = commands.add_parser('export-config', help=text, description=text)
+    parser = commands.add_parser('export-config', help=text, description=text, allow_abbrev=False)
     parser.add_argument('name', help='as the command configs lists it')
     parser.add_argument('target', nargs='?', help='file or folder to write to (default: here, under its own name)')
     parser.add_argument('--force', action='store_true', help='write over the file if it is there')

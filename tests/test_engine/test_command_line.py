@@ -20,7 +20,10 @@ def parse(*arguments):
 def test_a_config_with_options(tmp_path):
     path = tmp_path / 'name_of_it.py'
     path.write_text("model = dict(depth=1, kind='a')\n")
-    cfg = load_config(parse(str(path), '--cfg-options', 'model.depth=3', 'model.kinds=[a,b]'))
+    options = ('--cfg-options', 'model.depth=3', 'model.kinds=[a,b]')
+    with pytest.raises(ValueError, match=r"model has no 'kinds'; did you mean model\.kind\?"):
+        load_config(parse(str(path), *options))
+    cfg = load_config(parse(str(path), *options, '--allow-new-keys'))
     assert cfg.model == {'depth': 3, 'kind': 'a', 'kinds': ['a', 'b']}
     assert cfg.work_dir == 'work_dirs/name_of_it'
     assert cfg.launcher == 'none'

@@ -164,6 +164,52 @@ def test_unknown_names_list_the_known_ones(train, tmp_path, option, value, messa
         train(config=config)
 
 
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('optim_wraper.optimizer.lr', r"the config has no 'optim_wraper'; did you mean optim_wrapper\.optimizer\.lr\?"),
+        ('val_evaluator.metrik', r'\(CocoMetric\) has no .* mean val_evaluator\.metric\?'),
+        ('model.backbone.with_pc', r'\(mmsparx\.SparXMamba\) has no .* mean model\.backbone\.with_cp\?'),
+        ('train_dataloader.dataset.pipeline.2.scael', r'\(Resize\) has no .*scael'),
+        ('model.roi_head.bbox_head.loss_cls.loss_weigth', r'\(CrossEntropyLoss\) has no .*\.loss_weight\?'),
+    ],
+)
+def test_an_option_with_a_typo_ends_the_run(train, tmp_path, key, message):
+    with pytest.raises(ValueError, match=message):
+        train(**{key: 7})
+    assert not (tmp_path / 'work').exists()
+
+
+def test_options_that_a_class_takes_need_not_be_in_the_config(train):
+    assert train(
+        iters=1,
+        **{
+            'model.backbone.with_cp': True,
+            'optim_wrapper.accumulative_counts': 1,
+            'model.roi_head.bbox_head.loss_cls.loss_weight': 2.0,
+            'train_dataloader.pin_memory': False,
+        },
+    )
+
+
+def test_a_hook_with_a_typo_ends_the_run_before_its_first_iteration(train, tmp_path):
+    """That the checkpoints' hook would find at the first save."""
+    with pytest.raises(TypeError, match=r"SafeCheckpointHook takes no 'intervall'; did you mean 'interval'\?"):
+        train(iters=1, **{'default_hooks.checkpoint.intervall': 7})
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = {CONFIG!r}\nval_evaluator = dict(metrik='bbox')\n")
+    with pytest.raises(TypeError, match=r"val_evaluator \(CocoMetric\) takes no 'metrik'; did you mean 'metric'\?"):
+        train(iters=1, config=config)
+
+
+def test_a_path_with_blanks_arrives_whole(train, coco):
+    moved = coco.rename(coco.with_name('my coco (2017)'))
+    options = {f'{loader}_dataloader.dataset.data_root': moved for loader in ('train', 'val', 'test')}
+    for evaluator in ('val', 'test'):
+        options[f'{evaluator}_evaluator.ann_file'] = moved / 'annotations/instances_train2017.json'
+    assert _losses(train(iters=1, **options))
+
+
 def test_augmentation_of_a_test_with_masks(tool, coco, tmp_path):
     with pytest.raises(ValueError, match='--tta: the model predicts masks of instances'):
         tool('test', CONFIG, 'x.pth', '--tta', '--work-dir', tmp_path, '--cfg-options', *overrides(coco))

@@ -1,7 +1,9 @@
-"""The shell scripts: what they start, and what they say when they are called wrongly."""
+"""The shell scripts: what they start, and what they say when they are called wrongly; options of all commands."""
 
+import ast
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,40 @@ def test_usage(script, arguments, usage, call):
     assert status == 2
     assert f'tools/{script} {usage}' in errors
     assert 'shellcheck' not in errors
+
+
+def parsers():
+    """Every call that makes a parser of options, as its file, line and keywords."""
+    root = TOOLS.parent
+    for folder in ('tools', 'demo', 'benchmarks', 'mmsparx'):
+        for path in sorted((root / folder).rglob('*.py')):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = getattr(getattr(node, 'func', None), 'attr', None)
+                if isinstance(node, ast.Call) and name in ('ArgumentParser', 'add_parser'):
+                    yield pytest.param(node, id=f'{path.relative_to(root)}:{node.lineno}')
+
+
+@pytest.mark.parametrize('call', [*parsers()])
+def test_no_command_takes_abbreviated_options(call):
+    """`--no-pretrain` would be taken for --no-pretrained, and mean another option once there is a second one."""
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    assert ast.literal_eval(keywords['allow_abbrev']) is False
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments'),
+    [
+        ('tools/train.py', ['config.py', '--no-pretrain']),
+        ('tools/test.py', ['config.py', 'weights.pth', '--show', 'x']),
+        ('demo/infer.py', ['a.png', 'config.py', 'weights.pth', '--out', 'x']),
+        ('-m mmsparx', ['doctor', '--js']),
+    ],
+)
+def test_an_abbreviated_option_is_refused(script, arguments):
+    done = subprocess.run(
+        [sys.executable, *script.split(), *arguments], cwd=TOOLS.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert (
+        'unrecognized arguments: ' + ' '.join(arguments[-1 if arguments[-1].startswith('-') else -2 :]) in done.stderr
+    )

@@ -14,13 +14,14 @@ import argparse
 from collections.abc import Iterable
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmsparx.analysis import complexity, two_stage_complexity
 from mmsparx.analysis.complexity import Complexity
+from mmsparx.engine.options import add_option_arguments, apply_options
 from mmsparx.zoo import find_config, list_configs, paper_figures, read_models, resolve_config
 
 # Height and width that the papers count at, by the scope of a config.
@@ -44,7 +45,9 @@ COLUMNS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('config', nargs='?', help='config file, or the name of a shipped config')
     what.add_argument('--paper', action='store_true', help="print all shipped configs beside the paper's figures")
@@ -61,9 +64,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="count norms, and the scan's skip once for each direction, as fvcore does for VMamba's figures",
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    add_option_arguments(parser)
     return parser.parse_args()
 
 
@@ -152,8 +153,7 @@ def main() -> None:
         print_paper_table()
         return
     cfg = Config.fromfile(resolve_config(args.config))
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    apply_options(cfg, args.cfg_options, args.allow_new_keys)
     height, width = choose_shape(cfg, args.shape)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     # Some networks read their rates from tensors while they are built, so it is built first and moved then.

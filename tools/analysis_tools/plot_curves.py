@@ -116,7 +116,7 @@ def plot(losses: dict[str, list], metrics: dict[str, list], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('run', type=Path, help='work directory of a run, or its vis_data/scalars.json')
     parser.add_argument('--out', type=Path, help='picture to write (default: curves.png beside the log)')
     parser.add_argument('--metrics', nargs='+', metavar='NAME', help='validation metrics, as coco/bbox_mAP_50')

@@ -24,7 +24,9 @@ def write_digits(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('folder', type=Path, nargs='?', default='data/digits', help='where to write them (%(default)s)')
     folder = parser.parse_args().folder
     print(f'{write_digits(folder)} pictures are in {folder}')

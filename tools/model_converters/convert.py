@@ -13,7 +13,9 @@ from mmsparx.weights.convert import add_weight_arguments, convert
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('source', help='file of weights, or its address')
     parser.add_argument('target', help='file to write: .pth, .pt or .safetensors')
     parser.add_argument(

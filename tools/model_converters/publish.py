@@ -10,7 +10,9 @@ from mmsparx.weights.convert import add_weight_arguments, publish
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('source', help='checkpoint, or its address')
     parser.add_argument(
         'target',

@@ -1,6 +1,8 @@
 """Checkpoints that are whole at every moment."""
 
+import difflib
 import errno
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ class SafeCheckpointHook(CheckpointHook):
             backend writes and removes as mmengine does.
 
     Raises:
+        TypeError: an argument is neither the hook's nor that of the runner's `save_checkpoint`.
         OSError: when a checkpoint cannot be written; the message names the newest whole one.
         FloatingPointError: a weight, or what the optimizer keeps of one, is not finite; the message names it, and
             the newest whole checkpoint.
@@ -47,6 +50,12 @@ class SafeCheckpointHook(CheckpointHook):
         if backend_args is None and kwargs.get('file_client_args') is None:
             backend_args = {'backend': 'atomic'}
         super().__init__(*args, backend_args=backend_args, **kwargs)
+        # mmengine hands what is left to `save_checkpoint`, at the first save.
+        known = {*inspect.signature(CheckpointHook).parameters, *inspect.signature(Runner.save_checkpoint).parameters}
+        for name in set(self.args) - known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            advice = f'did you mean {near[0]!r}?' if near else f'expected one of {", ".join(sorted(known))}'
+            raise TypeError(f'{type(self).__name__} takes no {name!r}; {advice}')
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
