@@ -1,15 +1,14 @@
 """Runs that are killed, and disks and folders that fail: what is lost, and what the user reads."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
+from helpers.checkpoints import assert_equal, losses
 from helpers.fault_hooks import VARIABLE
 from helpers.tools import CONFIG, ROOT, overrides
 
@@ -55,10 +54,10 @@ custom_hooks = [
     whole, resumed = losses(tmp_path / 'whole'), losses(killed)
     assert {step for step, _ in whole} == set(range(1, 7))
     assert resumed == whole
-    whole, resumed = (_load(run / 'iter_6.pth') for run in (tmp_path / 'whole', killed))
+    whole, resumed = (read_checkpoint(run / 'iter_6.pth') for run in (tmp_path / 'whole', killed))
     assert whole['meta']['iter'] == resumed['meta']['iter'] == 6
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
-        _assert_equal(whole[part], resumed[part], part)
+        assert_equal(whole[part], resumed[part], part)
     text = resumed['message_hub']['runtime_info']['cfg']
     assert "type='mmsparx.SparXMamba'" in text  # the running config, not what safe loading puts there
 
@@ -130,30 +129,3 @@ def test_two_runs_in_one_work_directory(train, tmp_path):
 def test_a_work_directory_that_cannot_be_written_to(tool, coco):
     with pytest.raises(OSError, match='the work directory cannot be written to; name another one with --work-dir'):
         tool('train', CONFIG, '--work-dir', '/sys/kernel', '--no-pretrained', '--cfg-options', *overrides(coco))
-
-
-def losses(work) -> list[tuple[int, float]]:
-    """(iteration, loss) of all runs in a work directory; the repeated and equal ones once."""
-    lines = [
-        json.loads(line) for path in work.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()
-    ]
-    return sorted({(line['step'], line['loss']) for line in lines if 'loss' in line})
-
-
-def _load(path):
-    return read_checkpoint(path)
-
-
-def _assert_equal(a, b, where):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            _assert_equal(a[key], b[key], f'{where}.{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            _assert_equal(*pair, f'{where}.{i}')
-    else:
-        assert a == b, where
