@@ -20,7 +20,7 @@ def clean() -> dict:
     counts = [48 * 10, 48 * 20, 48 * 34]
     annotations.append(
         dict(id=5, image_id=1, category_id=1, bbox=[10, 0, 20, 48], area=960, iscrowd=1,
-             segmentation=dict(size=SIZE, counts=counts))
+             segmentation=dict(size=list(SIZE), counts=counts))
     )  # fmt: skip
     return dict(images=images, categories=[dict(id=1, name='cat'), dict(id=2, name='dog')], annotations=annotations)
 

@@ -390,6 +390,38 @@ def test_a_fault_among_many_and_twice_over_chunks(tmp_path):
     assert checked == {coco.ANNOTATION_ID_TWICE: 1, coco.ANNOTATION_ID_0: 1, coco.AREA: 1, coco.UNUSED_CATEGORY: 1}
 
 
+ODD = [
+    *(None, True, False, 0, -1, 1.5, 10**400, -(10**400), 1e308, NAN, INF, -INF, '', '1', [], {}, {'a': 1}),
+    *([[]], [None], [[1, [2]]], [1] * 7, [[1e308] * 6], [[10**400] * 6], {'size': [NAN, 1], 'counts': [NAN]}),
+]
+
+
+def nodes(tree):
+    """Every place in nested lists and dicts: the one that holds it, and its key."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield tree, key
+        if isinstance(value, (dict, list)):
+            yield from nodes(value)
+
+
+def small():
+    """An image with an object and a crowd."""
+    data = clean()
+    return dict(images=data['images'][:1], categories=data['categories'][:1], annotations=data['annotations'][::4])
+
+
+def test_nothing_that_json_can_hold_fails_without_a_name(tmp_path):
+    """Each value of the file in turn is replaced by each odd one."""
+    for i in range(len(list(nodes(small())))):
+        for value in ODD:
+            data = small()
+            parent, key = list(nodes(data))[i]
+            parent[key] = value
+            findings = check_coco(write(tmp_path, data)).findings
+            findings.text(is_error=True)
+            findings.text(is_error=False)
+
+
 def test_what_others_compare(tmp_path):
     file = check_coco(write(tmp_path, clean()))
     assert file.categories == {1: 'cat', 2: 'dog'}
