@@ -20,10 +20,14 @@ REFERENCES = {'sparx_mamba': 'classification/sparx_mamba_t_in1k.py', 'fpn': 'seg
 
 
 @cache
-def reference(name: str) -> Config:
-    """The config of SparX-Mamba-T that a leaf has the recipe of."""
-    kind = 'fpn' if name.startswith('fpn') else 'sparx_mamba'
-    return Config.fromfile(CONFIGS / REFERENCES[kind])
+def reference(kind: str) -> tuple[dict, dict]:
+    """The recipe of the config of SparX-Mamba-T that leaves go by, and the shapes of its model's state."""
+    cfg = Config.fromfile(CONFIGS / REFERENCES[kind])
+    return recipe(cfg), shapes(build(cfg))
+
+
+def shapes(model) -> dict:
+    return {name: x.shape for name, x in model.state_dict().items()}
 
 
 def test_every_variant_has_both_leaves():
@@ -48,10 +52,9 @@ def test_a_leaf(name):
     else:
         assert model.head.fc.in_features == channels[-1]
         assert 'init_cfg' not in cfg.model.backbone
-    assert recipe(cfg) == recipe(reference(name))
-    # It is another network than T.
-    shapes = [{key: x.shape for key, x in each.state_dict().items()} for each in (model, build(reference(name)))]
-    assert shapes[0] != shapes[1]
+    same, others = reference('fpn' if name.startswith('fpn') else 'sparx_mamba')
+    assert recipe(cfg) == same
+    assert shapes(model) != others  # it is another network than T
 
 
 def test_the_plan_that_the_variants_change():
