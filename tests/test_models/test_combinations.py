@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import randomise, relative_error
+from helpers import SMALL_ARCH, randomise, relative_error
 from torch import nn
 
 from mmsparx.layers.norm import BatchNorm
@@ -87,6 +87,37 @@ def test_trains_at_odd_sizes(style, mixer, aggregator):
         assert gradient is not None, name
         assert gradient.isfinite().all(), name
         assert gradient.any(), name
+
+
+@pytest.fixture(scope='module')
+def digits():
+    """Images (N, 3, 32, 32) and labels (N,) of scikit-learn's handwritten digits."""
+    datasets = pytest.importorskip('sklearn.datasets', reason='the digits are those of scikit-learn')
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float).view(-1, 1, 8, 8) / 8 - 1
+    return nn.functional.interpolate(images, size=32, mode='bicubic').expand(-1, 3, -1, -1), torch.tensor(labels)
+
+
+@pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
+def test_learns_digits(style, mixer, aggregator, digits):
+    """Within 25 steps, in which no image comes twice, the loss falls below half of the first."""
+    images, labels = digits
+    steps, batch = 25, 32
+    arch = {**SMALL_ARCH, 'channels': (16, 32, 48, 64)}
+    backbone = build(style, mixer, aggregator, arch, out_indices=(3,), output_norm=False)
+    model = SparXClassifier(backbone, num_classes=10).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, fused=True)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.2, total_iters=4)
+    losses = []
+    for chosen in torch.randperm(len(labels))[: steps * batch].view(steps, batch):
+        loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        warm_up.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < losses[0] / 2
 
 
 @pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
