@@ -237,10 +237,10 @@ def _row(report: Report, name: str) -> dict[str, object]:
 
 
 def iterations(text: str) -> int:
-    """Two evaluations, one of them before the end."""
+    """So many that losses and times are logged twice."""
     count = command_line.positive(text)
-    if count < 2:
-        raise argparse.ArgumentTypeError(f'expected at least 2, got {count}')
+    if count < 2 * LOGGED_EVERY:
+        raise argparse.ArgumentTypeError(f'expected at least {2 * LOGGED_EVERY}, got {count}')
     return count
 
 
