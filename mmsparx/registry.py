@@ -50,7 +50,7 @@ def lookup(registry: Registry, name: str | type) -> type:
         return name
     registry.import_from_location()
     if name not in registry.module_dict:
-        if isinstance(found := get_object_from_string(name), type):
+        if isinstance(name, str) and isinstance(found := get_object_from_string(name), type):
             return found
         known = ', '.join(sorted(registry.module_dict))
         raise ValueError(f'unknown {registry.name} {name!r}; known ones: {known}')
@@ -72,9 +72,9 @@ def factory(registry: Registry, option: str, cfg: Mapping, **given) -> Callable:
     Raises:
         ValueError: the config has no type, or holds an option of the network; or see `lookup`.
     """
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        raise ValueError(f"{option}: expected a dict with a 'type', got {cfg!r}")
     options = dict(cfg)
-    if 'type' not in options:
-        raise ValueError(f"{option}: expected a dict with a 'type', got {dict(cfg)}")
     cls = lookup(registry, options.pop('type'))
     if twice := sorted(given.keys() & options.keys()):
         raise ValueError(f'{option}: {", ".join(twice)} is set by the network, from arch and norm_cfg; got {dict(cfg)}')

@@ -22,7 +22,7 @@ def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.S
         norm_cfg: Config of the batch norms, see `mmsparx.layers.norm.build_norm`.
 
     Raises:
-        ValueError: `depth` is below 2.
+        ValueError: `depth` or `dim` is below 2.
     """
     return _conv_stem(in_channels, dim, depth, norm_cfg, bias=False)
 
@@ -35,6 +35,8 @@ def conv_ln_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> n
 def _conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping | str, *, bias: bool) -> nn.Sequential:
     if depth < 2:
         raise ValueError(f'stem: expected a depth of at least 2 convolutions, which halve the side twice, got {depth}')
+    if dim < 2:
+        raise ValueError(f'stem: expected a first stage of at least 2 channels, of which the stem has half, got {dim}')
     widths = [in_channels] + [dim // 2] * (depth - 1) + [dim]
     parts: list[nn.Module] = []
     for i in range(depth):
@@ -173,15 +175,22 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
 
-class ChannelScale(nn.Conv2d):
+class ChannelScale(nn.Module):
     """A weight and a bias per channel, for a shortcut; starts as the identity.
 
-    A depthwise 1x1 convolution, as in the published checkpoints (the paper does not mention it). On a
-    CPU torch convolves channel by channel, up to 130 times slower than the product that it is.
+    A depthwise 1x1 convolution, as in the published checkpoints (the paper does not mention it), but no
+    `torch.nn.Conv2d`, so that whoever sets the initial values of convolutions leaves it alone. On a CPU torch convolves
+    channel by channel, up to 130 times slower than the product that it is.
+
+    Args:
+        dim: Number of channels.
     """
 
     def __init__(self, dim: int):
-        super().__init__(dim, dim, 1, groups=dim)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim, 1, 1, 1))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
@@ -189,10 +198,13 @@ class ChannelScale(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != 'cpu':
-            return super().forward(x)
+            return F.conv2d(x, self.weight, self.bias, groups=self.weight.shape[0])
         # In x's type, which autocast leaves as it is; within the networks that is the 16 bits of the layer before.
         weight, bias = (p.view(-1, 1, 1).to(x.dtype) for p in (self.weight, self.bias))
         return torch.addcmul(bias, x, weight)
+
+    def extra_repr(self) -> str:
+        return str(self.weight.shape[0])
 
 
 class DropPath(nn.Module):
@@ -222,7 +234,7 @@ def init_weights(module: nn.Module) -> None:
     Weights from a normal of std 0.02 truncated at +-2, biases 0. Norms keep torch's 1 and 0, and
     the scan's own parameters are set where they are made.
     """
-    if isinstance(module, (nn.Conv2d, nn.Linear)) and not isinstance(module, ChannelScale):
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -12,7 +12,7 @@ def check_sizes(owner: str, **sizes: int) -> None:
         ValueError: One is no integer of at least 1.
     """
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if not is_size(value):
             raise ValueError(f'{owner}: expected {name} to be an integer of at least 1, got {value!r}')
 
 
@@ -26,7 +26,12 @@ def check_heads(owner: str, dim: int, heads: int, option: str = 'heads') -> None
         option: Name of the class's option, for the message.
 
     Raises:
-        ValueError: `heads` is below 1 or does not divide `dim`.
+        ValueError: `heads` is no integer of at least 1, or does not divide `dim`.
     """
-    if heads < 1 or dim % heads:
-        raise ValueError(f'{owner}: expected {option} that divide the {dim} channels, got {option}={heads}')
+    if not is_size(heads) or dim % heads:
+        raise ValueError(f'{owner}: expected {option} that divide the {dim} channels, got {option}={heads!r}')
+
+
+def is_size(value: object) -> bool:
+    """Whether a value is an integer of at least 1; Python's True is not meant."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

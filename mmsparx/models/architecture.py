@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
-from mmsparx.models.connection import StagePlan
+from mmsparx.models.connection import StagePlan, is_integer
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,24 @@ class Architecture:
 
     def __post_init__(self):
         set_field = object.__setattr__  # the instance is frozen
-        set_field(self, 'channels', tuple(self.channels))
-        set_field(self, 'stages', tuple(StagePlan.of(stage) for stage in self.stages))
+        set_field(self, 'stages', tuple(StagePlan.of(stage) for stage in _entries('stages', self.stages)))
         count = len(self.stages)
         if self.reductions is None:
             set_field(self, 'reductions', tuple(2 ** (count - 1 - i) for i in range(count)))
         for name in ('channels', 'reductions', 'shortcut_scales'):
             if name == 'shortcut_scales' and self.shortcut_scales is None:
                 continue
-            value = tuple(getattr(self, name))
+            value = _entries(name, getattr(self, name))
             set_field(self, name, value)
             if len(value) != count or count == 0:
                 raise ValueError(f'Architecture: expected one entry of {name} per stage, got {value} for {count}')
         for name in ('channels', 'reductions'):
-            if not all(isinstance(entry, int) and entry >= 1 for entry in getattr(self, name)):
+            if not all(is_integer(entry) and entry >= 1 for entry in getattr(self, name)):
                 raise ValueError(f'Architecture: expected {name} of at least 1, got {getattr(self, name)}')
-        if self.stem_depth < 2:
-            raise ValueError(f'Architecture: expected stem_depth of at least 2, got {self.stem_depth}')
+        if not all(isinstance(entry, bool) for entry in self.shortcut_scales or ()):
+            raise ValueError(f'Architecture: expected shortcut_scales to be True or False, got {self.shortcut_scales}')
+        if not is_integer(self.stem_depth) or self.stem_depth < 2:
+            raise ValueError(f'Architecture: expected stem_depth of at least 2, got {self.stem_depth!r}')
         if not isinstance(self.token_mixer, Mapping) or 'type' in self.token_mixer:
             raise ValueError(
                 f"Architecture: expected token_mixer to be a dict of options without a 'type', got {self.token_mixer!r}"
@@ -101,6 +102,13 @@ class Architecture:
     def __str__(self) -> str:
         stages = zip(self.channels, self.stages, strict=True)
         return '\n'.join(f'stage {i}: {channels} channels, {plan}' for i, (channels, plan) in enumerate(stages, 1))
+
+
+def _entries(name: str, value: object) -> tuple:
+    """A field with an entry per stage."""
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise ValueError(f'Architecture: expected one entry of {name} per stage, got {value!r}')
+    return tuple(value)
 
 
 def _listed(names: Iterable[str]) -> str:

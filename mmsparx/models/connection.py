@@ -48,17 +48,17 @@ class StagePlan:
             value = getattr(self, name)
             if value is None and name != 'depth':
                 continue
-            if not _is_integer(value) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ValueError(f'StagePlan: expected {name} to be a whole number of at least 1, got {value!r}')
-        if not _is_integer(self.first) or not 0 <= self.first <= self.depth:
+        if not is_integer(self.first) or not 0 <= self.first <= self.depth:
             raise ValueError(
                 f'StagePlan: expected first to be a whole number from 0 to depth={self.depth}, got {self.first!r}'
             )
         for name in ('dense', 'input_in_window'):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
+            if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f'StagePlan: expected {name} to be True or False, got {value!r}')
-            if value and self.stride is None:
+        for name in ('window', 'dense', 'input_in_window'):
+            if getattr(self, name) and self.stride is None:
                 raise ValueError(
                     f'StagePlan: {name} says what ganglion layers read, and a stage without stride has none; '
                     f'set stride, or leave {name} out'
@@ -136,6 +136,6 @@ class StagePlan:
         return f', S={self.stride}, M={window}' + (' with the input' if self.input_in_window else '')
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Whether a value is an integer; Python's True and False are not meant."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -218,6 +218,7 @@ class TestInitialValues:
         assert weight.abs().max() > 3.5 * 0.02
 
     def test_leaves_scales_and_norms_alone(self):
+        assert not isinstance(ChannelScale(4), nn.Conv2d)
         for module in (ChannelScale(4), map_norm(4), nn.BatchNorm2d(4), ChannelLayerNorm(4)):
             init_weights(module)
             assert module.weight.eq(1).all()

@@ -221,14 +221,14 @@ class TestOptions:
         assert WindowAttention(24 * 40, head_dim=34).num_heads == 30  # 32, not 40
         assert WindowAttention(30, head_dim=4).num_heads == 10  # 3, not 5
 
-    @pytest.mark.parametrize(('num_heads', 'dim'), [(3, 8), (0, 8), (-2, 8), (16, 8)])
+    @pytest.mark.parametrize(('num_heads', 'dim'), [(3, 8), (0, 8), (-2, 8), (16, 8), (2.0, 8), ('2', 8), (True, 8)])
     def test_heads_that_do_not_divide(self, num_heads, dim):
-        message = f'WindowAttention: expected num_heads that divide the {dim} channels, got num_heads={num_heads}'
+        message = f'WindowAttention: expected num_heads that divide the {dim} channels, got num_heads={num_heads!r}'
         with pytest.raises(ValueError, match=message):
             WindowAttention(dim, num_heads=num_heads)
 
     @pytest.mark.parametrize('option', ['window_size', 'head_dim'])
-    @pytest.mark.parametrize('value', [0, -7, 3.5])
+    @pytest.mark.parametrize('value', [0, -7, 3.5, True])
     def test_bad_sizes(self, option, value):
         with pytest.raises(ValueError, match=f'expected {option} to be an integer of at least 1, got {value}'):
             WindowAttention(8, **{option: value})
@@ -248,7 +248,9 @@ class TestOptions:
         assert table.shape == (169, 3)
         assert table.std().item() == pytest.approx(0.02, rel=5 / (2 * table.numel()) ** 0.5)
 
-    def test_the_index_is_not_saved(self):
+    def test_nothing_but_parameters_is_kept(self):
+        """A buffer that is not saved would hold whatever is in memory after `to_empty`."""
+        assert not list(WindowAttention(8).buffers())
         assert set(WindowAttention(8).state_dict()) == {
             'qkv.weight',
             'qkv.bias',

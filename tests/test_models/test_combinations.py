@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from helpers import SMALL_ARCH, randomise, relative_error
+from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from mmsparx.layers.norm import BatchNorm
@@ -256,6 +257,44 @@ def test_a_classifier_has_the_norm_of_the_style(style, mixer, aggregator):
     assert model.eval()(torch.randn(2, 3, *SIZE)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
+def test_initial_values_after_the_meta_device(style, mixer, aggregator):
+    """As drawn by the constructor, whatever was in memory."""
+    fresh = build(style, mixer, aggregator)
+    with torch.device('meta'):
+        model = build(style, mixer, aggregator)
+    model = model.to_empty(device='cpu')
+    with torch.no_grad():
+        for x in (*model.parameters(), *model.buffers()):
+            x.fill_(math.nan if x.is_floating_point() else 7)
+        model.reset_parameters()
+    expected = fresh.state_dict()
+    for name, x in model.state_dict().items():
+        y = expected[name]
+        leaf = name.rpartition('.')[2]
+        if x.numel() == 1 or not x.is_floating_point() or y.std() == 0 or leaf in ('A_log', 'A_b_log'):
+            assert torch.equal(x, y), name
+        elif x.numel() >= 256:  # a spread of 0.7 at most, in five standard deviations
+            assert 0.7 < x.std() / y.std() < 1.4, name
+        else:
+            assert x.isfinite().all(), name
+    assert all(out.isfinite().all() for out in model(torch.randn(2, 3, *SIZE)))
+
+
+@pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
+def test_averaged_copies(style, mixer, aggregator):
+    model, x = randomise(build(style, mixer, aggregator)), torch.randn(2, 3, *SIZE)
+    average = ExponentialMovingAverage(model, momentum=0.5, update_buffers=True)
+    average.update_parameters(model)
+    # Not bit for bit: how torch.matmul multiplies depends on whether its factors require a gradient.
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(average.module.eval()(x), model.eval()(x), strict=True))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    randomise(model, 1)
+    average.update_parameters(model)
+    for name, p in average.module.named_parameters():
+        assert relative_error(p, (before[name] + model.get_parameter(name)) / 2) < 1e-6, name
+
+
 @pytest.mark.parametrize('mixer', ['SSM', 'BiSSM'])
 def test_the_network_leaves_a_scans_initial_values(mixer):
     """Its steps start between 0.001 and 0.1, which zeros in their biases would undo."""
@@ -285,6 +324,30 @@ class TestBadInput:
             ({'token_mixer': {'type': 'WindowAttention', 'expand': 2}}, TypeError, 'expand'),
             ({'aggregator': {'type': 'Concat', 'learnable_scale': True}}, TypeError, 'learnable_scale'),
             ({'token_mixer': {'type': 'WindowAttention', 'num_heads': 5}}, ValueError, 'num_heads'),
+            (
+                {'aggregator': {'type': 'SRA', 'heads': 7}},
+                ValueError,
+                'SRA: expected heads that divide the 32 channels',
+            ),
+            ({'aggregator': {'type': 'DMCA', 'groups': None}}, ValueError, 'expected groups that divide .*groups=None'),
+            ({'in_channels': 0}, ValueError, 'SparXNet: expected in_channels to be an integer of at least 1, got 0'),
+            ({'out_indices': 2.5}, ValueError, r'out_indices: expected stages from 0 to 3, got 2\.5'),
+            ({'out_indices': (3, 0)}, ValueError, r'expected stages from 0 to 3, got \(3, 0\); each once, in order'),
+            ({'out_indices': (1, 1)}, ValueError, r'expected stages from 0 to 3, got \(1, 1\); each once, in order'),
+            ({'frozen_stages': 1.0}, ValueError, r'frozen_stages: expected -1 to 4 for 4 stages, got 1\.0'),
+            ({'arch': {**ARCH, 'channels': 24}}, ValueError, 'expected one entry of channels per stage, got 24'),
+            ({'arch': {**ARCH, 'stages': 4}}, ValueError, 'expected one entry of stages per stage, got 4'),
+            ({'arch': {**ARCH, 'stem_depth': '2'}}, ValueError, "expected stem_depth of at least 2, got '2'"),
+            (
+                {'arch': {**ARCH, 'shortcut_scales': 'true'}},
+                ValueError,
+                "entry of shortcut_scales per stage, got 'true'",
+            ),
+            (
+                {'arch': {**PLAIN, 'channels': (1, 2, 4, 8)}},
+                ValueError,
+                'a first stage of at least 2 channels, of which',
+            ),
         ],
         ids=str,
     )

@@ -311,6 +311,7 @@ class TestBadValues:
             ({'stride': 2, 'window': 3, 'dense': True}, 'reads all layers before it, so window=3 would have no effect'),
             ({'stride': 2, 'input_in_window': True, 'dense': True}, 'input_in_window would have no effect; leave one'),
             ({'dense': True}, 'a stage without stride has none; set stride, or leave dense out'),
+            ({'window': 3}, 'a stage without stride has none; set stride, or leave window out'),
             ({'input_in_window': True}, 'a stage without stride has none; set stride, or leave input_in_window out'),
             ({'stride': 2, 'dense': 1}, 'expected dense to be True or False, got 1'),
             ({'stride': 2, 'input_in_window': None}, 'expected input_in_window to be True or False, got None'),

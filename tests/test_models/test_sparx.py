@@ -167,6 +167,18 @@ class TestInitialValues:
         weight = torch.cat([w.detach().flatten() for w in weights])
         assert weight.std().item() == pytest.approx(0.02, rel=5 / (2 * weight.numel()) ** 0.5)
 
+    @pytest.mark.parametrize('layer', ['Conv2d', ['Conv2d', 'Linear', 'Conv1d']], ids=str)
+    def test_mmengines_kinds_leave_shortcuts_and_scans(self, layer):
+        model = build(init_cfg={'type': 'TruncNormal', 'layer': layer, 'std': 0.5, 'a': -1, 'b': 1})
+        model.init_weights()
+        assert model.stem[0].weight.std() > 0.2
+        for module in model.modules():
+            if isinstance(module, ChannelScale):
+                assert module.weight.eq(1).all()
+        mixer = model.stages[0].layers[0].mixer
+        assert mixer.D.eq(1).all()
+        assert nn.functional.softplus(mixer.dt_proj_bias).max() < 0.11
+
     def test_init_weights_without_config_changes_nothing(self):
         model = build()
         before = copy.deepcopy(model.state_dict())
@@ -317,10 +329,12 @@ class TestNorms:
         x = torch.randn(2, 3, 64, 64)
         assert all(torch.equal(a, b) for a, b in zip(plain(x), sync(x), strict=True))
 
-    @pytest.mark.parametrize('cfg', [{'type': 'LN'}, {}], ids=str)
-    def test_unknown(self, cfg):
-        with pytest.raises(ValueError, match=r'norm: unknown type .*; known ones: BN, SyncBN'):
-            build(norm_cfg=cfg)
+    @pytest.mark.parametrize('cfg', [{'type': 'GN'}, {'type': 'LN2d'}, {'type': 'LN'}, {}, None], ids=str)
+    @pytest.mark.parametrize('style', ['sparx', 'swin'])
+    def test_no_batch_norm(self, cfg, style):
+        """Refused in a network that has none, as well."""
+        with pytest.raises(ValueError, match=r"norm_cfg: expected dict\(type='BN'\) or dict\(type='SyncBN'\), .*got "):
+            build(norm_cfg=cfg, style=style)
 
 
 class TestCheckpointing:
@@ -358,7 +372,7 @@ class TestCheckpointing:
             model(torch.randn(2, 3, 64, 64))
         assert len(calls) == 7
 
-    @pytest.mark.parametrize('with_cp', [(4,), [-1]], ids=str)
+    @pytest.mark.parametrize('with_cp', [(4,), [-1], 3, None], ids=str)
     def test_bad_stages(self, with_cp):
         with pytest.raises(ValueError, match='with_cp: expected a bool or stages from 0 to 3, got'):
             build(with_cp=with_cp)
@@ -501,6 +515,9 @@ class TestComposition:
             ('token_mixer', {'type': 'SS3D'}, "unknown token mixer 'SS3D'; known ones: .*SS2D"),
             ('aggregator', {'type': 'DMCB'}, "unknown aggregator 'DMCB'; known ones: .*DMCA"),
             ('token_mixer', {'state_size': 2}, "token_mixer: expected a dict with a 'type', got {'state_size': 2}"),
+            ('token_mixer', 'SS2D', "token_mixer: expected a dict with a 'type', got 'SS2D'"),
+            ('token_mixer', {'type': None}, 'unknown token mixer None; known ones: .*SS2D'),
+            ('aggregator', 'DMCA', "aggregator: expected a dict with a 'type', got 'DMCA'"),
             ('token_mixer', {'type': 'SS2D', 'index': 1}, 'token_mixer: index is set by the network'),
             ('aggregator', {}, "aggregator: expected a dict with a 'type', got {}"),
             ('aggregator', {'type': 'DMCA', 'reduction': 2}, 'aggregator: reduction is set by the network, from arch'),

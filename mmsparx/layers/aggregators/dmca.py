@@ -72,8 +72,13 @@ class DMCA(nn.Module):
         self.q = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
         self.k = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
         self.v = nn.Sequential(*projection(dim, norm_cfg))
-        self.scale = nn.Parameter(torch.full((1,), LEARNABLE_SCALE_START)) if learnable_scale else None
+        self.scale = nn.Parameter(torch.empty(1)) if learnable_scale else None
         self.mix = GroupedMix(dim, out_dim) if shortcut else plain_mix(dim, out_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.scale is not None:
+            nn.init.constant_(self.scale, LEARNABLE_SCALE_START)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""

@@ -22,9 +22,10 @@ class SCA(nn.Module):
     of its own, and what was retrieved goes on alone. FcaFormer's class token, depth biases and token scales are left
     out.
 
-    Fitted to the paper's figures: the parameters agree. Does not agree with the paper: it prints 5.2 G multiply-adds,
-    and this has 5.12; `own_tokens` has 5.52, or 5.08 without the attention products, and a memory that grows with
-    (H W)^2, as the paper's does.
+    Fitted to the paper's figures: the parameters agree, for which the reducer has no bias, though the convolutions have
+    one; with it there would be 3,584 more in SparX-Mamba-T. Does not agree with the paper: it prints 5.2 G
+    multiply-adds, and this has 5.12; `own_tokens` has 5.52, or 5.08 without the attention products, and a memory that
+    grows with (H W)^2, as the paper's does.
 
     Args:
         dim: Number of channels of the input and of each source, C; a multiple of `heads`.

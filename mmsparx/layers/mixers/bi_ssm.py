@@ -46,6 +46,13 @@ class BiSSM(SSM):
         self.dt_proj_b = ScanLinear(self.dt_proj.weight.shape[1], inner, bias=True)
         self.A_b_log = nn.Parameter(torch.empty(inner, state_size))
         self.D_b = nn.Parameter(torch.empty(inner))
+        self._reset_backward()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._reset_backward()
+
+    def _reset_backward(self) -> None:
         reset_scan_parameters(self.x_proj_b.weight, self.dt_proj_b.weight, self.dt_proj_b.bias, self.A_b_log, self.D_b)
 
     def scan(self, h: Tensor) -> Tensor:

@@ -83,6 +83,9 @@ class SS2D(nn.Module):
         self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
         self.out_norm = build_norm(inner, norm)
         self.out_proj = nn.Conv2d(inner, dim, 1, bias=proj_bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         reset_scan_parameters(self.x_proj_weight, self.dt_proj_weight, self.dt_proj_bias, self.A_log, self.D)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:

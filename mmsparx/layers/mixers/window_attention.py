@@ -60,8 +60,10 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Conv2d(dim, 3 * dim, 1) if aggregator is None else aggregator(dim, 3 * dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
         self.proj = nn.Conv2d(dim, dim, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02, a=-2.0, b=2.0)
-        self.register_buffer('relative_position_index', relative_positions(window_size), persistent=False)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
@@ -82,8 +84,14 @@ class WindowAttention(nn.Module):
         return self.proj(out)[:, :, :height, :width].contiguous()
 
     def _position_bias(self) -> Tensor:
-        """(heads, w^2, w^2)."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        """(heads, w^2, w^2): of query i and key j, the table's row for the distance i - j.
+
+        By windows over the table instead of an index, which would be a buffer for `to_empty` to forget.
+        """
+        w = self.window_size
+        table = self.relative_position_bias_table.unflatten(0, (2 * w - 1, 2 * w - 1))
+        windows = table.unfold(0, w, 1).unfold(1, w, 1)  # (w, w, heads, w, w), of i and w - 1 - j
+        return windows.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)
 
     def _apart(self, height: int, width: int, shift_down: int, shift_right: int, like: Tensor) -> Tensor:
         """(windows, 1, w^2, w^2): what is added to scores between parts of a shifted map that are no neighbours."""
@@ -119,11 +127,3 @@ class WindowAttention(nn.Module):
 def nearest_divisor(number: int, wanted: int) -> int:
     """The divisor of `number` that is nearest to `wanted`; the smaller of two."""
     return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
-
-
-def relative_positions(window_size: int) -> Tensor:
-    """(w^2, w^2): for each query and key of a window, the row of the table of biases that belongs to their distance."""
-    position = torch.arange(window_size)
-    distance = position[:, None] - position + window_size - 1  # (w, w), from 0 to 2 w - 2
-    index = distance[:, None, :, None] * (2 * window_size - 1) + distance[None, :, None, :]
-    return index.flatten(2, 3).flatten(0, 1)

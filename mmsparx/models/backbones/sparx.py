@@ -4,7 +4,7 @@ Source: SparX (Lou, Fu, Yu; AAAI 2025), Sec. 3; where paper and published checkp
 checkpoints are followed, and the docstrings of the parts say where.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, ChannelScale, DropPath, init_weights
 from mmsparx.layers.checkpointing import checkpointed
+from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.norm import NORMS, BatchNorm, ChannelLayerNorm, build_norm
 from mmsparx.models.architecture import Architecture
-from mmsparx.models.connection import StagePlan
+from mmsparx.models.connection import StagePlan, is_integer
 from mmsparx.models.style import Style
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory, lookup
 from mmsparx.weights import flatten_hook, load_pretrained, rename_published
@@ -112,7 +113,8 @@ class SparXNet(BaseModule):
         drop_path_rate: Stochastic-depth rate of the last layer; the first one's is 0, linear between.
         output_norm: Whether each output goes through a LayerNorm over channels of its own, as dense
             prediction wants it; a classifier's head has its own norm.
-        norm_cfg: Config of the batch norms: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`.
+        norm_cfg: Config of the batch norms: `dict(type='BN' | 'SyncBN', requires_grad=True, ...)`. The norms of the
+            style are set by `style`.
         norm_eval: Whether batch norms are kept in eval mode in training.
         frozen_stages: Number of stages that are fixed (no gradient, eval mode), with the stem and the downsampling
             that follows each of them; 0 fixes the stem alone, -1 nothing. Output norms stay trainable:
@@ -124,8 +126,8 @@ class SparXNet(BaseModule):
             mmengine's.
 
     Raises:
-        ValueError: Unknown arch, style, mixer, aggregator or norm, an option of the architecture that does not fit the
-            style, or stages that are not there.
+        ValueError: Unknown arch, style, mixer, aggregator or norm, another norm than a batch norm as `norm_cfg`, an
+            option of the architecture that does not fit the style, or stages that are not there.
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Architecture]] = {}
@@ -161,17 +163,22 @@ class SparXNet(BaseModule):
             if (name := getattr(self.style, option)) not in table:
                 raise ValueError(f'style: unknown {option} {name!r}; known ones: {", ".join(table)}')
         count = len(self.arch.stages)
-        self.out_indices = tuple(out_indices)
+        check_sizes(type(self).__name__, in_channels=in_channels)
+        _check_batch_norm(norm_cfg)
+        self.out_indices = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
-        if not self.out_indices or not all(isinstance(i, int) and 0 <= i < count for i in self.out_indices):
-            raise ValueError(f'out_indices: expected stages from 0 to {count - 1}, got {out_indices!r}')
+        stages = [i for i in range(count) if i in self.out_indices]
+        if not stages or stages != list(self.out_indices) or not all(map(is_integer, self.out_indices)):
+            raise ValueError(
+                f'out_indices: expected stages from 0 to {count - 1}, got {out_indices!r}; each once, in order'
+            )
         built = max(self.out_indices) + 1
-        if not -1 <= frozen_stages <= built:
-            raise ValueError(f'frozen_stages: expected -1 to {built} for {built} stages, got {frozen_stages}')
+        if not is_integer(frozen_stages) or not -1 <= frozen_stages <= built:
+            raise ValueError(f'frozen_stages: expected -1 to {built} for {built} stages, got {frozen_stages!r}')
         if isinstance(with_cp, bool):
             with_cp = range(built) if with_cp else ()
-        if not set(with_cp) <= set(range(count)):
+        if not isinstance(with_cp, Iterable) or not set(with_cp) <= set(range(count)):
             raise ValueError(f'with_cp: expected a bool or stages from 0 to {count - 1}, got {with_cp!r}')
 
         if self.style.stem == 'patch' and self.arch.stem_depth != 2:
@@ -200,6 +207,8 @@ class SparXNet(BaseModule):
         family = self.TOKEN_MIXER
         if given is None:
             given = family
+        elif not isinstance(given, Mapping):
+            raise ValueError(f"token_mixer: expected a dict with a 'type', got {given!r}")
         elif 'type' in given and lookup(TOKEN_MIXERS, given['type']) is lookup(TOKEN_MIXERS, family['type']):
             given = {**family, **given}
         return {**self.arch.token_mixer, **given}
@@ -244,6 +253,13 @@ class SparXNet(BaseModule):
     def _rename_published(cls, state_dict, prefix, *_) -> None:
         """Published checkpoints load wherever this network stands: in a detector, by any loader."""
         rename_published(state_dict, cls.weight_names, prefix)
+
+    def reset_parameters(self) -> None:
+        """Set all initial values again, as for a network from `torch.device('meta')` after `to_empty`."""
+        for module in self.modules():
+            if module is not self and hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        self.apply(init_weights)
 
     def init_weights(self) -> None:
         """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does.
@@ -319,6 +335,16 @@ class SparXNet(BaseModule):
             f'{type(self).__name__} in training: an image of {tuple(x.shape[2:])} in a batch of 1 is reduced to a '
             f'1x1 map (stride {stride}), where a batch norm has no statistics. Use a side of more than {stride}, more '
             'images in a batch, or norm_eval=True.'
+        )
+
+
+def _check_batch_norm(norm_cfg: object) -> None:
+    """Refuse what is not the config of a batch norm."""
+    kind = norm_cfg.get('type') if isinstance(norm_cfg, Mapping) else norm_cfg
+    if kind not in ('BN', 'SyncBN'):
+        raise ValueError(
+            f"norm_cfg: expected dict(type='BN') or dict(type='SyncBN'), for the batch norms, got {norm_cfg!r}. The "
+            'norm before mixers and feed-forwards is set by style=dict(type=..., norm=...).'
         )
 
 
