@@ -7,8 +7,11 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
 from mmsparx.engine.data_check import add_data_arguments, check_data
+from mmsparx.engine.outputs import check_writable
 from mmsparx.engine.predictions import draw_predictions, dump_predictions
+from mmsparx.engine.processes import ending_process_group
 from mmsparx.engine.tta import apply_tta
+from mmsparx.engine.work_dir import full_disk_explained
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,13 +55,19 @@ def apply_test_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 @record  # of several processes, the one that fails is named with its error
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     apply_test_options(cfg, args)
+    check_writable(cfg.work_dir, '--work-dir')
     check_data(cfg, ('test_dataloader',), args.annotation_faults)
-    with empty_data_explained():
+    with full_disk_explained(cfg.work_dir), empty_data_explained():
         build_runner(cfg).test()
+
+
+def main() -> None:
+    args = parse_args()
+    with ending_process_group():
+        run(args)
 
 
 if __name__ == '__main__':

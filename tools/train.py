@@ -9,6 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
 from mmsparx.engine.data_check import add_data_arguments, check_data
+from mmsparx.engine.processes import ending_process_group
 from mmsparx.engine.resume import check_resumed, resume_newest
 from mmsparx.engine.work_dir import own_work_dir
 
@@ -81,8 +82,7 @@ def log_initial_weights(cfg: Config) -> None:
 
 
 @record  # of several processes, the one that fails is named with its error
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     apply_training_options(cfg, args)
     check_data(cfg, ('train_dataloader', 'val_dataloader'), args.annotation_faults)
@@ -92,6 +92,12 @@ def main() -> None:
         runner = build_runner(cfg)
         log_initial_weights(cfg)
         runner.train()
+
+
+def main() -> None:
+    args = parse_args()
+    with ending_process_group():
+        run(args)
 
 
 if __name__ == '__main__':

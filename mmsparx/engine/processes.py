@@ -1,9 +1,12 @@
-"""What a run of several processes needs before its runner is built."""
+"""What a run of several processes needs before its runner is built, and when it ends."""
 
+import atexit
+import faulthandler
 import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -20,6 +23,35 @@ _VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+# Seconds that ending the process group may take after an error, where others may never answer.
+_PATIENCE = 20
+
+
+@contextmanager
+def ending_process_group() -> Iterator[None]:
+    """End the process group that is started within this block, if any, however the block ends.
+
+    Left to the end of the interpreter, its threads may abort a process whose work is done ("terminate called without an
+    active exception"), and the run with it.
+
+    After an error, the group is ended once the interpreter has written the traceback: until then, the other processes
+    would not fail for the loss of this one, and their errors would not be taken for the cause.
+    """
+    try:
+        yield
+    except BaseException:
+        atexit.register(_end_after_error)
+        raise
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # none is left behind in a collective
+        torch.distributed.destroy_process_group()
+
+
+def _end_after_error() -> None:
+    if torch.distributed.is_initialized():
+        faulthandler.dump_traceback_later(_PATIENCE, exit=True)
+        torch.distributed.destroy_process_group()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def prepare_processes(cfg: Config) -> None:

@@ -1,5 +1,6 @@
 """A work directory for one run alone."""
 
+import errno
 import logging
 import os
 import socket
@@ -18,6 +19,39 @@ except ImportError:  # Windows: runs are not kept apart there
     fcntl = None
 
 
+# The disk or a quota is full, or a file would be too large.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class ExplainedDiskError(OSError):
+    """A fault of the disk whose message says how to go on."""
+
+
+@contextmanager
+def full_disk_explained(path: str | os.PathLike) -> Iterator[None]:
+    """Within it, what fails on a full disk says how to go on.
+
+    Args:
+        path: Work directory of the run.
+
+    Raises:
+        ExplainedDiskError: A file could not be written.
+    """
+    try:
+        yield
+    except ExplainedDiskError:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ExplainedDiskError(
+            error.errno,
+            f'{error.strerror}: a file of the run in {path} could not be written. Make room there, or name another '
+            'place with --work-dir. A training run goes on from its newest checkpoint with --resume',
+            error.filename,
+        ) from error
+
+
 @contextmanager
 def own_work_dir(path: str | os.PathLike) -> Iterator[None]:
     """Make a work directory, and keep other runs out of it for as long as this block lasts.
@@ -29,6 +63,12 @@ def own_work_dir(path: str | os.PathLike) -> Iterator[None]:
         OSError: the directory cannot be made or written to.
         RuntimeError: another run uses it.
     """
+    with full_disk_explained(path), _locked(path):
+        yield
+
+
+@contextmanager
+def _locked(path: str | os.PathLike) -> Iterator[None]:
     if not is_first_process():
         yield
         return

@@ -6,6 +6,11 @@ import sys
 
 if len(sys.argv) < 2:
     sys.exit('usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]')
+if not os.path.exists(sys.argv[1]):
+    sys.exit(
+        f'python -m mmsparx.timm: no script {sys.argv[1]!r} in {os.getcwd()}. Expected the path of a script, such as '
+        "train.py of timm's repository"
+    )
 sys.argv = sys.argv[1:]  # the script finds its own name and arguments
 sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))  # and its neighbours, as with python SCRIPT.py
 runpy.run_path(sys.argv[0], run_name='__main__')

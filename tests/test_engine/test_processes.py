@@ -1,6 +1,7 @@
 """Several processes without GPUs: what becomes of the config, and what becomes of the gradients."""
 
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -14,7 +15,7 @@ from helpers.toy_run import CONFIG, PICTURES, ToyModel, launched_alone
 from mmengine.config import Config
 
 from mmsparx.engine import processes
-from mmsparx.engine.processes import prepare_processes
+from mmsparx.engine.processes import ending_process_group, prepare_processes
 
 TESTS = Path(__file__).parents[1]
 
@@ -90,6 +91,65 @@ def test_configured_wrappers_are_kept(launched, given, expected):
     cfg = Config(dict(launcher='pytorch', **given))
     prepare_processes(cfg)
     assert cfg.to_dict() == {'launcher': 'pytorch', **given, **expected}
+
+
+def test_the_group_is_ended_with_the_run(launched):
+    with ending_process_group():
+        prepare_processes(Config(dict(launcher='pytorch')))
+        assert torch.distributed.is_initialized()
+    assert not torch.distributed.is_initialized()
+    with ending_process_group():
+        pass
+
+
+def test_after_an_error_the_group_is_ended_when_the_interpreter_has_said_so(launched, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(processes.atexit, 'register', at_exit.append)
+    prepare_processes(Config(dict(launcher='pytorch')))
+    with pytest.raises(RuntimeError, match='of its own'), ending_process_group():
+        raise RuntimeError('of its own')
+    assert torch.distributed.is_initialized()
+    (end,) = at_exit
+    end()
+    assert not torch.distributed.is_initialized()
+    end()
+
+
+def test_an_error_amid_a_collective_ends_the_process(tmp_path):
+    """Which the other one will never answer; the error is said, and the status is that of an error."""
+    script = tmp_path / 'script.py'
+    script.write_text("""
+import os, time
+import torch
+from mmsparx.engine import processes
+
+processes._PATIENCE = 2
+with processes.ending_process_group():
+    torch.distributed.init_process_group('gloo')
+    torch.distributed.barrier()
+    if os.environ['RANK'] == '0':
+        time.sleep(600)
+    pending = torch.distributed.broadcast(torch.ones(3), 0, async_op=True)
+    raise RuntimeError('of its own')
+""")
+    alone = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()))
+    first, second = (
+        subprocess.Popen([sys.executable, script], env={**os.environ, **alone, 'RANK': rank}, stderr=subprocess.PIPE)
+        for rank in '01'
+    )
+    try:
+        said = second.communicate(timeout=300)[1].decode()
+    finally:
+        first.kill()
+        first.communicate()
+    assert second.returncode == 1, said
+    assert 'RuntimeError: of its own' in said
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
 
 
 def test_without_a_launcher_nothing_is_started_or_changed():

@@ -1,13 +1,15 @@
 """A work directory belongs to one run."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from mmsparx.engine.work_dir import own_work_dir
+from mmsparx.engine.work_dir import ExplainedDiskError, own_work_dir
 
 CHILD = """
 import os, sys, time
@@ -69,3 +71,25 @@ def test_what_cannot_be_written_to(place, tmp_path):
     with pytest.raises(OSError, match=problem) as error, own_work_dir(path):
         raise AssertionError('not reached')
     assert error.value.filename == str(path)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_says_how_to_go_on(tmp_path, number):
+    said = r'a file of the run in .*work could not be written\. Make room there.*--resume'
+    with pytest.raises(OSError, match=said), own_work_dir(tmp_path / 'work'):
+        raise OSError(number, os.strerror(number), 'a log')
+    for told in (OSError(errno.EACCES, 'no right', 'a log'), ExplainedDiskError(number, 'go on from iter_2.pth')):
+        with pytest.raises(OSError) as error, own_work_dir(tmp_path / 'work'):
+            raise told
+        assert error.value is told
+
+
+def test_a_disk_that_is_full_before_the_first_log(tmp_path):
+    """The lock is the first file of a run."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        with pytest.raises(ExplainedDiskError, match='could not be written'), own_work_dir(tmp_path / 'work'):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

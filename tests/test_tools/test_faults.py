@@ -1,6 +1,7 @@
 """Runs that are killed, and disks and folders that fail: what is lost, and what the user reads."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -86,8 +87,6 @@ def test_a_file_that_lacks_what_a_run_needs_is_not_resumed(train):
 
 def test_a_full_disk_ends_the_run_with_the_newest_whole_checkpoint(train, monkeypatch):
     """A checkpoint that is cut off by the limit of a file's size."""
-    import resource
-
     work = train(iters=2)
     size = (work / 'iter_2.pth').stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -129,3 +128,27 @@ def test_two_runs_in_one_work_directory(train, tmp_path):
 def test_a_work_directory_that_cannot_be_written_to(tool, coco):
     with pytest.raises(OSError, match='the work directory cannot be written to; name another one with --work-dir'):
         tool('train', CONFIG, '--work-dir', '/sys/kernel', '--no-pretrained', '--cfg-options', *overrides(coco))
+
+
+def test_a_disk_that_is_full_before_the_first_log(coco, tmp_path):
+    """Room for the lock and for copies of the config's files, and for nothing else."""
+    options = ['--cfg-options', *overrides(coco)]
+    done = subprocess.run(
+        [sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'work', '--no-pretrained', *options],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONDONTWRITEBYTECODE': '1'},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f'a file of the run in {tmp_path}/work could not be written. Make room there' in last
+
+
+def test_a_folder_for_the_results_of_a_test_that_cannot_be_written_to(tool, coco, tmp_path):
+    """Said before the checkpoint is looked for."""
+    (tmp_path / 'file').touch()
+    for option, path in (('--out', 'file/out.pkl'), ('--work-dir', 'file/work')):
+        with pytest.raises(OSError, match=f'{option} cannot be written to; make room there, or name another place'):
+            tool('test', CONFIG, 'nothing.pth', option, tmp_path / path, '--cfg-options', *overrides(coco))

@@ -1,7 +1,6 @@
 """Checkpoints that are whole at every moment."""
 
 import difflib
-import errno
 import inspect
 import os
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ from torch import Tensor
 from mmsparx.engine.nan_guard.diagnose import Finding, not_finite, not_finite_weights
 from mmsparx.engine.nan_guard.rewind import single_wrappers
 from mmsparx.engine.resume import whole_checkpoints
+from mmsparx.engine.work_dir import FULL, ExplainedDiskError
 from mmsparx.registry import HOOKS
 from mmsparx.weights import AtomicBackend
 from mmsparx.weights.loading import unwrapped
-
-# The disk or a quota is full, or a file would be too large.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @HOOKS.register_module()
@@ -95,9 +92,10 @@ class SafeCheckpointHook(CheckpointHook):
             yield
         except OSError as error:
             newest = next(whole_checkpoints(self.out_dir), None)
-            cause = 'Make room, then' if error.errno in _FULL else 'Fix that, then'
+            cause = 'Make room, then' if error.errno in FULL else 'Fix that, then'
             advice = f'{cause} go on from {newest} with --resume' if newest else f'{cause} start again'
-            raise OSError(error.errno, f'{error.strerror}: a checkpoint could not be written. {advice}') from error
+            said = f'{error.strerror}: a checkpoint could not be written. {advice}'
+            raise ExplainedDiskError(error.errno, said) from error
         finally:
             del backend.remove
         for path, inode in outdated.items():
