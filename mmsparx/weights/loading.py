@@ -154,13 +154,17 @@ def match_weights(
         Those of the checkpoint's weights that the model takes, by its names, and the report, which is logged.
 
     Raises:
-        RuntimeError, ValueError: as for `load_pretrained`.
+        RuntimeError, ValueError: as for `load_pretrained`; and what a head's `check_backbone` says of the backbone.
     """
     state = model.state_dict() if own is None else own
     full_names = {strip_wrappers(name): name for name in state}
     own = {name: state[full] for name, full in full_names.items()}
     backbones = backbones_of(model)
     home = next(iter(backbones)) if len(backbones) == 1 else None
+    if home is not None:
+        for part in model.modules():
+            if hasattr(part, 'check_backbone'):
+                part.check_backbone(backbones[home])
     if prefix is None:
         prefix = _place_of_backbone(state_dict, backbones[''].weight_names, source) if home == '' else ''
     elif prefix:

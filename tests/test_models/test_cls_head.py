@@ -96,6 +96,21 @@ def test_other_styles(family, style):
     assert torch.equal(model.eval()(x), classifier.eval()(x))
 
 
+def test_the_style_of_another_backbone(save):
+    """Its norm has the same weights, so that a file would fit, and results be wrong."""
+    init_default_scope('mmpretrain')
+    backbone = {'type': 'mmsparx.VMamba', 'arch': SMALL_ARCH, 'out_indices': (3,), 'output_norm': False}
+    head = {'type': 'mmsparx.SparXClsHead', 'in_channels': 32, 'num_classes': 5}
+    model = MODELS.build({'type': 'ImageClassifier', 'backbone': backbone, 'head': head})
+    path = save(model.state_dict())
+    said = r"the norm of the backbone, a VMamba with 'LN2d', got a style with 'GN'\..* style='vmamba'"
+    with pytest.raises(ValueError, match=said):
+        load_pretrained(model, path)
+    # What a head of the same norm loads: swin's is vmamba's.
+    head['style'] = 'swin'
+    load_pretrained(MODELS.build({'type': 'ImageClassifier', 'backbone': backbone, 'head': head}), path)
+
+
 def test_pre_logits():
     model = build().eval()
     x = torch.randn(2, 3, 64, 64)

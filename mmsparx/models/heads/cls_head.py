@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mmpretrain.models import ClsHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsparx.models.classifier import ClassifierHead
 from mmsparx.models.style import Style
@@ -30,8 +30,23 @@ class SparXClsHead(ClsHead):
         super().__init__(**options)
         if num_classes < 1:
             raise ValueError(f'SparXClsHead: expected num_classes of at least 1, got {num_classes}')
-        head = ClassifierHead(in_channels, num_classes, Style.of(style).norm)
+        self.style = Style.of(style)
+        head = ClassifierHead(in_channels, num_classes, self.style.norm)
         self.norm, self.fc = head.norm, head.fc
+
+    def check_backbone(self, backbone: nn.Module) -> None:
+        """Refuse a backbone of another norm, whose weights would fit all the same; asked before weights are loaded.
+
+        Raises:
+            ValueError: The head has the norm of another style.
+        """
+        wanted = backbone.style.norm
+        if self.style.norm != wanted:
+            raise ValueError(
+                f'SparXClsHead: expected the norm of the backbone, a {type(backbone).__name__} with {wanted!r}, got a '
+                f"style with {self.style.norm!r}. Give the head the backbone's style, as in "
+                f"dict(type='mmsparx.SparXClsHead', style={backbone.STYLE!r}, ...)."
+            )
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """A backbone's maps, of which the last, (B, C, H, W), is taken -> (B, C)."""
