@@ -114,7 +114,7 @@ def _timed(taken: list[tuple[float, float]]) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure and print a table; returns its rows."""
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.annotations', description=__doc__)
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.annotations', description=__doc__, allow_abbrev=False)
     parser.add_argument('--images', type=int, default=100_000, help='number of images')
     parser.add_argument('--objects', type=int, nargs='+', default=[1, 7], help='numbers of objects of each image')
     parser.add_argument('--points', type=int, default=24, help='number of points of each polygon')

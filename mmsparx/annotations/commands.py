@@ -11,6 +11,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'check-annotations',
         help=text,
+        allow_abbrev=False,
         description=f'{text}. The exit status is 1 where there are errors: what crashes a run or corrupts its result.',
     )
     parser.add_argument('paths', nargs='+', type=Path, metavar='PATH', help='annotation file, or folder of folders')
