@@ -187,6 +187,14 @@ class TestPrecision:
             mixer(x).sum().backward()
         assert watch.floating == {torch.float64}
 
+    def test_compiles_for_any_size(self):
+        torch._dynamo.reset()
+        mixer = build(window_size=4, index=1)
+        compiled = torch.compile(mixer, fullgraph=True, backend='eager', dynamic=True)
+        for size in ((9, 6), (13, 8), (5, 11)):
+            x = torch.randn(1, 8, *size, dtype=torch.float64)
+            assert relative_error(compiled(x), mixer(x)) < 1e-14
+
     def test_compiles_in_one_graph(self):
         mixer, x = build(window_size=4, index=1), torch.randn(1, 8, 9, 4, dtype=torch.float64)
         assert relative_error(torch.compile(mixer, fullgraph=True, backend='eager')(x), mixer(x)) < 1e-14
