@@ -1,5 +1,8 @@
 """Fixtures shared by all tests."""
 
+import os
+from unittest import mock
+
 import pytest
 import torch
 
@@ -7,6 +10,13 @@ import torch
 def pytest_runtest_setup(item):
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
         pytest.skip('needs a GPU')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _environment():
+    """What a module does to the environment ends with it: the tools switch safe loading on for good."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)
