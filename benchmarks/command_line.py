@@ -47,7 +47,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 def positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f'expected a whole number from 1 on, got {text!r}')
+        raise argparse.ArgumentTypeError(f'expected an integer from 1 on, got {text!r}')
     return int(text)
 
 

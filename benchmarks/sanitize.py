@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add, positive = parser.add_argument, command_line.positive
     add('--device', type=command_line.device_of, default=CPU, help='cpu, cuda or cuda:N (default: cpu)')
     add('--backend', default='native', help='of the scan (default: native)')
-    # Parts of a tile, the networks' own at 224x224, and one more than a whole number of tiles.
+    # Parts of a tile, the networks' own at 224x224, and one more than whole tiles.
     add('--lengths', nargs='+', type=positive, default=[1, 49, 196, 784, 3137], metavar='L')
     # In shared memory: less than a tile, several of them; beyond it.
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]

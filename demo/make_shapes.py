@@ -121,7 +121,7 @@ def draw(seed: tuple[int, ...], size: int) -> Picture:
     """The picture of a seed.
 
     Args:
-        seed: whole numbers of at least 0.
+        seed: integers of at least 0.
         size: side, in pixels.
     """
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ NOT_COCO = Kind(
 NOT_AN_OBJECT = Kind('an entry of a list is no JSON object', 'Remove the entry, or export the file again.')
 NO_IMAGES = Kind('the file lists no image', 'Name another file, or export it again.')
 
-IMAGE_ID = Kind('the id of an image is missing or no whole number', 'Number the images 1, 2, 3, ...')
+IMAGE_ID = Kind('the id of an image is missing or not an integer', 'Number the images 1, 2, 3, ...')
 IMAGE_ID_TWICE = Kind(
     'several images have one id, so that all but the last are lost', 'Give each image an id of its own.'
 )
@@ -52,7 +52,7 @@ FILE_NAME = Kind(
 )
 FILE_NAME_TWICE = Kind('several images have one file_name', 'Remove one of them, or merge their annotations.', False)
 IMAGE_SIZE = Kind(
-    'width or height of an image is missing or no whole number from 1 on',
+    'width or height of an image is missing or not an integer from 1 on',
     'Write the size of the image file in pixels.',
 )
 IMAGE_TOO_LARGE = Kind(
@@ -64,7 +64,7 @@ IMAGE_TOO_SLENDER = Kind(
     'Correct its size, tile the image, or remove it.',
 )
 
-CATEGORY_ID = Kind('the id of a category is missing or no whole number', 'Number the categories 1, 2, 3, ...')
+CATEGORY_ID = Kind('the id of a category is missing or not an integer', 'Number the categories 1, 2, 3, ...')
 CATEGORY_ID_TWICE = Kind('several categories have one id', 'Give each category an id of its own.')
 CATEGORY_NAME = Kind('the name of a category is missing or no text', 'Write its name.')
 CATEGORY_NAME_TWICE = Kind(
@@ -76,7 +76,7 @@ UNUSED_CATEGORY = Kind(
     False,
 )
 
-ANNOTATION_ID = Kind('the id of an annotation is missing or no whole number', 'Number the annotations 1, 2, 3, ...')
+ANNOTATION_ID = Kind('the id of an annotation is missing or not an integer', 'Number the annotations 1, 2, 3, ...')
 ANNOTATION_ID_TWICE = Kind(
     'several annotations have one id, so that all but the last are lost', 'Number the annotations 1, 2, 3, ...'
 )
@@ -85,12 +85,12 @@ ANNOTATION_ID_0 = Kind(
     'Number the annotations from 1 on.',
     False,
 )
-ANNOTATION_IMAGE = Kind('image_id of an annotation is missing or no whole number', 'Write the id of one of the images.')
+ANNOTATION_IMAGE = Kind('image_id of an annotation is missing or not an integer', 'Write the id of one of the images.')
 UNLISTED_IMAGE = Kind(
     'an annotation is of an image that is not listed, and is left out', 'List the image, or correct image_id.', False
 )
 ANNOTATION_CATEGORY = Kind(
-    'category_id of an annotation is missing, no whole number, or the id of no category',
+    'category_id of an annotation is missing, not an integer, or the id of no category',
     'Write the id of one of the categories, or add the category.',
 )
 BOX = Kind(

@@ -50,7 +50,7 @@ RLE_SIZE = Kind(
     f'Correct the size of the image or of the mask (the height is first). {_EXPORT}.',
 )
 RLE_COUNTS = Kind(
-    'the counts of a run-length encoding are neither a list of whole numbers from 0 on, nor a compressed string',
+    'the counts of a run-length encoding are neither a list of integers from 0 on, nor a compressed string',
     f'{_EXPORT}.',
 )
 RLE_SUM = Kind("the counts of a run-length encoding do not add up to the image's number of pixels", f'{_EXPORT}.')

@@ -18,7 +18,7 @@ _NUMBERS = {int, float}
 
 
 def is_whole(x: object) -> bool:
-    """Whether it is a whole number, and not a truth value."""
+    """Whether it is an integer, and not a truth value."""
     return type(x) is int
 
 
@@ -28,7 +28,7 @@ def are_numbers(values: Sequence) -> bool:
         return False
     try:
         return abs(sum(values)) < float('inf')  # NaN and infinities stay in the sum
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer beyond all floats
         return False
 
 

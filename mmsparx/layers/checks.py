@@ -9,7 +9,7 @@ def check_sizes(owner: str, **sizes: int) -> None:
         **sizes: Options of the class.
 
     Raises:
-        ValueError: One is no integer of at least 1.
+        ValueError: One is not an integer of at least 1.
     """
     for name, value in sizes.items():
         if not is_size(value):
@@ -26,7 +26,7 @@ def check_heads(owner: str, dim: int, heads: int, option: str = 'heads') -> None
         option: Name of the class's option, for the message.
 
     Raises:
-        ValueError: `heads` is no integer of at least 1, or does not divide `dim`.
+        ValueError: `heads` is not an integer of at least 1, or does not divide `dim`.
     """
     if not is_size(heads) or dim % heads:
         raise ValueError(f'{owner}: expected {option} that divide the {dim} channels, got {option}={heads!r}')

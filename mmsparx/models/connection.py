@@ -49,10 +49,10 @@ class StagePlan:
             if value is None and name != 'depth':
                 continue
             if not is_integer(value) or value < 1:
-                raise ValueError(f'StagePlan: expected {name} to be a whole number of at least 1, got {value!r}')
+                raise ValueError(f'StagePlan: expected {name} to be an integer of at least 1, got {value!r}')
         if not is_integer(self.first) or not 0 <= self.first <= self.depth:
             raise ValueError(
-                f'StagePlan: expected first to be a whole number from 0 to depth={self.depth}, got {self.first!r}'
+                f'StagePlan: expected first to be an integer from 0 to depth={self.depth}, got {self.first!r}'
             )
         for name in ('dense', 'input_in_window'):
             if not isinstance(value := getattr(self, name), bool):

@@ -179,7 +179,7 @@ def test_a_contender_that_fails_stays_in_the_table(tmp_path, monkeypatch):
         (cross_selective_scan.main, ['--contenders', 'mamba-ssm-plain'], "invalid choice: 'mamba-ssm-plain'"),
         (selective_scan.main, ['--images', '224x'], "expected a size in pixels as 224 or 800x1280 .*got '224x'"),
         (selective_scan.main, ['--images', '0'], "got '0'"),
-        (selective_scan.main, ['--batches', '0'], "expected a whole number from 1 on, got '0'"),
+        (selective_scan.main, ['--batches', '0'], "expected an integer from 1 on, got '0'"),
         (selective_scan.main, ['--threads', '-1'], "from 1 on, got '-1'"),
         (selective_scan.main, ['--samples', '2'], 'at least 3 samples, got .*samples=2'),
         (selective_scan.main, ['--device', 'tpu'], "expected cpu, cuda or cuda:N, got 'tpu'"),

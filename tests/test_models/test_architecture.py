@@ -78,7 +78,7 @@ class TestOf:
             ({'reductions': (0, 1)}, r'reductions of at least 1, got \(0, 1\)'),
             ({'token_mixer': {'type': 'SS2D'}}, "a dict of options without a 'type', got {'type': 'SS2D'}"),
             ({'stem_depth': 1}, 'stem_depth of at least 2, got 1'),
-            ({'stages': ({'depth': 1}, {'depth': 0})}, 'expected depth to be a whole number of at least 1, got 0'),
+            ({'stages': ({'depth': 1}, {'depth': 0})}, 'expected depth to be an integer of at least 1, got 0'),
         ],
         ids=str,
     )

@@ -289,16 +289,16 @@ class TestBadValues:
     @pytest.mark.parametrize('value', [0, -1, 1.5, '2'])
     def test_whole_numbers(self, name, value):
         options = {'depth': 7, 'stride': 2, 'window': 3, name: value}
-        with pytest.raises(ValueError, match=f'expected {name} to be a whole number of at least 1, got {value!r}'):
+        with pytest.raises(ValueError, match=f'expected {name} to be an integer of at least 1, got {value!r}'):
             StagePlan(**options)
 
     def test_depth_is_required(self):
-        with pytest.raises(ValueError, match='expected depth to be a whole number of at least 1, got None'):
+        with pytest.raises(ValueError, match='expected depth to be an integer of at least 1, got None'):
             StagePlan(None)
 
     @pytest.mark.parametrize('first', [-1, 8, 0.5, None])
     def test_first(self, first):
-        with pytest.raises(ValueError, match=f'expected first to be a whole number from 0 to depth=7, got {first}'):
+        with pytest.raises(ValueError, match=f'expected first to be an integer from 0 to depth=7, got {first}'):
             StagePlan(7, 2, first=first)
 
     def test_unknown_option(self):
@@ -315,7 +315,7 @@ class TestBadValues:
             ({'input_in_window': True}, 'a stage without stride has none; set stride, or leave input_in_window out'),
             ({'stride': 2, 'dense': 1}, 'expected dense to be True or False, got 1'),
             ({'stride': 2, 'input_in_window': None}, 'expected input_in_window to be True or False, got None'),
-            ({'stride': True}, 'expected stride to be a whole number of at least 1, got True'),
+            ({'stride': True}, 'expected stride to be an integer of at least 1, got True'),
         ],
         ids=str,
     )
