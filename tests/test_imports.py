@@ -116,6 +116,10 @@ def test_models_need_mmengine_alone(tmp_path):
         import mmsparx.models
         from mmsparx.registry import MODELS
         assert MODELS.get('mmsparx.SparXMamba') is mmsparx.models.SparXMamba
+        try:
+            from mmsparx.models.heads import SparXClsHead
+        except ModuleNotFoundError as error:
+            assert error.name == 'mmpretrain'
     """
     child = run_child(code, {*OPENMMLAB, 'timm', 'torchvision'}, cwd=tmp_path)
     assert (child.returncode, child.stdout, child.stderr) == (0, '', '')

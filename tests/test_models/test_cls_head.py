@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 
 from mmsparx.models import SparXClassifier, SparXSwin, VMamba, load_pretrained
-from mmsparx.models.heads.cls_head import SparXClsHead
+from mmsparx.models.heads import SparXClsHead, cls_head
 
 
 def build(num_classes=5, **head):
@@ -36,6 +36,18 @@ def test_logits_and_names_are_those_of_the_classifier():
     model.load_state_dict(classifier.state_dict())  # strictly
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.eval()(x), classifier.eval()(x))
+
+
+def test_it_is_imported_from_the_package_of_heads():
+    assert SparXClsHead is cls_head.SparXClsHead
+    with pytest.raises(ImportError, match="cannot import name 'SparXHead'"):
+        exec('from mmsparx.models.heads import SparXHead')
+
+
+def test_a_pure_python_config_names_the_class():
+    init_default_scope('mmpretrain')
+    head = MODELS.build({'type': SparXClsHead, 'in_channels': 32, 'num_classes': 5})
+    assert isinstance(head, SparXClsHead)
 
 
 def test_the_published_file(save):
