@@ -1,8 +1,8 @@
 """The package's registries.
 
-`MODELS`, `HOOKS` and `TRANSFORMS` are children of mmengine's roots, so `type='mmsparx.Name'` is found from
-every scope: mmengine imports this module when it meets the scope, and the locations below when
-it looks the name up. Backbones are registered in mmengine's root too (`register_backbone`), so
+`MODELS`, `HOOKS`, `TRANSFORMS` and `OPTIM_WRAPPER_CONSTRUCTORS` are children of mmengine's roots, so
+`type='mmsparx.Name'` is found from every scope: mmengine imports this module when it meets the scope, and the
+locations below when it looks the name up. Backbones are registered in mmengine's root too (`register_backbone`), so
 that the bare name works in mmdet, mmseg and mmpretrain once `mmsparx.models` is imported.
 
 `TOKEN_MIXERS` and `AGGREGATORS` hold what a network is composed of. They are read with
@@ -18,15 +18,32 @@ from functools import partial
 
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
-__all__ = ['AGGREGATORS', 'HOOKS', 'MODELS', 'TOKEN_MIXERS', 'TRANSFORMS', 'factory', 'lookup', 'register_backbone']
+__all__ = [
+    'AGGREGATORS',
+    'HOOKS',
+    'MODELS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'TOKEN_MIXERS',
+    'TRANSFORMS',
+    'factory',
+    'lookup',
+    'register_backbone',
+]
 
 MODELS = Registry('model', parent=ROOT_MODELS, scope='mmsparx', locations=['mmsparx.models'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmsparx', locations=['mmsparx.engine'])
 TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope='mmsparx', locations=['mmsparx.datasets'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmsparx',
+    locations=['mmsparx.engine'],
+)
 TOKEN_MIXERS = Registry('token mixer', scope='mmsparx', locations=['mmsparx.layers.mixers'])
 AGGREGATORS = Registry('aggregator', scope='mmsparx', locations=['mmsparx.layers.aggregators'])
 

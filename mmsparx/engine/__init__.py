@@ -5,6 +5,14 @@ Importing this package registers the networks as well, so that configs may name 
 
 import mmsparx.models  # noqa: F401  (registers them)
 from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmsparx.engine.nan_guard import NaNGuardHook
 
-__all__ = ['IterationSeedHook', 'LabelCheckHook', 'NaNGuardHook', 'SafeCheckpointHook', 'StrictLoadHook']
+__all__ = [
+    'IterationSeedHook',
+    'LabelCheckHook',
+    'LayerDecayOptimWrapperConstructor',
+    'NaNGuardHook',
+    'SafeCheckpointHook',
+    'StrictLoadHook',
+]

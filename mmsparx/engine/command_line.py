@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmsparx.engine.common import is_of_kind, named_dicts, type_name
+from mmsparx.engine.layer_decay import check_layer_decay
 from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.weights import secure_mmengine
@@ -101,6 +102,7 @@ def build_runner(cfg: Config) -> Runner:
     prepare_processes(cfg)
     harden(cfg)
     check_arguments(cfg)
+    check_layer_decay(cfg)
     # mmengine's own loading is secured; this is for what other libraries load.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     secure_mmengine()  # again: a config's imports may have given mmengine further loaders

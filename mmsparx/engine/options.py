@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmsparx.engine.arguments import accepted_arguments, find_classes
 from mmsparx.engine.common import named_dicts, type_name
+from mmsparx.engine.layer_decay import LayerDecayOptimWrapperConstructor
 
 
 def add_option_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,9 +167,14 @@ _OF_LOADERS = {
 } - {'self'}
 _OF_OPTIM_WRAPPER = {'constructor', 'paramwise_cfg'}
 _DEFAULT_CONSTRUCTOR = DefaultOptimWrapperConstructor.__name__
-_OF_PARAMWISE = {
+_DEFAULT_PARAMWISE = {
     *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult'),
     *('bypass_duplicate', 'dcn_offset_lr_mult'),
+}
+# By the constructor's name; others take what they like.
+_OF_PARAMWISE = {
+    _DEFAULT_CONSTRUCTOR: _DEFAULT_PARAMWISE,
+    LayerDecayOptimWrapperConstructor.__name__: _DEFAULT_PARAMWISE | {'layer_decay_rate'},
 }
 _DEFAULT_HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
 # Besides the arguments of the classes, what the code takes that builds them; by patterns of keys.
@@ -188,7 +194,6 @@ _UNTYPED: dict[str, Callable[[], set[str]]] = {
     r'test_cfg': lambda: _arguments(TestLoop),
     r'optim_wrapper': lambda: _arguments(OptimWrapper),
     r'optim_wrapper\.clip_grad': lambda: _arguments(torch.nn.utils.clip_grad_norm_),
-    r'optim_wrapper\.paramwise_cfg': lambda: _OF_PARAMWISE,
     r'log_processor': lambda: _arguments(LogProcessor),
     r'randomness': lambda: _arguments(Runner.set_randomness),
     r'auto_scale_lr': lambda: {'enable', 'base_batch_size'},
@@ -237,8 +242,10 @@ def _known_keys(cfg: Config, before: Mapping, parts: list[str], given: str, is_n
 
 def _taken(cfg: Config, place: str, node: Mapping) -> set[str] | None:
     """The settings of a dict, by its type or its place; None where they are not known."""
-    if place.startswith('optim_wrapper') and _constructor(cfg) != _DEFAULT_CONSTRUCTOR:
-        return None  # which takes what it likes
+    if place.startswith('optim_wrapper') and _constructor(cfg) not in _OF_PARAMWISE:
+        return None
+    if place == 'optim_wrapper.paramwise_cfg':
+        return _OF_PARAMWISE[_constructor(cfg)]
     if place == 'optim_wrapper.clip_grad':
         by_value = node.get('type') == 'value'
         return _arguments(torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_)

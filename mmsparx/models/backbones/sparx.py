@@ -254,6 +254,29 @@ class SparXNet(BaseModule):
         """Published checkpoints load wherever this network stands: in a detector, by any loader."""
         rename_published(state_dict, cls.weight_names, prefix)
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that decay from layer to layer; mmpretrain's protocol.
+
+        The stem has depth 0, the layers follow, each deeper by 1 than the one before, and a downsampling has the depth
+        of the layer that it leads to. Output norms and what is outside of the network are the deepest.
+
+        Args:
+            param_name: Name of the parameter in a model.
+            prefix: What the names of this network's parameters begin with in the model, as in 'backbone.'.
+
+        Returns:
+            The depth, and the number of depths.
+        """
+        depths = [len(stage.layers) for stage in self.stages]
+        count = sum(depths) + 2
+        part, *rest = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or part not in ('stem', 'stages'):
+            return count - 1, count
+        if part == 'stem':
+            return 0, count
+        stage, inside, layer, *_ = rest
+        return 1 + sum(depths[: int(stage)]) + (int(layer) if inside == 'layers' else 0), count
+
     def reset_parameters(self) -> None:
         """Set all initial values again, as for a network from `torch.device('meta')` after `to_empty`."""
         for module in self.modules():
