@@ -6,8 +6,10 @@ import sys
 
 import pytest
 from helpers import SMALL_ARCH
+from helpers.configs import build, library_config
 
 from mmsparx.layers.mixers import SS2D
+from mmsparx.models import SparXMamba, SparXSwin, VMamba
 from mmsparx.registry import TOKEN_MIXERS, lookup
 
 # `type='mmsparx.SparXMamba'` in a library's scope, nothing of ours imported; then the bare name,
@@ -53,3 +55,25 @@ def test_lookup_takes_a_class_and_its_path():
     assert lookup(TOKEN_MIXERS, 'mmsparx.layers.mixers.SS2D') is SS2D
     with pytest.raises(ValueError, match=r"unknown token mixer 'mmsparx\.layers\.mixers'; known ones: .*SS2D"):
         lookup(TOKEN_MIXERS, 'mmsparx.layers.mixers')
+
+
+@pytest.mark.parametrize('base', ['upernet_r50', 'fpn_r50', 'deeplabv3plus_r50-d8'])
+def test_pretrained_weights_of_a_base_config(base):
+    """mmseg's base configs name those of a ResNet, which a segmenter hands on to whatever its backbone is."""
+    mmseg = pytest.importorskip('mmseg')
+    cfg = library_config(mmseg, f'_base_/models/{base}.py')
+    cfg.default_scope = 'mmseg'
+    cfg.model.backbone = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH)
+    with pytest.raises(ValueError, match=r"got pretrained='open-mmlab://resnet50_v1c'\. .* set model\.pretrained=None"):
+        build(cfg)
+    assert cfg.model.backbone.pop('pretrained')  # mmseg has written it there
+    cfg.model.pretrained = None
+    assert type(build(cfg).backbone).__name__ == 'SparXMamba'
+
+
+@pytest.mark.parametrize('family', [SparXMamba, SparXSwin, VMamba])
+def test_pretrained_weights_are_given_as_init_cfg_alone(family):
+    for pretrained in ('weights.pth', True):
+        with pytest.raises(ValueError, match=rf'^{family.__name__}: .* init_cfg=dict\(type=.* got pretrained='):
+            family(SMALL_ARCH, pretrained=pretrained)
+    family(SMALL_ARCH, pretrained=None)

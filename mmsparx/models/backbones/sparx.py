@@ -124,10 +124,13 @@ class SparXNet(BaseModule):
             strictly, with the options of `load_pretrained`: `prefix`, `weights`, `may_differ`, and
             `adapt_channels=True` to start from weights of RGB images with other `in_channels`. Other kinds are
             mmengine's.
+        pretrained: None. Segmenters of mmseg hand their own `pretrained` on, which in its base configs is of another
+            backbone; pretrained weights are given as `init_cfg` alone.
 
     Raises:
-        ValueError: Unknown arch, style, mixer, aggregator or norm, another norm than a batch norm as `norm_cfg`, an
-            option of the architecture that does not fit the style, or stages that are not there.
+        ValueError: Pretrained weights as `pretrained`, unknown arch, style, mixer, aggregator or norm, another norm
+            than a batch norm as `norm_cfg`, an option of the architecture that does not fit the style, or stages that
+            are not there.
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Architecture]] = {}
@@ -155,7 +158,14 @@ class SparXNet(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool | Sequence[int] = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
+        pretrained: None = None,
     ):
+        if pretrained is not None:
+            raise ValueError(
+                f"{type(self).__name__}: expected pretrained weights as init_cfg=dict(type='Pretrained', "
+                f'checkpoint=...), got pretrained={pretrained!r}. In a config, set model.pretrained=None (a base '
+                'config may have set it for another backbone, as those of mmseg do) and model.backbone.init_cfg'
+            )
         super().__init__(init_cfg)
         self.arch = Architecture.of(arch, self.ARCHITECTURES)
         self.style = Style.of(self.STYLE if style is None else style)
