@@ -9,6 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmsparx.engine.command_line import add_common_arguments, build_runner, empty_data_explained, load_config
 from mmsparx.engine.data_check import add_data_arguments, check_data
+from mmsparx.engine.pretrained import drop_pretrained
 from mmsparx.engine.processes import ending_process_group
 from mmsparx.engine.resume import check_resumed, resume_newest
 from mmsparx.engine.work_dir import own_work_dir
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-pretrained',
         action='store_true',
-        help="start the backbone from scratch instead of the config's pretrained weights",
+        help="start from scratch instead of the pretrained weights that the config's model names, wherever it does",
     )
     return parser.parse_args()
 
@@ -62,7 +63,9 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.no_pretrained:
-        cfg.model.backbone.init_cfg = None
+        changed = drop_pretrained(cfg.model)
+        said = f'left out {", ".join(changed)}' if changed else "the config's model names no pretrained weights"
+        print_log(f'--no-pretrained: {said}', logger='current')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
