@@ -8,6 +8,8 @@ place, which end in `files.read_checkpoint`. What a loader returns that somebody
 in checkpoints and runs it: on a resume where there is a `config` in the meta data, in inferencers that are given a
 checkpoint and no config. In what is read, these texts are replaced by one of ours that says to name the config.
 
+**Errors.** What cannot be had is a `MissingError` that names the address and what helps, whichever loader it is of.
+
 **Strictly.** Inferencers, and what else the libraries offer for inference, load by a function of mmengine that warns
 where names do not match, and goes on with random weights. There a model with one of this package's backbones is
 compared with the checkpoint first, as `load_pretrained` does.
@@ -15,6 +17,7 @@ compared with the checkpoint first, as `load_pretrained` does.
 
 import http.client
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -22,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
@@ -44,6 +48,9 @@ raise ValueError(
 """
 
 
+_KIND = re.compile(r'[\w.+-]+://')
+
+
 def without_configs(value: object) -> object:
     """Replace the texts that mmengine would run as a config, in place, wherever they are but in the weights."""
     if isinstance(value, dict):
@@ -60,12 +67,25 @@ def without_configs(value: object) -> object:
     return value
 
 
+def _missing(address: str, reason: object, more: str = '') -> MissingError:
+    """The error of an address whose file cannot be had."""
+    said = str(reason).rstrip('.')
+    return MissingError(
+        f'the weights {address} cannot be had: {said}. Download the file where the address can be reached, and give '
+        f'its path in the place of the address{more}'
+    )
+
+
 def load_from_local(filename: str, map_location: Location = None) -> dict:
     """A file on the disk.
 
     Raises:
-        UnreadableError: it cannot be had, or is no checkpoint.
+        UnreadableError: it cannot be had, or is no checkpoint; or it is an address, of a kind that nobody has
+            registered a loader for.
     """
+    if (kind := _KIND.match(filename)) and not os.path.lexists(filename):
+        known = sorted(scheme for scheme in CheckpointLoader._schemes if _KIND.fullmatch(scheme))  # others are patterns
+        raise _missing(filename, f'no loader is registered for {kind[0]}, but for {", ".join(known)}')
     return without_configs(read_checkpoint(filename, map_location))
 
 
@@ -80,7 +100,7 @@ def load_from_http(
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
     name = os.path.basename(urlparse(filename).path)
     if not name:
-        raise MissingError(f'the address {filename} does not end in the name of a file')
+        raise _missing(filename, 'it does not end in the name of a file')
     path = folder / name
     try:
         if get_rank() == 0:
@@ -102,12 +122,16 @@ def _download(address: str, path: Path, progress: bool) -> None:
     try:
         torch.hub.download_url_to_file(address, str(path), progress=progress)
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-        raise MissingError(f'the weights {address} cannot be had: {error}') from error
+        reason = error.reason if type(error) is URLError else error
+        raise _missing(address, reason, f', or put it there as {path}') from None  # the reason is all that it says
 
 
 def load_from_ceph(filename: str, map_location: Location = None, backend: str = 'petrel') -> dict:
     """An object of a store that mmengine has a backend for."""
-    content = get_file_backend(filename, backend_args={'backend': backend}).get(filename)
+    try:
+        content = get_file_backend(filename, backend_args={'backend': backend}).get(filename)
+    except (OSError, ImportError) as error:
+        raise _missing(filename, error) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'checkpoint.pth')
         path.write_bytes(content)
@@ -120,7 +144,7 @@ def load_from_openmmlab(filename: str, map_location: Location = None) -> dict:
     known = checkpoint.get_external_models()
     name = checkpoint.get_deprecated_model_names().get(name, name)
     if name not in known:
-        raise MissingError(f'the weights {filename} cannot be had: mmengine knows no model of that name')
+        raise _missing(filename, 'mmengine knows no model of that name')
     place = known[name]
     if place.startswith(('http://', 'https://')):
         return load_from_http(place, map_location)
@@ -144,19 +168,39 @@ def _choosing(choose: Callable) -> Callable:
     @wraps(choose)
     def chosen(cls, path):
         load = choose(path)
-        return load if load in _OURS.values() else _checked(load)
+        return _naming_the_address(load if load in _OURS.values() else _checked(load))
 
     chosen.is_secured = True
     return chosen
 
 
+def _naming_the_address(load: Callable) -> Callable:
+    """A loader whose errors name the address that was asked for beside the one that stands for it."""
+
+    @wraps(load)  # mmengine logs the loader's name
+    def naming(filename, *args, **kwargs):
+        try:
+            return load(filename, *args, **kwargs)
+        except MissingError as error:
+            if str(filename) in str(error):
+                raise
+            raise MissingError(f'{filename}: {error}') from None
+
+    return naming
+
+
 def _checked(load: Callable) -> Callable:
     """Another's loader, within which weights alone are loaded, and whose result is checked."""
 
-    @wraps(load)  # mmengine logs the loader's name
+    @wraps(load)
     def checked(filename, *args, **kwargs):
-        with weights_only():
-            found = load(filename, *args, **kwargs)
+        try:
+            with weights_only():
+                found = load(filename, *args, **kwargs)
+        except KeyError as error:  # of a table of names
+            raise _missing(filename, f'{load.__name__} knows no {error}') from error
+        except (OSError, ImportError) as error:
+            raise _missing(filename, error) from error
         try:
             return without_configs(check_values(found))
         except RefusedError as error:

@@ -185,3 +185,9 @@ class TestResumeNewest:
         damage(tmp_path / 'iter_1.pth')
         with pytest.raises(RuntimeError, match=r'no checkpoint in .* is whole\. Start anew in another --work-dir'):
             resume_newest(Config(dict(work_dir=str(tmp_path))))
+
+
+@pytest.mark.parametrize('address', ['http://127.0.0.1:9/iter_1.pth', 'openmmlab://no_such'])
+def test_an_address_that_cannot_be_had(address):
+    with pytest.raises(RuntimeError, match=rf'the weights {address} cannot be had: .* give its path'):
+        check_resumed(Config(dict(RUN, load_from=address)))

@@ -5,9 +5,12 @@ import http.client
 import http.server
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -209,16 +212,59 @@ class TestAddresses:
 
 
 class TestNotToBeHad:
+    @pytest.fixture(autouse=True)
+    def _no_copies(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+
     @pytest.mark.parametrize(
         ('address', 'said'),
         [
             ('http://127.0.0.1:9/', 'does not end in the name of a file'),
             ('open-mmlab://no/such', 'mmengine knows no model of that name'),
+            ('http://127.0.0.1:9/x.pth', 'Connection refused'),
+            ('torchvision://no_such', "load_from_torchvision knows no 'no_such'"),
+            ('mmcls://no_such', "load_from_mmcls knows no 'no_such'"),
+            ('pavi://x', 'install pavi'),
+            ('s3://bucket/x.pth', 'install petrel_client'),
+            ('hf-hub://x', r'no loader is registered for hf-hub://, but for http://, https://, mmcls://, '),
+            ('HTTPS://127.0.0.1/x.pth', 'no loader is registered for HTTPS://'),
         ],
     )
     def test_an_address(self, address, said):
-        with pytest.raises(MissingError, match=said):
+        with pytest.raises(MissingError) as error:
             CheckpointLoader.load_checkpoint(address)
+        assert re.search(rf'the weights {address} cannot be had: .*{said}', str(error.value))
+        assert 'Download the file where the address can be reached, and give its path' in str(error.value)
+
+    @pytest.mark.parametrize('kind', ['openmmlab', 'torchvision', 'mmcls'])
+    def test_an_address_that_stands_for_another(self, kind, monkeypatch):
+        """Both are named, and no traceback of urllib comes with them."""
+        for table in ('get_external_models', 'get_torchvision_models', 'get_mmcls_models'):
+            monkeypatch.setattr(checkpoint, table, lambda: {'x': 'http://127.0.0.1:9/x.pth'})
+        with pytest.raises(MissingError) as error:
+            CheckpointLoader.load_checkpoint(f'{kind}://x')
+        said = f'{kind}://x: the weights http://127.0.0.1:9/x.pth cannot be had: [Errno 111] Connection refused. '
+        assert str(error.value).startswith(said)
+        assert 'urllib' not in ''.join(traceback.format_exception(error.value))
+
+    def test_a_copy_where_the_message_says(self, weights, tmp_path):
+        with pytest.raises(MissingError) as error:
+            CheckpointLoader.load_checkpoint('http://127.0.0.1:9/y.pth')
+        place = str(error.value).rpartition(' ')[2]
+        assert place == str(tmp_path / 'torch/hub/checkpoints/y.pth')
+        shutil.copy(weights, place)
+        assert CheckpointLoader.load_checkpoint('http://127.0.0.1:9/y.pth')['state_dict']['w'].sum() == 2
+
+    def test_init_cfg_of_a_backbone(self):
+        init_cfg = dict(type='Pretrained', checkpoint='torchvision://no_such')
+        with pytest.raises(MissingError, match=r'no_such cannot be had: .* give its path .*--no-pretrained'):
+            SparXMamba(SMALL_ARCH, init_cfg=init_cfg).init_weights()
+
+    def test_a_file_may_have_such_a_name(self, weights, monkeypatch):
+        monkeypatch.chdir(weights.parent)
+        Path('odd:').mkdir()
+        weights.rename('odd:/x.pth')
+        assert CheckpointLoader.load_checkpoint('odd://x.pth')['state_dict']['w'].sum() == 2
 
     def test_a_server_that_breaks_off(self, server, monkeypatch):
         def broken(*_, **__):

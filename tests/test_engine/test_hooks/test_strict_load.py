@@ -109,6 +109,11 @@ class TestLoadFrom:
         (log,) = (tmp_path / 'work').glob('*/*.log')
         assert 'backbone.stages.2 ' in log.read_text()  # the table
 
+    @pytest.mark.parametrize('address', ['http://127.0.0.1:9/no.pth', 'mmcls://no', 'no.pth'])
+    def test_what_cannot_be_had_is_named(self, address, make):
+        with pytest.raises(RuntimeError, match=f'the weights {address} cannot be had: '):
+            make(load_from=address).train()
+
     def test_other_classes(self, make, tmp_path):
         state = Model().state_dict()
         torch.save({'state_dict': state}, tmp_path / 'x.pth')
