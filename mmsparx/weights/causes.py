@@ -1,7 +1,8 @@
 """Why a checkpoint does not match a model, from names and shapes, and what helps."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +32,7 @@ _COMPUTED = {
 
 
 _DIFFERENCES = 4  # how many of them a message says
+_PARTS = 4  # how many whole parts a file or a model may have alone, before the two are of different networks
 
 
 def _network(family: str, arch: str, same_family: bool) -> str:
@@ -49,7 +51,8 @@ class Options:
         no_scale: To have none.
         prefix: To load names that begin with {prefix}; None where there is no such option.
         alone: To load the backbone of a model, {part}, alone; None where there is none.
-        differ: To let names that fit {patterns} differ; None where there is none.
+        differ: Function of patterns of names to how these are let differ; None where they may not.
+        start: Whether parts of the model may start from initial values, as in training.
     """
 
     network: Callable[[str, str, bool], str] = _network
@@ -61,7 +64,8 @@ class Options:
     alone: str | None = (
         'load_pretrained(model.{part}, ...), or init_cfg=dict(type="Pretrained", checkpoint=...) of the backbone'
     )
-    differ: str | None = 'may_differ={patterns}'
+    differ: Callable[[Sequence[str]], str] | None = 'may_differ={}'.format
+    start: bool = True
 
 
 @dataclass
@@ -102,6 +106,7 @@ class Mismatch:
             *(of_backbone if self.home is not None else ()),
             self._backbone_alone,
             self._heads,
+            self._parts,
             self._rest,
         )
         causes = (guess() for guess in guesses)
@@ -196,15 +201,66 @@ class Mismatch:
             if re.search(pattern, name)
         )
         said = f'Its head is of other classes{next(counts, "")}.'
+        parts = [] if self._other_parts is None else [part for parts in self._other_parts for part in parts]
+        if parts:
+            said += f' One of the two lacks {", ".join(parts)}.'
+        layers = {name.rpartition('.')[0] for name in shapes}
+        aim = 'To fine-tune on other classes, let these layers keep their initial values'
+        return said + self._let_differ({*layers, *parts}, aim)
+
+    def _parts(self) -> str | None:
+        """The file, or the model, has whole parts besides what they have in common, such as an auxiliary head."""
+        if self.report.wrong_shape or not self.report.matched or self._other_parts is None:
+            return None
+        extra, lacking = self._other_parts
+        said = []
+        if extra:
+            all_of_it = '' if lacking else ', and all that the model has'
+            said.append(f'The file has {_counted(extra)}, which the model lacks{all_of_it}.')
+        if lacking:
+            said.append(f'The file is incomplete: of all that the model has it lacks {_counted(lacking)}.')
+        aims = {(True, False): 'To leave that out', (False, True): 'To start there from initial values'}
+        aim = aims.get((bool(extra), bool(lacking)), 'To leave the one out, and start the other from initial values')
+        return ' '.join(said) + self._let_differ({*extra, *lacking}, aim, starts=bool(lacking))
+
+    @cached_property
+    def _other_parts(self) -> tuple[Counter[str], Counter[str]] | None:
+        """Parts outside of the backbone that the file alone has, and those of the model; None where it is not parts."""
+        place = 'backbone.' if self.home is None else self.home
+        report = self.report
+        extra, lacking = _whole_parts(report.unexpected, self.own), _whole_parts(report.missing, self.found)
+        inside = any(name.startswith(place) for name in (*report.unexpected, *report.missing))
+        if inside or extra is None or lacking is None or len(extra | lacking) > _PARTS:
+            return None
+        return extra, lacking
+
+    def _let_differ(self, layers: Iterable[str], aim: str, starts: bool = True) -> str:
+        """How names within these layers are let differ, where they may."""
         if self.options.differ is None:
-            return said
-        patterns = sorted({f'{name.rpartition(".")[0]}.*' for name in shapes})
-        return (
-            f'{said} To fine-tune on other classes, let these layers keep their initial values: '
-            f'{self.options.differ.format(patterns=patterns)}.'
-        )
+            return ''
+        if starts and not self.options.start:
+            return ' Take the config that the file was trained with.'
+        return f' {aim}: {self.options.differ(sorted(f"{layer}.*" for layer in layers))}.'
 
     def _rest(self) -> str | None:
         if self.report.unexpected or self.report.wrong_shape:
             return None
         return f"The file is incomplete: {len(self.report.missing)} of the model's tensors are not in it."
+
+
+def _whole_parts(names: Collection[str], others: Iterable[str]) -> Counter[str] | None:
+    """The modules that hold these names and no other one, with their numbers of names; None where a name is in none."""
+    common = {other[:i] for other in others for i, letter in enumerate(other) if letter == '.'}
+    parts: Counter[str] = Counter()
+    for name in names:
+        places = (name[:i] for i, letter in enumerate(name) if letter == '.')
+        part = next((place for place in places if place not in common), None)
+        if part is None:
+            return None
+        parts[part] += 1
+    return parts
+
+
+def _counted(parts: Mapping[str, int]) -> str:
+    """Parts with their numbers of tensors."""
+    return ', '.join(f'{part} ({count} {"tensors" if count > 1 else "tensor"})' for part, count in parts.items())

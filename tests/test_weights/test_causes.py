@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from mmsparx.models import load_pretrained
+from mmsparx.weights import match_weights
 from mmsparx.weights.names import SPARX
 
 
@@ -148,7 +149,8 @@ class TestOtherNetworks:
         published = published_detector()
         del published['neck.conv.weight']
         published['decoder.layers.0.self_attn.weight'] = torch.zeros(2)
-        refused(model, published, '1 UNEXPECTED', 'of another network, or incomplete')
+        said = 'The file has decoder (1 tensor), which the model lacks, and all that the model has.'
+        refused(model, published, '1 UNEXPECTED', said, "To leave that out: may_differ=['decoder.*'].")
 
 
 class TestWholeModels:
@@ -196,3 +198,86 @@ class TestWholeModels:
             },
             'of another network; channels: 8, 16, 24, 36 in the file, 8, 16, 24, 32 in the model',
         )
+
+
+class TestWholeParts:
+    """That the file has and the model has not, or the other way round, while all else matches."""
+
+    HEADS = {
+        'decode_head': (2, 5),
+        'auxiliary_head': (2, 5),
+        'roi_head.bbox_head': (2, 3),
+        'roi_head.mask_head': (2, 4),
+        'neck.0': (2, 2),
+        'neck.1': (2, 2),
+    }
+
+    def build(self, *parts, **classes):
+        """A model with some of these parts, each of a layer."""
+        model = nn.ModuleDict({'backbone': build()})
+        for place in parts:
+            *outer, name = place.split('.')
+            module = model
+            for step in outer:
+                if step not in dict(module.named_children()):
+                    module.add_module(step, nn.Module())
+                module = module.get_submodule(step)
+            width, outputs = self.HEADS[place]
+            module.add_module(name, nn.Module())
+            head = module.get_submodule(name)
+            head.conv_seg = nn.Linear(width, classes.get(place, outputs))
+        return model
+
+    @pytest.mark.parametrize(
+        ('more', 'less', 'parts'),
+        [
+            (('decode_head', 'auxiliary_head'), ('decode_head',), ['auxiliary_head']),
+            (('decode_head', 'auxiliary_head'), (), ['auxiliary_head', 'decode_head']),
+            (('roi_head.bbox_head', 'roi_head.mask_head'), ('roi_head.bbox_head',), ['roi_head.mask_head']),
+            (('neck.0', 'neck.1'), ('neck.0',), ['neck.1']),
+        ],
+    )
+    def test_of_one_of_the_two(self, more, less, parts, refused, save):
+        more, less = self.build(*more), self.build(*less)
+        tensors = ', '.join(f'{part} (2 tensors)' for part in reversed(parts))
+        patterns = [f'{part}.*' for part in parts]
+        count = 2 * len(parts)
+        extra = (
+            f'The file has {tensors}, which the model lacks, and all that the model has. To leave that out: may_differ='
+        )
+        refused(less, more.state_dict(), f'{count} UNEXPECTED in the file', f'{extra}{patterns}.')
+        lacking = f'The file is incomplete: of all that the model has it lacks {tensors}. To start there from initial'
+        refused(more, less.state_dict(), f'{count} MISSING', lacking, f'may_differ={patterns}.')
+        report = load_pretrained(less, save(more.state_dict()), may_differ=patterns)
+        assert (len(report.left_out), report.fresh) == (count, [])
+        report = load_pretrained(more, save(less.state_dict()), may_differ=patterns)
+        assert (len(report.fresh), report.left_out) == (count, [])
+
+    def test_of_each(self, refused):
+        model, other = self.build('decode_head', 'neck.0'), self.build('decode_head', 'auxiliary_head')
+        said = "may_differ=['auxiliary_head.*', 'neck.*']"
+        refused(model, other.state_dict(), 'which the model lacks. The file is incomplete', 'leave the one out', said)
+
+    def test_beside_a_head_of_other_classes(self, refused, save):
+        model, other = self.build('decode_head', decode_head=7), self.build('decode_head', 'auxiliary_head')
+        patterns = ['auxiliary_head.*', 'decode_head.conv_seg.*']
+        said = ('of other classes: 5 in the file, 7 in the model. One of the two lacks auxiliary_head.', str(patterns))
+        refused(model, other.state_dict(), *said)
+        load_pretrained(model, save(other.state_dict()), may_differ=patterns)
+
+    def test_that_are_no_parts(self, refused):
+        """Names beside others of the model, in its backbone, or in many places."""
+        model = self.build('decode_head')
+        state = model.state_dict()
+        many = {f'part_{i}.weight': torch.zeros(1) for i in range(5)}
+        for extra in ({'decode_head.extra': torch.zeros(1)}, {'backbone.decoder.weight': torch.zeros(1)}, many):
+            refused(model, state | extra, 'of another network, or incomplete')
+
+    def test_without_a_sparx_backbone(self):
+        """As `StrictLoadHook` compares the models of other networks."""
+        more = nn.ModuleDict({name: nn.Linear(1, 1) for name in ('backbone', 'head', 'aux')})
+        less = nn.ModuleDict({name: nn.Linear(1, 1) for name in ('backbone', 'head')})
+        with pytest.raises(RuntimeError, match=r"To leave that out: may_differ=\['aux\.\*'\]"):
+            match_weights(less, more.state_dict(), 'x')
+        with pytest.raises(RuntimeError, match='of another network, or incomplete'):
+            match_weights(less, {f'other_{name}': x for name, x in more.state_dict().items()}, 'x')
