@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmsparx.engine.common import is_of_kind, named_dicts, type_name
+from mmsparx.engine.hooks.strict_load import STRICT_LOAD
 from mmsparx.engine.layer_decay import check_layer_decay
 from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
@@ -69,7 +70,7 @@ def harden(cfg: Config) -> None:
         safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
         cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
     custom = list(cfg.get('custom_hooks') or ())
-    if not any(is_of_kind(hook, r'mmsparx\.([\w.]+\.)?StrictLoadHook') for hook in custom):
+    if not any(is_of_kind(hook, STRICT_LOAD) for hook in custom):
         changes.append('custom_hooks: mmsparx.StrictLoadHook added')
         cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
     # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.

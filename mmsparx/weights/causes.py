@@ -50,8 +50,10 @@ class Options:
         scale: To have a learnable attention scale.
         no_scale: To have none.
         prefix: To load names that begin with {prefix}; None where there is no such option.
-        alone: To load the backbone of a model, {part}, alone; None where there is none.
-        differ: Function of patterns of names to how these are let differ; None where they may not.
+        alone: Sentence that says how the backbone of a model, {part}, is loaded alone, with {prefix} as a further
+            option of init_cfg; None where that is no help.
+        differ: Function of patterns of names to how these are let differ, a sentence's end or lines; None where they
+            may not.
         start: Whether parts of the model may start from initial values, as in training.
     """
 
@@ -62,9 +64,10 @@ class Options:
     no_scale: str = 'leave learnable_scale=True out of the aggregator'
     prefix: str | None = 'prefix={prefix!r}'
     alone: str | None = (
-        'load_pretrained(model.{part}, ...), or init_cfg=dict(type="Pretrained", checkpoint=...) of the backbone'
+        'Load it into the backbone alone: load_pretrained(model.{part}, ...), or '
+        "init_cfg=dict(type='Pretrained', checkpoint=...{prefix}) of the backbone"
     )
-    differ: Callable[[Sequence[str]], str] | None = 'may_differ={}'.format
+    differ: Callable[[Sequence[str]], str] | None = ' may_differ={}.'.format
     start: bool = True
 
 
@@ -79,7 +82,6 @@ class Mismatch:
         own: The model's weights, by its names.
         found: The checkpoint's weights, as far as possible by the model's names.
         file: The checkpoint's weights, by its own names.
-        flat: Whether these are a backbone's or a classifier's, and the model is more than a backbone.
         options: How to call what helps.
     """
 
@@ -89,7 +91,6 @@ class Mismatch:
     own: Mapping[str, Tensor]
     found: Mapping[str, Tensor]
     file: Mapping[str, Tensor]
-    flat: bool
     options: Options
 
     def likely_cause(self) -> str:
@@ -99,12 +100,12 @@ class Mismatch:
             self._no_backbone,
             self._channels,
             self._another_arch,
-            self._scale,
         )
         guesses = (
             self._computed,
             *(of_backbone if self.home is not None else ()),
             self._backbone_alone,
+            *((self._scale,) if self.home is not None else ()),
             self._heads,
             self._parts,
             self._rest,
@@ -181,12 +182,22 @@ class Mismatch:
         return None
 
     def _backbone_alone(self) -> str | None:
-        if not self.flat or any(name in self.found and not name.startswith(self.home) for name in self.report.sizes):
+        """Of a model of several parts, the file has the backbone alone, as those of classifiers and other tasks do."""
+        place = 'backbone.' if self.home is None else self.home
+        inside = [name for name in self.report.sizes if name.startswith(place)]
+        outside = [name for name in self.report.sizes if not name.startswith(place)]
+        if not outside or any(name in self.found for name in outside):
             return None
-        said = 'It holds a backbone or a classifier, and not the whole model.'
+        if not any(name in self.found for name in inside):
+            return None
+        said = (
+            f"Of the model's parts it holds {place.removesuffix('.')} alone, as the file of a backbone, a classifier "
+            'or a model of another task does.'
+        )
         if self.options.alone is None:
             return said
-        return f'{said} Load it into the backbone alone: {self.options.alone.format(part=self.home.removesuffix("."))}.'
+        prefix = '' if self.home else f', prefix={place!r}'  # which ours finds by itself
+        return f'{said} {self.options.alone.format(part=place.removesuffix("."), prefix=prefix)}.'
 
     def _heads(self) -> str | None:
         shapes = self.report.wrong_shape
@@ -240,7 +251,7 @@ class Mismatch:
             return ''
         if starts and not self.options.start:
             return ' Take the config that the file was trained with.'
-        return f' {aim}: {self.options.differ(sorted(f"{layer}.*" for layer in layers))}.'
+        return f' {aim}:{self.options.differ(sorted(f"{layer}.*" for layer in layers))}'
 
     def _rest(self) -> str | None:
         if self.report.unexpected or self.report.wrong_shape:

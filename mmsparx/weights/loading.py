@@ -192,8 +192,9 @@ def match_weights(
     report.adapted = adapted
     print_log(str(report), logger='current')
     if not report.ok:
-        cause = Mismatch(report, model, home, own, found, state_dict, flat, options or Options()).likely_cause()
-        raise RuntimeError(f'{report.summary()}\n{cause} Nothing was loaded.')
+        cause = Mismatch(report, model, home, own, found, state_dict, options or Options()).likely_cause()
+        space = '' if cause.endswith('\n') else ' '
+        raise RuntimeError(f'{report.summary()}\n{cause}{space}Nothing was loaded.')
     return {full_names[name]: found[name] for name in report.matched}, report
 
 

@@ -232,7 +232,7 @@ class TestWholeParts:
         ('more', 'less', 'parts'),
         [
             (('decode_head', 'auxiliary_head'), ('decode_head',), ['auxiliary_head']),
-            (('decode_head', 'auxiliary_head'), (), ['auxiliary_head', 'decode_head']),
+            (('neck.0', 'decode_head', 'auxiliary_head'), ('neck.0',), ['auxiliary_head', 'decode_head']),
             (('roi_head.bbox_head', 'roi_head.mask_head'), ('roi_head.bbox_head',), ['roi_head.mask_head']),
             (('neck.0', 'neck.1'), ('neck.0',), ['neck.1']),
         ],
@@ -265,6 +265,20 @@ class TestWholeParts:
         refused(model, other.state_dict(), *said)
         load_pretrained(model, save(other.state_dict()), may_differ=patterns)
 
+    def test_all_but_the_backbone(self, refused):
+        """In names of its own, so that the file is no flat one: of a classifier of mmpretrain, or of another task."""
+        model = self.build('decode_head', 'neck.0')
+        state = {f'backbone.{name}': x for name, x in build(aggregator=LEARNABLE).state_dict().items()}
+        head = {f'head.fc.{name}': x for name, x in nn.Linear(2, 2).state_dict().items()}
+        without_scale = {name: x for name, x in state.items() if not name.endswith('.scale')}
+        without_norms = {name: x for name, x in without_scale.items() if '.out_norms.' not in name}
+        said = "Of the model's parts it holds backbone alone", "init_cfg=dict(type='Pretrained', checkpoint=...) of the"
+        for content in (without_scale, without_scale | head, without_norms | head):
+            refused(model, content, *said)
+        model.backbone = build(aggregator=LEARNABLE)
+        for content in (state, state | head, without_norms | head):
+            refused(model, content, *said)
+
     def test_that_are_no_parts(self, refused):
         """Names beside others of the model, in its backbone, or in many places."""
         model = self.build('decode_head')
@@ -281,3 +295,9 @@ class TestWholeParts:
             match_weights(less, more.state_dict(), 'x')
         with pytest.raises(RuntimeError, match='of another network, or incomplete'):
             match_weights(less, {f'other_{name}': x for name, x in more.state_dict().items()}, 'x')
+
+    def test_the_backbone_of_another_network(self):
+        """Whose prefix mmengine has to be told."""
+        classifier, detector = (nn.ModuleDict({x: nn.Linear(1, 1) for x in ('backbone', x)}) for x in ('head', 'neck'))
+        with pytest.raises(RuntimeError, match=r"checkpoint=\.\.\., prefix='backbone\.'\) of the backbone"):
+            match_weights(detector, classifier.state_dict(), 'x')

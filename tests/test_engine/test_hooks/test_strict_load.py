@@ -1,6 +1,8 @@
 """A runner's checkpoints match the model, or the run ends before it trains or tests."""
 
+import argparse
 import copy
+import shlex
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmsparx.engine import StrictLoadHook
+from mmsparx.engine.options import add_option_arguments, apply_options
 from mmsparx.models.backbones.sparx import SparXLayer
 from mmsparx.weights import read_checkpoint
 from mmsparx.weights.names import SPARX, convert_names
@@ -117,7 +120,7 @@ class TestLoadFrom:
     def test_other_classes(self, make, tmp_path):
         state = Model().state_dict()
         torch.save({'state_dict': state}, tmp_path / 'x.pth')
-        with pytest.raises(RuntimeError, match=r"5 in the file, 7 in the model.*may_differ=\['head\.fc\.\*'\]"):
+        with pytest.raises(RuntimeError, match=r"(?s)5 in the file, 7 in the model.*may_differ=\['head\.fc\.\*'\]"):
             make(Model(7)).load_checkpoint(str(tmp_path / 'x.pth'))
         runner = make(Model(7), StrictLoadHook(may_differ='head.fc.*'))
         runner.load_checkpoint(str(tmp_path / 'x.pth'))
@@ -133,6 +136,120 @@ class TestLoadFrom:
         assert_unchanged(runner.model, {name.removeprefix('module.'): x for name, x in state.items()})
         with pytest.raises(RuntimeError, match=r'1 of ANOTHER SHAPE: layer\.weight'):
             make(Other(4)).load_checkpoint(str(tmp_path / 'x.pth'))
+
+
+class TestMessages:
+    """What helps in a run, to copy."""
+
+    @pytest.fixture
+    def message(self, make, tmp_path):
+        """What a runner says of a state dict, whose config names the hook."""
+
+        def message(state, model, may_differ=(), method='train', **options):
+            torch.save({'state_dict': state}, tmp_path / 'x.pth')
+            runner = make(model, StrictLoadHook(may_differ), load_from=str(tmp_path / 'x.pth'), **options)
+            hook = dict(type='mmsparx.StrictLoadHook', may_differ=may_differ)
+            runner.cfg.custom_hooks = [dict(type='mmsparx.NaNGuardHook'), hook]
+            with pytest.raises(RuntimeError) as error:
+                getattr(runner, method)()
+            return str(error.value)
+
+        return message
+
+    def test_how_a_head_may_differ(self, message):
+        said = message(Model().state_dict(), Model(7))
+        assert said.endswith("""\
+To fine-tune on other classes, let these layers keep their initial values:
+  in the config: custom_hooks = [*_base_.custom_hooks, dict(type='mmsparx.StrictLoadHook', may_differ=['head.fc.*'])]
+  or with tools/train.py: --may-differ 'head.fc.*'
+  or with any tool: --cfg-options 'custom_hooks.1.may_differ=[head.fc.*]'
+Nothing was loaded.""")
+
+    def test_how_a_part_may_differ(self, message):
+        """What may differ already is kept by the option that replaces it."""
+        model = Model(7)
+        model.aux = nn.Linear(1, 1)
+        said = message(Model().state_dict(), model, may_differ='head.fc.*')
+        assert "--may-differ 'aux.*'\n" in said
+        assert "--cfg-options 'custom_hooks.1.may_differ=[head.fc.*,aux.*]'\n" in said
+
+    def test_the_options_are_taken(self, message, tmp_path):
+        said = message(Model().state_dict(), Model(7))
+        option = shlex.split(said.partition('--cfg-options ')[2].partition('\n')[0])
+        parser = argparse.ArgumentParser()
+        add_option_arguments(parser)
+        cfg = Config(dict(custom_hooks=[dict(type='mmsparx.NaNGuardHook'), dict(type='mmsparx.StrictLoadHook')]))
+        apply_options(cfg, parser.parse_args(['--cfg-options', *option]).cfg_options)
+        assert cfg.custom_hooks[1].may_differ == ['head.fc.*']
+        hooks = said.partition('in the config: ')[2].partition('\n')[0]
+        base, leaf = tmp_path / 'base.py', tmp_path / 'leaf.py'
+        base.write_text("custom_hooks = [dict(type='mmsparx.StrictLoadHook')]")
+        leaf.write_text(f"_base_ = './base.py'\n{hooks}\n")
+        assert [hook.get('may_differ') for hook in Config.fromfile(leaf).custom_hooks] == [None, ['head.fc.*']]
+
+    def test_a_classifier_for_another_task(self, message, tmp_path):
+        """Its weights are those of the backbone, by our names, with its head or flat, or by the published ones."""
+        model = Model()
+        model.neck, model.head = nn.Linear(1, 1), None
+        for state in (Model().state_dict(), Model().backbone.state_dict(), published_classifier()):
+            said = message(state, model)
+            assert (
+                "Of the model's parts it holds backbone alone, as the file of a backbone, a classifier or a model of "
+                'another task does. To start from it, leave load_from out and give the file to the backbone: '
+                f"model.backbone.init_cfg=dict(type='Pretrained', checkpoint='{tmp_path}/x.pth')."
+            ) in said
+            init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/x.pth')
+            build(out_indices=(3,), output_norm=False, init_cfg=init_cfg).init_weights()
+
+    def test_a_test_starts_nothing_from_initial_values(self, message):
+        loader = dict(dataset=[{'inputs': torch.randn(3, 33, 33)}], sampler=dict(type='DefaultSampler', shuffle=False))
+        test = dict(
+            method='test',
+            test_dataloader=loader,
+            test_cfg=dict(),
+            test_evaluator=dict(type='DumpResults', out_file_path='x.pkl'),
+        )
+        said = message(Model().state_dict(), Model(7), **test)
+        assert said.endswith('7 in the model. Take the config that the file was trained with. Nothing was loaded.')
+        model = Model()
+        model.neck, model.head = nn.Linear(1, 1), None
+        assert 'init_cfg' not in message(Model().state_dict(), model, **test)
+        with_more = Model()
+        with_more.aux = nn.Linear(1, 1)
+        said = message(with_more.state_dict(), Model(), **test)
+        assert 'To leave that out:\n' in said
+        assert "may_differ=['aux.*']" in said
+
+    def test_a_resume_lets_nothing_differ(self):
+        model = Model(7)
+        with pytest.raises(RuntimeError, match=r'7 in the model\. Nothing was loaded'):
+            hooked(model, resume=True)
+
+
+class TestSeveralHooks:
+    """One of the base config and one of the user's, as one."""
+
+    @pytest.mark.parametrize('swapped', [False, True])
+    def test_may_differ_is_all_of_theirs(self, swapped, make, tmp_path):
+        torch.save({'state_dict': Model().state_dict()}, tmp_path / 'x.pth')
+        model = Model(7)
+        model.aux = nn.Linear(1, 1)
+        hooks = [StrictLoadHook(), StrictLoadHook(['head.fc.*']), StrictLoadHook('aux.*')]
+        runner = make(model, hooks[0])
+        for hook in hooks[1:]:
+            runner.register_hook(hook, 'HIGHEST' if swapped else None)
+        runner.load_checkpoint(str(tmp_path / 'x.pth'))
+        state = read_checkpoint(tmp_path / 'x.pth')['state_dict']
+        assert_unchanged(runner.model.backbone, {name.removeprefix('backbone.'): x for name, x in state.items()})
+
+    def test_all_else_must_match(self, make, tmp_path):
+        torch.save({'state_dict': Model().state_dict()}, tmp_path / 'x.pth')
+        model = Model(7)
+        model.aux = nn.Linear(1, 1)
+        runner = make(model)
+        runner.register_hook(StrictLoadHook('head.fc.*'))
+        with pytest.raises(RuntimeError, match='2 MISSING in the file: aux'):
+            runner.load_checkpoint(str(tmp_path / 'x.pth'))
 
 
 class TestResume:
