@@ -37,6 +37,13 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="start from scratch instead of the pretrained weights that the config's model names, wherever it does",
     )
+    parser.add_argument(
+        '--may-differ',
+        nargs='+',
+        metavar='PATTERN',
+        help="names of the model's weights, with *, that need not be in load_from as the model has them, as in "
+        "'head.fc.*' for other classes",
+    )
     return parser.parse_args()
 
 
@@ -45,7 +52,7 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
 
     Raises:
         RuntimeError: --amp without an accelerator.
-        ValueError: --auto-scale-lr with a config that names no base batch size.
+        ValueError: --auto-scale-lr with a config that names no base batch size, or --may-differ without load_from.
     """
     if args.amp:
         if not torch.cuda.is_available():
@@ -66,9 +73,23 @@ def apply_training_options(cfg: Config, args: argparse.Namespace) -> None:
         changed = drop_pretrained(cfg.model)
         said = f'left out {", ".join(changed)}' if changed else "the config's model names no pretrained weights"
         print_log(f'--no-pretrained: {said}', logger='current')
+    if args.may_differ:
+        let_differ(cfg, args.may_differ, args.resume is not None)
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+
+
+def let_differ(cfg: Config, patterns: list[str], resume: bool) -> None:
+    """Add the patterns of --may-differ to what load_from need not match."""
+    if resume or cfg.get('resume'):
+        raise ValueError('--may-differ: on a resume everything has to match. Leave --may-differ out, or --resume')
+    if not cfg.get('load_from'):
+        raise ValueError(
+            '--may-differ is for the weights that load_from names, and it names none: --cfg-options load_from=FILE. '
+            "For a backbone's own pretrained weights, set may_differ=[...] in its init_cfg"
+        )
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), dict(type='mmsparx.StrictLoadHook', may_differ=patterns)]
 
 
 def log_initial_weights(cfg: Config) -> None:

@@ -73,8 +73,7 @@ def test_the_option_says_what_it_does(model, said, monkeypatch):
     train, logged = load_tool('train'), []
     monkeypatch.setattr(train, 'print_log', lambda message, **_: logged.append(message))
     cfg = Config(dict(model=model, no_pretrained_weights='none are published'))
-    train.apply_training_options(
-        cfg, argparse.Namespace(amp=False, auto_scale_lr=False, no_pretrained=True, resume=None)
-    )
+    options = dict(amp=False, auto_scale_lr=False, may_differ=None, no_pretrained=True, resume=None)
+    train.apply_training_options(cfg, argparse.Namespace(**options))
     train.log_initial_weights(cfg)
     assert logged == [f'--no-pretrained: {said}']

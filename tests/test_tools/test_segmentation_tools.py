@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shlex
 import sys
 import weakref
 from pathlib import Path
@@ -23,6 +24,7 @@ from mmseg.datasets import ADE20KDataset
 from mmseg.models import SegTTAModel
 from mmseg.visualization import SegLocalVisualizer
 
+from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.weights import read_checkpoint
 
 METRICS = {'aAcc', 'mIoU', 'mAcc'}
@@ -168,6 +170,35 @@ def test_every_backbone_parameter_gets_a_gradient(kind, ade, monkeypatch):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_weights_of_an_auxiliary_head_that_is_dropped(train, tmp_path):
+    cfg = Config.fromfile(config('upernet'))
+    init_default_scope('mmseg')
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'x.pth')
+    options = {'model.auxiliary_head': None, 'load_from': tmp_path / 'x.pth'}
+    with pytest.raises(
+        RuntimeError, match=r'The file has auxiliary_head \(\d+ tensors\), which the model lacks'
+    ) as error:
+        train('upernet', **options)
+    assert "--may-differ 'auxiliary_head.*'\n" in str(error.value)
+    (option,) = shlex.split(str(error.value).partition('--cfg-options ')[2].partition('\n')[0])
+    key, _, value = option.partition('=')
+    assert (train('upernet', **options, **{key: value}).parent / 'iter_2.pth').is_file()
+
+
+def test_weights_of_a_classifier(train, tmp_path):
+    cfg = Config.fromfile(config('fpn'))
+    backbone = SparXMamba(cfg.model.backbone.arch, out_indices=(3,), output_norm=False)
+    torch.save({'state_dict': SparXClassifier(backbone).state_dict()}, tmp_path / 'x.pth')
+    said = r"model\.backbone\.init_cfg=dict\(type='Pretrained', checkpoint='.*x\.pth'\)"
+    with pytest.raises(RuntimeError, match=said):
+        train(load_from=tmp_path / 'x.pth')
+
+
+def test_a_constructor_that_does_not_know_the_layers(train):
+    with pytest.raises(ValueError, match=r'LearningRateDecayOptimizerConstructor .* layer_decay_rate=0\.9'):
+        train(**{'optim_wrapper.constructor': 'LearningRateDecayOptimizerConstructor'})
 
 
 def test_a_label_out_of_range_is_named(train, ade):

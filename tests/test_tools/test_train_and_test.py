@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shlex
 import sys
 
 import numpy as np
@@ -182,6 +183,51 @@ def test_pretrained_weights_are_not_skipped_silently(tool, coco, tmp_path):
     )
     with pytest.raises(RuntimeError, match=r'no\.pth cannot be had.*--no-pretrained'):
         tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *options)
+
+
+class TestMayDiffer:
+    """`--may-differ`, of what `load_from` loads."""
+
+    @pytest.fixture
+    def apply(self):
+        """The config with options of tools/train.py."""
+        train = load_tool('train')
+
+        def apply(*options):
+            args = _parse(train, CONFIG, *options)
+            cfg = train.load_config(args)
+            train.apply_training_options(cfg, args)
+            return cfg
+
+        return apply
+
+    def test_it_is_given_to_the_hook(self, apply):
+        loaded = ('--cfg-options', 'load_from=x.pth')
+        cfg = apply('--may-differ', 'rpn_head.*', 'neck.*', *loaded)
+        given = dict(type='mmsparx.StrictLoadHook', may_differ=['rpn_head.*', 'neck.*'])
+        assert cfg.custom_hooks == [*apply(*loaded).custom_hooks, given]
+
+    def test_without_what_it_is_for(self, apply):
+        with pytest.raises(ValueError, match=r'names none: --cfg-options load_from=FILE'):
+            apply('--may-differ', 'neck.*')
+        for resume in (['--resume'], ['--resume', 'iter_1.pth'], ['--cfg-options', 'resume=True', 'load_from=x.pth']):
+            with pytest.raises(ValueError, match='on a resume everything has to match'):
+                apply('--may-differ', 'neck.*', *resume)
+
+    def test_a_run(self, train, tmp_path):
+        """The error has the option, and the option starts the run."""
+        cfg = Config.fromfile(CONFIG)
+        init_default_scope('mmdet')
+        state = MODELS.build(cfg.model).state_dict()
+        state = {name: x for name, x in state.items() if not name.startswith('roi_head.mask_head.')}
+        torch.save({'state_dict': state}, tmp_path / 'boxes.pth')
+        load = {'load_from': tmp_path / 'boxes.pth'}
+        option = "--may-differ 'roi_head.mask_head.*'"
+        with pytest.raises(RuntimeError, match=r'lacks roi_head\.mask_head \(\d+ tensors\)') as error:
+            train(**load)
+        assert f'\n  or with tools/train.py: {option}\n' in str(error.value)
+        work = train(*shlex.split(option), **load)
+        assert (work / 'iter_2.pth').is_file()
 
 
 def _parse(tool, *arguments):
