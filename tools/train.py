@@ -12,6 +12,7 @@ from mmsparx.engine.data_check import add_data_arguments, check_data
 from mmsparx.engine.pretrained import drop_pretrained
 from mmsparx.engine.processes import ending_process_group
 from mmsparx.engine.resume import check_resumed, resume_newest
+from mmsparx.engine.run_hooks import warn_of_missing_hooks
 from mmsparx.engine.work_dir import own_work_dir
 
 
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
         if cfg.get('resume'):
             resume_newest(cfg) if cfg.get('load_from') is None else check_resumed(cfg)
         runner = build_runner(cfg)
+        warn_of_missing_hooks(cfg)
         log_initial_weights(cfg)
         runner.train()
 

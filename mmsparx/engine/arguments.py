@@ -6,8 +6,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from mmengine import registry as roots
+from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry
 
+from mmsparx.engine.common import named_dicts
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS
 
 # By the first part of a setting's key, the registries in which its types are looked up.
@@ -46,6 +48,23 @@ def find_classes(name: str | Callable, section: str, scope: str | None) -> list[
             cls = _get(registry, name, scope)
             found += [cls] if cls is not None and cls not in found else []
     return found
+
+
+def find_hook(name: str | type, scope: str | None) -> type | None:
+    """The class of a hook by its type in a config; None if it is not known."""
+    if not isinstance(name, str):
+        return name
+    with DefaultScope.overwrite_default_scope(scope):
+        return _get(roots.HOOKS, name, scope)
+
+
+def find_backbone(cfg: Config) -> tuple[str, type] | None:
+    """The place of the first backbone of this package in a config's model, and its class; None without one."""
+    for place, node in named_dicts(cfg.get('model'), 'model'):
+        for cls in find_classes(node['type'], 'model', cfg.get('default_scope')) if 'type' in node else ():
+            if hasattr(cls, 'weight_names'):
+                return place, cls
+    return None
 
 
 def _get(registry: Registry, name: str, scope: str | None) -> Callable | None:

@@ -22,6 +22,7 @@ from mmsparx.engine.hooks.strict_load import STRICT_LOAD
 from mmsparx.engine.layer_decay import check_layer_decay
 from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
+from mmsparx.engine.run_hooks import merge_hooks
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
 
@@ -59,7 +60,8 @@ def harden(cfg: Config) -> None:
     """Give a config's run what keeps its data and weights safe, whichever library the config is of.
 
     `SafeCheckpointHook` takes the place of mmengine's, and this package's `LoadImageFromFile` that of
-    mmcv's in training and validation; `StrictLoadHook` is added. What is of another kind is left alone.
+    mmcv's in training and validation; `StrictLoadHook` is added, and other hooks of this package that are
+    there twice become one. What is of another kind is left alone.
     The first process logs a line for each change.
     """
     changes = []
@@ -69,6 +71,7 @@ def harden(cfg: Config) -> None:
         changes.append(f'default_hooks.checkpoint: {type_name(checkpoint)} -> mmsparx.SafeCheckpointHook')
         safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
         cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
+    changes += merge_hooks(cfg)
     custom = list(cfg.get('custom_hooks') or ())
     if not any(is_of_kind(hook, STRICT_LOAD) for hook in custom):
         changes.append('custom_hooks: mmsparx.StrictLoadHook added')

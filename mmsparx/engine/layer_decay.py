@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from mmsparx.engine.arguments import find_classes
-from mmsparx.engine.common import named_dicts, type_name
+from mmsparx.engine.arguments import find_backbone, find_classes
+from mmsparx.engine.common import type_name
 from mmsparx.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmsparx.weights.contents import strip_wrappers
 
@@ -93,24 +93,16 @@ def check_layer_decay(cfg: Config) -> None:
     optim_wrapper, scope = cfg.get('optim_wrapper') or {}, cfg.get('default_scope')
     given = optim_wrapper.get('constructor')
     name = (type_name({'type': given}) or '').rpartition('.')[2]
-    if name not in _OF_LIBRARIES or not cfg.get('model'):
+    if name not in _OF_LIBRARIES or type_name(cfg.get('model')) is None:
         return
-    (place, backbone) = next(
-        (
-            (place, cls)
-            for place, node in named_dicts(cfg.model, 'model')
-            if 'type' in node
-            for cls in find_classes(node['type'], 'model', scope)
-            if hasattr(cls, 'weight_names')
-        ),
-        (None, None),
-    )
     asks_model = name == 'LearningRateDecayOptimWrapperConstructor'
     knows = asks_model and any(hasattr(x, 'get_layer_depth') for x in find_classes(cfg.model.type, 'model', scope))
-    if backbone is None or knows:
+    found = find_backbone(cfg)
+    if found is None or knows:
         return
+    place, backbone = found
     rate = (optim_wrapper.get('paramwise_cfg') or {}).get(_OF_LIBRARIES[name], 0.9)
-    said = f'asks {cfg.model.type}, which does not say,' if asks_model else 'knows those of other networks alone,'
+    said = f'asks {type_name(cfg.model)}, which does not say,' if asks_model else 'knows those of other networks alone,'
     raise ValueError(
         f'optim_wrapper.constructor: {name} needs the depth of each layer; it {said} and {place} is '
         f"{backbone.__name__}. Set constructor='{_OURS}', paramwise_cfg=dict(_delete_=True, layer_decay_rate={rate}, "

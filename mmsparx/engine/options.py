@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from mmsparx.engine.arguments import accepted_arguments, find_classes
 from mmsparx.engine.common import named_dicts, type_name
 from mmsparx.engine.layer_decay import LayerDecayOptimWrapperConstructor
+from mmsparx.engine.run_hooks import WITHOUT
 
 
 def add_option_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +160,7 @@ _AT_THE_TOP = {
     *inspect.signature(FlexibleRunner.__init__).parameters,
     *('runner_type', 'custom_imports', 'tta_model', 'tta_pipelines', 'model_wrapper_cfg', 'sync_bn', 'compile'),
     *('find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval', 'init_weights_for_test_or_val'),
+    WITHOUT,
 } - {'self', 'cfg'}
 _OF_CONFIGS = {'type', '_scope_', '_delete_'}
 _OF_LOADERS = {
