@@ -9,4 +9,5 @@ custom_hooks = [
     dict(type='mmsparx.NaNGuardHook'),  # a loss or gradient that is no number ends the run, and is located
     dict(type='mmsparx.StrictLoadHook'),  # load_from, resuming and testing: weights that match, or an error
     dict(type='mmsparx.LabelCheckHook'),  # classes and labels that fit the heads, or an error
+    dict(type='mmsparx.ScheduleCheckHook'),  # schedules that fit the length of the run, or a warning
 ]

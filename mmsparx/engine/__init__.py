@@ -4,7 +4,13 @@ Importing this package registers the networks as well, so that configs may name 
 """
 
 import mmsparx.models  # noqa: F401  (registers them)
-from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine.hooks import (
+    IterationSeedHook,
+    LabelCheckHook,
+    SafeCheckpointHook,
+    ScheduleCheckHook,
+    StrictLoadHook,
+)
 from mmsparx.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmsparx.engine.nan_guard import NaNGuardHook
 
@@ -14,5 +20,6 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'NaNGuardHook',
     'SafeCheckpointHook',
+    'ScheduleCheckHook',
     'StrictLoadHook',
 ]

@@ -72,6 +72,15 @@ def test_nothing_left_to_train_on(train, coco):
         train()
 
 
+def test_a_schedule_of_a_longer_run(train):
+    """The stock warm-up, on few images."""
+    work = train(log_level='WARNING', **{'param_scheduler.0.end': 1000})
+    (log,) = work.glob('*/*.log')
+    logged = log.read_text()
+    assert 'the run has 2 iterations; param_scheduler[0] (LinearLR) warms up for 1000. Set' in logged
+    assert '--cfg-options param_scheduler.1.T_max=2' in logged
+
+
 def test_annotations_of_pictures_that_are_not_there_are_left_out(train, coco):
     def add_one(data):
         data['annotations'].append({**data['annotations'][0], 'id': 99, 'image_id': 99})

@@ -19,7 +19,14 @@ from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop
 from mmengine.visualization import LocalVisBackend
 from torch.optim import AdamW
 
-from mmsparx.engine import IterationSeedHook, LabelCheckHook, NaNGuardHook, SafeCheckpointHook, StrictLoadHook
+from mmsparx.engine import (
+    IterationSeedHook,
+    LabelCheckHook,
+    NaNGuardHook,
+    SafeCheckpointHook,
+    ScheduleCheckHook,
+    StrictLoadHook,
+)
 from mmsparx.models import SparXMamba
 
 default_scope = 'mmdet'
@@ -181,6 +188,7 @@ custom_hooks = [
     dict(type=NaNGuardHook),
     dict(type=StrictLoadHook),
     dict(type=LabelCheckHook),
+    dict(type=ScheduleCheckHook),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,
