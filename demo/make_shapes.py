@@ -3,7 +3,8 @@
 Four kinds of shapes of any size, rotation and colour lie before a noisy background, throw shadows and
 may overlap a little. A shape's mask and box are those of its visible part. Every picture
 has a seed of its own, made of --seed, its split and its number: the same arguments give the same
-pictures, and no picture of one split is in the other.
+pictures, and no picture of one split is in the other. Into a folder that holds files they are written with
+--force alone.
 """
 
 # This is a command for people: it prints.
@@ -17,6 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from mmsparx.engine.outputs import check_empty
 
 CLASSES = ('circle', 'triangle', 'square', 'star')
 SPLITS = ('train', 'val')
@@ -219,8 +222,10 @@ def main() -> None:
     parser.add_argument('--val', type=int, default=200, metavar='N', help='validation pictures (default: 200)')
     parser.add_argument('--size', type=int, default=192, metavar='PIXELS', help='side of a picture (default: 192)')
     parser.add_argument('--seed', type=int, default=0, help='another seed, other pictures (default: 0)')
+    parser.add_argument('--force', action='store_true', help='write over files of an earlier set')
     args = parser.parse_args()
     try:
+        check_empty(args.root, args.force)
         for split, count in zip(SPLITS, (args.train, args.val), strict=True):
             print(write_split(args.root, split, count, args.size, args.seed))
     except (ValueError, OSError) as error:

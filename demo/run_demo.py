@@ -120,7 +120,7 @@ def demo(args: argparse.Namespace) -> float:
     config, pairs = os.path.relpath(CONFIG), OUT / 'predictions'
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     counts = ('--train', args.train, '--val', args.val)
-    times = {'drawing': run('Draw the pictures', 'demo/make_shapes.py', OUT / 'data', *counts)}
+    times = {'drawing': run('Draw the pictures', 'demo/make_shapes.py', OUT / 'data', *counts, '--force')}
     times['training'] = run('Train', 'tools/train.py', config, '--work-dir', OUT / 'train', *options)
     checkpoint = (OUT / 'train' / 'last_checkpoint').read_text().strip()
     # mmdet takes a relative --show-dir as one below the work directory.

@@ -96,6 +96,19 @@ def test_every_kind_of_shape_is_drawn_and_known_to_the_config():
     assert heads.bbox_head.num_classes == heads.mask_head.num_classes == len(make_shapes.CLASSES)
 
 
+def test_a_set_is_written_over_with_force_alone(tmp_path):
+    own = tmp_path / 'train/000000.jpg'
+    own.parent.mkdir()
+    own.write_text('an image of the user')
+    refused = call(SHAPES, tmp_path, '--train', 1, '--val', 1, '--size', 64)
+    assert refused.returncode == 2
+    assert f'{tmp_path} is not empty; name another folder, or write over its files with --force' in refused.stderr
+    assert own.read_text() == 'an image of the user'
+    assert call(SHAPES, tmp_path, '--train', 1, '--val', 1, '--size', 64, '--force').returncode == 0
+    with Image.open(own) as picture:
+        assert picture.size == (64, 64)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -25,6 +25,22 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
         raise OSError(error.errno, problem, str(folder)) from error
 
 
+def check_empty(folder: str | os.PathLike, force: bool = False) -> None:
+    """Fail where a folder that is to be filled holds files already.
+
+    Args:
+        folder: Folder that results will go to; it need not be there.
+        force: Whether files in it may be written over.
+
+    Raises:
+        FileExistsError: It is no folder, or it is one that holds something, and `force` is not given.
+    """
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise FileExistsError(f'{folder} is there already, and is no folder; name another one')
+    if not force and os.path.isdir(folder) and os.listdir(folder):
+        raise FileExistsError(f'{folder} is not empty; name another folder, or write over its files with --force')
+
+
 def check_outside(inner: str | os.PathLike, outer: str | os.PathLike, option: str) -> None:
     """Fail where a folder of results lies in a folder of inputs, or the other way round.
 

@@ -1,6 +1,8 @@
-"""Names of results."""
+"""Names of results, and the folders for them."""
 
-from mmsparx.engine.outputs import distinct_stems
+import pytest
+
+from mmsparx.engine.outputs import check_empty, distinct_stems
 
 
 def test_stems_are_told_apart_by_suffixes_where_they_have_to_be():
@@ -18,3 +20,22 @@ def test_stems_are_told_apart_by_suffixes_where_they_have_to_be():
 def test_a_name_with_its_suffix_may_be_the_stem_of_a_third():
     stems = distinct_stems(['a.jpg', 'a.png', 'a.jpg.bmp'])
     assert stems == {name: name for name in stems}
+
+
+def test_a_folder_that_is_to_be_filled(tmp_path):
+    """It may be there, if it is empty; what is in it is written over with `force` alone."""
+    for folder in (tmp_path, tmp_path / 'new', tmp_path / 'new/deep'):
+        check_empty(folder)
+        check_empty(folder, force=True)
+    (tmp_path / 'hidden').mkdir()
+    (tmp_path / 'hidden/.a').touch()
+    (tmp_path / 'linked').symlink_to('hidden')
+    for folder in (tmp_path, tmp_path / 'hidden', tmp_path / 'linked'):
+        with pytest.raises(FileExistsError, match=f'{folder} is not empty; name another folder, .* with --force'):
+            check_empty(folder)
+        check_empty(folder, force=True)
+    (tmp_path / 'dangling').symlink_to('nowhere')
+    for file in (tmp_path / 'hidden/.a', tmp_path / 'dangling'):
+        for force in (False, True):
+            with pytest.raises(FileExistsError, match='is no folder; name another one'):
+                check_empty(file, force)

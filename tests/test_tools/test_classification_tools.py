@@ -146,12 +146,20 @@ def test_a_missing_class_is_noticed(tool, data, tmp_path):
         tool('train', config, '--work-dir', tmp_path / 'work')
 
 
-def test_digits(tool, tmp_path):
+def test_digits(tool, tmp_path, capsys):
     pytest.importorskip('sklearn', reason='the digits are those of scikit-learn')
     digits = tmp_path / 'digits'
     tool('dataset_converters/digits', digits)
     counts = {split: len(list((digits / split).glob('*/*.png'))) for split in ('train', 'val')}
     assert counts == {'train': 1437, 'val': 360}
+    first = digits / 'val/0/0000.png'
+    first.write_text('an image of the user')
+    with pytest.raises(SystemExit):
+        tool('dataset_converters/digits', digits)
+    assert first.read_text() == 'an image of the user'
+    assert f'{digits} is not empty; name another folder' in capsys.readouterr().err
+    tool('dataset_converters/digits', digits, '--force')
+    assert first.read_bytes().startswith(b'\x89PNG')
     iters = 45
     options = {
         'model.backbone.arch.channels': '(8,16,24,32)',

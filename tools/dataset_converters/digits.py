@@ -1,7 +1,7 @@
 """Write scikit-learn's handwritten digits as pictures in ImageNet's layout, for a smoke test of classification.
 
 Every fifth of the 1797 goes to `val/<digit>/`, the others to `train/<digit>/`. Nothing is downloaded: scikit-learn
-brings them.
+brings them. Into a folder that holds files they are written with --force alone.
 """
 
 import argparse
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 from sklearn.datasets import load_digits
+
+from mmsparx.engine.outputs import check_empty, check_writable
 
 
 def write_digits(folder: Path) -> int:
@@ -28,8 +30,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('folder', type=Path, nargs='?', default='data/digits', help='where to write them (%(default)s)')
-    folder = parser.parse_args().folder
-    print(f'{write_digits(folder)} pictures are in {folder}')
+    parser.add_argument('--force', action='store_true', help='write over files that are there')
+    args = parser.parse_args()
+    try:
+        check_empty(args.folder, args.force)
+        check_writable(args.folder, 'the folder of the digits')
+        count = write_digits(args.folder)
+    except OSError as error:
+        parser.error(str(error))
+    print(f'{count} pictures are in {args.folder}')
 
 
 if __name__ == '__main__':
