@@ -21,6 +21,7 @@ from mmengine.optim.scheduler import (
     _ParamScheduler,
 )
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmsparx.engine.arguments import accepted_arguments
 from mmsparx.registry import HOOKS
@@ -46,6 +47,9 @@ class ScheduleCheckHook(Hook):
     Schedulers of any parameter are compared: learning rate, momentum, weight decay. Those of kinds other than
     mmengine's and mmdet's are compared by `begin` and `end` alone. A resumed run has the schedulers of its checkpoint,
     as mmengine loads them over those of the config; a warning names the settings of the config that have no effect.
+
+    Raises:
+        ValueError: From the runner. An epoch has no batch, as of fewer images than a batch with `drop_last`.
     """
 
     def __init__(self) -> None:
@@ -56,8 +60,14 @@ class ScheduleCheckHook(Hook):
             self._configured = [_settings(each.scheduler) for each in _schedules(runner)]
 
     def before_train(self, runner: Runner) -> None:
-        warnings = []
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and _is_endless(runner.train_loop):
+        warnings, loader = [], runner.train_loop.dataloader
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and not len(loader):
+            raise ValueError(
+                f'the run has no iteration: an epoch of {len(loader.dataset)} images has no whole batch. Set '
+                'train_dataloader.batch_size to at most as many, or train_dataloader.drop_last=False'
+            )
+        if by_epoch and _is_endless(loader):
             warnings.append(
                 'the run counts epochs, and its InfiniteSampler ends none, so that neither a validation nor a step by '
                 'epochs ever comes. Set train_dataloader.sampler.type=DefaultSampler, or count iterations, with '
@@ -178,8 +188,7 @@ def _schedules(runner: Runner, resumed: bool = False) -> Iterator[_Schedule]:
             )
 
 
-def _is_endless(loop: BaseLoop) -> bool:
-    loader = loop.dataloader
+def _is_endless(loader: DataLoader) -> bool:
     samplers = (loader.sampler, getattr(loader.batch_sampler, 'sampler', None))
     return any(isinstance(sampler, InfiniteSampler) for sampler in samplers)
 

@@ -231,6 +231,13 @@ def test_one_epoch_has_no_share_for_a_warm_up(warn):
     assert line.endswith('Set param_scheduler.by_epoch: False, with begin and end in iterations')
 
 
+def test_a_run_without_iterations(tmp_path):
+    loader = dict(dataset=pictures(), batch_size=16, drop_last=True, sampler=dict(type='DefaultSampler', shuffle=True))
+    runner = make_runner(tmp_path, Net(), HOOK, data=[], train_dataloader=loader)
+    with pytest.raises(ValueError, match=r'an epoch of 8 images has no whole batch\. Set train_dataloader\.batch_size'):
+        runner.train()
+
+
 def test_an_infinite_sampler(logged, tmp_path):
     """Its epochs never end; with iterations it is what should be there, see above."""
     loader = dict(dataset=pictures(), batch_size=2, sampler=dict(type='InfiniteSampler'))
