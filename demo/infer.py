@@ -2,7 +2,8 @@
 
 Works with any config of this package and a checkpoint of it: detection, segmentation or classification,
 by the inferencer of mmdet, mmseg or mmpretrain. Writes each picture with what was found drawn into it,
-and the predictions as JSON; a segmentation's label map as PNG, too. What cannot be read is passed over,
+and the predictions as JSON; a segmentation's label map as PNG, too. Each class is drawn in one colour; the JSON
+has all predictions, also those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over,
 and named at the end. No result is written onto an input or among the inputs, and no two have one name: beside
 a.png, the predictions of a.jpg are in a.jpg.json.
 
@@ -31,6 +32,7 @@ from mmengine.config import Config
 from rich.progress import track
 
 from mmsparx.engine.outputs import check_outside, check_writable, distinct_stems
+from mmsparx.engine.predictions import MAX_OVERLAP, use_class_colours, without_doubles
 from mmsparx.zoo import resolve_config
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
@@ -53,30 +55,48 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', default='found', help='where the results go (default: %(default)s)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw what scores higher (default: %(default)s)')
+    parser.add_argument(
+        '--max-overlap',
+        type=float,
+        default=MAX_OVERLAP,
+        metavar='IOU',
+        help='of detections that overlap by more, whatever their classes, draw the best alone, since they are of one '
+        'object and their labels would hide each other; a higher --score-thr would hide other objects as well. 1 draws '
+        'all (default: %(default)s)',
+    )
     parser.add_argument('--max-frames', type=int, help='stop after so many pictures')
     args = parser.parse_args()
     if args.max_frames is not None and args.max_frames < 1:
         parser.error(f'--max-frames: expected at least 1, got {args.max_frames}; without it, all are read')
+    if not 0 <= args.max_overlap <= 1:
+        parser.error(f'--max-overlap: expected an IoU from 0 to 1, got {args.max_overlap}')
     return args
 
 
-def detector(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+def detector(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
     from mmdet.apis import DetInferencer
 
-    inferencer = DetInferencer(model=config, weights=checkpoint, device=device, show_progress=False)
+    cfg = Config.fromfile(config)
+    use_class_colours(cfg)
+    inferencer = DetInferencer(model=cfg, weights=checkpoint, device=device, show_progress=False)
     classes = inferencer.model.dataset_meta['classes']
 
     def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
         (sample,) = inferencer(picture, return_datasamples=True)['predictions']
         result = inferencer.pred2dict(sample)
         # Pictures are drawn as they are given, and drawn into in RGB.
-        (drawn,) = inferencer.visualize([picture[..., ::-1]], [sample], return_vis=True, pred_score_thr=score_thr)
+        (drawn,) = inferencer.visualize(
+            [picture[..., ::-1]],
+            [without_doubles(sample, args.max_overlap)],
+            return_vis=True,
+            pred_score_thr=args.score_thr,
+        )
         return drawn[..., ::-1], {**result, 'classes': [classes[i] for i in result['labels']]}
 
     return infer
 
 
-def segmenter(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
     from mmseg.apis import MMSegInferencer
 
     inferencer = MMSegInferencer(model=config, weights=checkpoint, device=device)
@@ -94,7 +114,7 @@ def segmenter(config: str, checkpoint: str, device: str, score_thr: float) -> Ne
     return infer
 
 
-def classifier(config: str, checkpoint: str, device: str, score_thr: float) -> Network:
+def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
     from mmpretrain.apis import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
@@ -128,7 +148,7 @@ def load_network(args: argparse.Namespace) -> Network:
     if library not in NETWORKS:
         raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    return NETWORKS[library](config, args.checkpoint, device, args.score_thr)
+    return NETWORKS[library](config, args.checkpoint, device, args)
 
 
 @dataclass

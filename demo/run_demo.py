@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/detection/mask_rcnn_sparx_shapes.py'
@@ -95,20 +95,16 @@ def newest(pattern: str) -> Path:
 
 
 def montage(pairs: Path, out: Path, count: int = 6) -> None:
-    """Put the first pictures together, in pairs: ground truth, prediction."""
+    """Put the first pairs of ground truth and prediction together."""
     pictures = [Image.open(path) for path in sorted(pairs.iterdir())[:count]]
-    margin, caption, columns = 8, 22, 3
+    margin, columns = 8, 3
     width, height = (round(0.8 * side) for side in pictures[0].size)
-    across, down = width + margin, height + caption
+    across, down = width + margin, height + margin
     rows = -(-len(pictures) // columns)
     sheet = Image.new('RGB', (min(columns, len(pictures)) * across + margin, rows * down + margin), 'white')
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
     for i, picture in enumerate(pictures):
-        x, y = margin + i % columns * across, i // columns * down
-        for side, title in enumerate(('ground truth', 'prediction')):
-            draw.text((x + side * width // 2 + 2, y + 5), title, 'dimgray', font)
-        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (x, y + caption))
+        x, y = margin + i % columns * across, margin + i // columns * down
+        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
     # A palette makes the file, whose noise compresses badly, a quarter of its size.
     palette = sheet.quantize(method=Image.Quantize.FASTOCTREE)
     sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)

@@ -25,7 +25,9 @@ def parse_args() -> argparse.Namespace:
         help='write the predictions to a pickle file, label maps without the scores of each class',
     )
     parser.add_argument(
-        '--show-dir', help='draw predictions and ground truth into a copy of each picture, in this folder'
+        '--show-dir',
+        help='draw ground truth and predictions into a copy of each picture, in this folder; of detections that '
+        'overlap, whatever their classes, the best alone. Metrics and --out have all predictions',
     )
     parser.add_argument(
         '--tta',

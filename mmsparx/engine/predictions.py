@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,14 @@ KNOWN_HOOKS = {
 # What these hooks take that says when, where to and whether; the rest says how.
 _NOT_OF_DRAWING = ('type', 'draw', 'enable', 'interval', 'show', 'wait_time', 'test_out_dir', 'out_dir')
 
+# By a class of mmdet's visualizer, ours of the same arguments, which gives every mask the colour of its class.
+_DET_VISUALIZER = r'(mmdet\.([\w.]+\.)?)?DetLocalVisualizer'
+DET_VISUALIZER = 'mmsparx.engine.det_visualizer.ClassColourVisualizer'
+
+# Detections of any class that overlap by more than this (IoU) are of one object as a rule, and their labels are drawn
+# over each other.
+MAX_OVERLAP = 0.6
+
 # What is large, and not the prediction: the scores of each class at each pixel; what is annotated.
 _LEFT_OUT = ('seg_logits', 'gt_sem_seg', 'gt_instances', 'ignored_instances')
 
@@ -58,10 +67,41 @@ def draw_predictions(cfg: Config, folder: str) -> None:
                 settings['pred_score_thr'] = settings.pop('score_thr')
             new = dict(type=_path_of(DrawPredictionsHook), out_dir=folder, method=method, **settings)
             cfg.default_hooks['visualization'] = new
+            use_class_colours(cfg)
             return
     known = ', '.join(f'{library}.{name}' for library, name in KNOWN_HOOKS)
     found = hook.get('type') if isinstance(hook, Mapping) else hook
     raise ValueError(f'--show-dir: expected default_hooks.visualization to be one of {known}, got {found}')
+
+
+def use_class_colours(cfg: Config) -> None:
+    """Let a config draw by `ClassColourVisualizer`, if it draws by mmdet's visualizer. Changed in place."""
+    if is_of_kind(cfg.get('visualizer'), _DET_VISUALIZER):
+        cfg.visualizer['type'] = DET_VISUALIZER
+
+
+def without_doubles(sample: BaseDataElement, max_overlap: float = MAX_OVERLAP) -> BaseDataElement:
+    """A detector's sample as it is drawn: of predicted boxes that overlap, whatever their classes, the best alone.
+
+    A detector suppresses within each class. What it takes for several classes at once is drawn several times, and the
+    labels hide each other.
+
+    Args:
+        sample: Data sample, which stays as it is; one without predicted boxes is returned.
+        max_overlap: Overlap (IoU) up to which boxes are drawn beside each other; 1 for all boxes.
+
+    Returns:
+        A copy of the sample with fewer predicted instances.
+    """
+    found = sample.get('pred_instances')
+    if max_overlap >= 1 or found is None or 'bboxes' not in found or found.bboxes.shape[-1] != 4:  # rotated boxes
+        return sample
+    from mmcv.ops import nms
+
+    _, kept = nms(found.bboxes.float(), found.scores.float(), iou_threshold=max_overlap)
+    drawn = sample.new()
+    drawn.pred_instances = found[kept.sort().values]
+    return drawn
 
 
 def dump_predictions(cfg: Config, file: str) -> None:
@@ -101,10 +141,14 @@ class DrawPredictionsHook(Hook):
     A picture keeps its name, and its path below the folder that all pictures of the test share. Of several
     processes the first one draws, its share of the pictures: the libraries' visualizers do nothing in the others.
 
+    Where a library draws the ground truth on the left and the prediction on the right, a header says so. Of a
+    detector's boxes that overlap, the best is drawn, see `without_doubles`; metrics and --out have all of them.
+
     Args:
         out_dir: where the pictures go.
         method: the visualizer's: 'add_datasample', or 'visualize_cls' of mmpretrain's.
         backend_args: of mmengine's file backend, by which pictures are read.
+        max_overlap: Overlap (IoU) of boxes from which on the best one alone is drawn.
         settings: further arguments of the method, such as `pred_score_thr`.
 
     Raises:
@@ -114,10 +158,16 @@ class DrawPredictionsHook(Hook):
     """
 
     def __init__(
-        self, out_dir: str, method: str = 'add_datasample', backend_args: dict | None = None, **settings: Any
+        self,
+        out_dir: str,
+        method: str = 'add_datasample',
+        backend_args: dict | None = None,
+        max_overlap: float = MAX_OVERLAP,
+        **settings: Any,
     ) -> None:
         self.out_dir = Path(out_dir).absolute()
         self.method, self.backend_args, self.settings = method, backend_args, settings
+        self.max_overlap = max_overlap
 
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_loop.dataloader.dataset
@@ -150,11 +200,51 @@ class DrawPredictionsHook(Hook):
             content = fileio.get(path, backend_args=self.backend_args)
             picture = mmcv.imfrombytes(content, channel_order='rgb')
             file = self._file_of(path)
+            drawn = without_doubles(sample, self.max_overlap)
             draw = drawing(runner.visualizer, self.method, picture)
-            draw(name=file.name, data_sample=sample, out_file=str(file), **self.settings)
+            with tempfile.TemporaryDirectory() as folder:  # in a format that keeps every pixel
+                lossless = os.path.join(folder, 'drawn.png')
+                draw(name=file.name, data_sample=drawn, out_file=lossless, **self.settings)
+                pair = mmcv.imread(lossless, channel_order='rgb')
+            if self.method == 'add_datasample' and pair.shape[1] == 2 * picture.shape[1]:
+                left = 'ground truth' if _has_ground_truth(sample) else 'image'
+                pair = with_header(runner.visualizer, pair, (left, 'prediction'))
+            mmcv.imwrite(pair[..., ::-1], str(file))
 
     def _file_of(self, path: str) -> Path:
         return self.out_dir / os.path.relpath(os.path.abspath(path), self.folder)
+
+
+def _has_ground_truth(sample: BaseDataElement) -> bool:
+    """Whether a sample is annotated. mmdet's have `gt_instances` without annotations as well, which hold nothing."""
+    return any(key.startswith('gt_') and len(sample.get(key).keys()) for key in sample.keys())  # noqa: SIM118
+
+
+def with_header(visualizer: Visualizer, drawn: np.ndarray, titles: Sequence[str]) -> np.ndarray:
+    """A drawing with a line of text above each of its columns.
+
+    Args:
+        visualizer: mmengine's, or one derived from it.
+        drawn: (H, W, 3), RGB, of `len(titles)` columns of one width.
+        titles: Text of each column.
+
+    Returns:
+        (H + h, W, 3), RGB.
+    """
+    width = drawn.shape[1] / len(titles)
+    size = min(max(round(width / 16), 5), 14)  # in points: the longest title fits, and is legible
+    band = np.full((round(2.2 * size), drawn.shape[1], 3), 255, np.uint8)
+    visualizer.set_image(band)
+    centres = np.array([((i + 0.5) * width, len(band) / 2) for i in range(len(titles))])
+    visualizer.draw_texts(
+        list(titles),
+        centres,
+        font_sizes=size,
+        colors='k',
+        vertical_alignments='center',
+        horizontal_alignments='center',
+    )
+    return np.concatenate((visualizer.get_image(), drawn))
 
 
 def _image_folders(dataset: Any) -> Iterator[str]:

@@ -11,9 +11,18 @@ pytest.importorskip('mmcv', reason='pictures are read by mmcv')
 from helpers.configs import CONFIGS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.visualization import Visualizer
 
-from mmsparx.engine.predictions import DrawPredictionsHook, DumpPredictions, draw_predictions, dump_predictions
+from mmsparx.engine.predictions import (
+    DET_VISUALIZER,
+    DrawPredictionsHook,
+    DumpPredictions,
+    draw_predictions,
+    dump_predictions,
+    with_header,
+    without_doubles,
+)
 
 
 def config(**hook):
@@ -142,6 +151,100 @@ def test_the_dump_joins_the_metrics(evaluator):
     assert METRICS.get(dump['type']) is DumpPredictions
     with pytest.raises(ValueError, match=r"--out: expected a name that ends in \.pkl or \.pickle, got 'out\.npy'"):
         dump_predictions(cfg, 'out.npy')
+
+
+def detected(boxes, scores, labels, **more):
+    instances = InstanceData(
+        bboxes=torch.tensor(boxes), scores=torch.tensor(scores), labels=torch.tensor(labels), **more
+    )
+    return BaseDataElement(pred_instances=instances, metainfo=dict(img_path='a.png'))
+
+
+class TestDoubles:
+    boxes = [[0.0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 9], [0, 0, 10, 5]]  # IoU with the first: 0, 0.9, 0.5
+
+    def test_of_several_classes_on_one_object_the_best_is_drawn(self):
+        masks = torch.zeros(4, 64, 64, dtype=torch.bool)
+        sample = detected(self.boxes, [0.4, 0.3, 0.9, 0.35], [0, 1, 2, 3], masks=masks)
+        drawn = without_doubles(sample)
+        assert drawn.pred_instances.labels.tolist() == [1, 2, 3]
+        assert len(drawn.pred_instances.masks) == 3
+        assert drawn.img_path == 'a.png'
+        assert sample.pred_instances.labels.tolist() == [0, 1, 2, 3]  # metrics and files have them all
+
+    @pytest.mark.parametrize(('overlap', 'left'), [(0.95, 4), (0.6, 3), (0.4, 2), (1, 4)])
+    def test_the_overlap(self, overlap, left):
+        drawn = without_doubles(detected(self.boxes, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1]), overlap)
+        assert len(drawn.pred_instances) == left
+
+    def test_what_has_no_boxes_is_as_it_was(self):
+        rotated = detected([[5.0, 5, 10, 10, 0]] * 2, [0.9, 0.8], [0, 1])
+        for sample in (BaseDataElement(), rotated):
+            assert without_doubles(sample) is sample
+        nothing = InstanceData(
+            bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64)
+        )
+        assert len(without_doubles(BaseDataElement(pred_instances=nothing)).pred_instances) == 0
+        dummies = detected([[0.0] * 4] * 3, [0.9, 0.8, 0.7], [0, 1, 2])  # of a network of masks alone
+        assert len(without_doubles(dummies).pred_instances) == 3
+
+
+@pytest.mark.parametrize('width', [64, 300, 1280])
+def test_a_header_names_the_columns(width):
+    drawn = np.random.default_rng(0).integers(0, 255, (48, 2 * width, 3), dtype=np.uint8)
+    titled = with_header(Visualizer(), drawn, ('ground truth', 'prediction'))
+    assert np.array_equal(titled[-48:], drawn)
+    header = titled[:-48]
+    assert 8 < len(header) < 40
+    for half in (header[:, :width], header[:, width:]):
+        dark = (half < 128).any((0, 2)).nonzero()[0]
+        assert 0 < dark[0] < dark[-1] < width - 1  # it fits
+        assert abs(dark[0] + dark[-1] - width) < 0.1 * width + 3  # in the middle
+
+
+class TestColours:
+    """Of mmdet's visualizer: each class has one, whatever else is drawn."""
+
+    classes = ('a', 'b', 'c')
+
+    @pytest.fixture
+    def colours(self):
+        pytest.importorskip('mmdet')
+        from mmdet.structures import DetDataSample
+        from mmengine.registry import VISUALIZERS
+
+        cfg = config(type='mmdet.DetVisualizationHook')
+        cfg.visualizer = dict(type='mmdet.DetLocalVisualizer')
+        draw_predictions(cfg, 'shown')
+        assert cfg.visualizer.type == DET_VISUALIZER
+
+        def run(labels, palette):
+            """The colour at the centre of each label's mask, in the ground truth and in the prediction."""
+            visualizer = VISUALIZERS.get(DET_VISUALIZER)(line_width=1)
+            visualizer.dataset_meta = dict(classes=self.classes, palette=palette)
+            boxes = [[4.0 + 40 * i, 4, 36 + 40 * i, 60] for i in range(len(labels))]
+            masks = np.zeros((len(labels), 64, 40 * len(labels)), bool)
+            for i in range(len(labels)):
+                masks[i, 4:60, 4 + 40 * i : 36 + 40 * i] = True
+            given = dict(bboxes=torch.tensor(boxes), labels=torch.tensor(labels), masks=torch.tensor(masks))
+            sample = DetDataSample(gt_instances=InstanceData(**given))
+            sample.pred_instances = InstanceData(**given, scores=torch.full((len(labels),), 0.9))
+            image = np.full((64, 40 * len(labels), 3), 128, np.uint8)
+            visualizer.add_datasample('a', image, sample)
+            both = np.split(visualizer.get_image(), 2, axis=1)
+            return [[tuple(half[45, 20 + 40 * i]) for i in range(len(labels))] for half in both]
+
+        return run
+
+    @pytest.mark.parametrize('palette', [[(250, 0, 0), (0, 250, 0), (0, 0, 250)], 'random', None])
+    def test_of_a_class(self, colours, palette):
+        truth, prediction = colours([0, 1, 2, 0], palette)
+        assert truth == prediction
+        assert truth[0] == truth[3]
+        assert len(set(truth)) == 3
+        assert [colours([label], palette)[0][0] for label in range(3)] == truth[:3]  # in other images, too
+        if isinstance(palette, list):
+            assert [np.argmax(colour) for colour in truth[:3]] == [0, 1, 2]
 
 
 @pytest.fixture

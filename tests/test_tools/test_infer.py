@@ -135,6 +135,34 @@ def test_a_segmenter_on_a_folder(make, run, folder, tmp_path, capsys):
         assert np.median(np.abs(drawn - mixed)) <= 1  # here and there is the name of a class
 
 
+def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monkeypatch):
+    """Of a network that has seen nothing, whose boxes overlap."""
+    config, checkpoint, _ = make('detection/mask_rcnn_sparx_shapes.py', ('circle', 'triangle', 'square', 'star'))
+    shown = []
+    visualize = infer.without_doubles
+
+    def watched(*arguments):
+        shown.append(len(visualize(*arguments).pred_instances))
+        return visualize(*arguments)
+
+    monkeypatch.setattr(infer, 'without_doubles', watched)
+    found, network = tmp_path / 'found', (config, checkpoint, '--device', 'cpu', '--score-thr', 0)
+    results = {}
+    for overlap in (0.1, 1):
+        run(folder / 'a.png', *network, '--max-overlap', overlap)
+        results[overlap] = (found / 'predictions/a.json').read_text(), (found / 'pictures/a.png').read_bytes()
+    assert results[0.1][0] == results[1][0]
+    assert results[0.1][1] != results[1][1]
+    assert shown[0] < shown[1] == len(json.loads(results[1][0])['labels'])
+
+
+@pytest.mark.parametrize('overlap', ['-0.1', '1.5'])
+def test_an_overlap_that_is_none(run, overlap, capsys):
+    with pytest.raises(SystemExit):
+        run('a.png', CONFIG, 'nothing.pth', '--max-overlap', overlap)
+    assert f'--max-overlap: expected an IoU from 0 to 1, got {overlap}' in capsys.readouterr().err
+
+
 def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
     pytest.importorskip('mmpretrain', reason='a classifier is what is shown')
     classes = [f'digit {i}' for i in range(10)]

@@ -128,7 +128,10 @@ def test_predictions_are_drawn_and_written(tta, tool, ade, checkpoint, tmp_path)
         assert not predictions[name].keys() & {'seg_logits', 'gt_sem_seg'}
         predicted = predictions[name]['pred_sem_seg']['data'][0].numpy()
         annotated = cv2.imread(str(ade / f'annotations/training/{name}'), cv2.IMREAD_UNCHANGED) - 1
-        # The ground truth on the left, the predictions on the right; here and there is the name of a class.
+        # The ground truth on the left, the predictions on the right; here and there is the name of a class. Above them
+        # is a line that says so.
+        header, both = both[:-64], both[-64:]
+        assert header.shape[0] > 0
         assert both.shape == (64, 128, 3)
         for part, label_map in ((both[:, :64], annotated), (both[:, 64:], predicted)):
             expected = 0.2 * picture + 0.8 * palette[label_map][..., ::-1]

@@ -42,9 +42,11 @@ def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
     for instances in (prediction['pred_instances'] for prediction in predictions):
         assert len(instances['masks']) == len(instances['scores']) > 0
         assert {coder.decode(mask).shape for mask in instances['masks']} == {(64, 64)}
-    # The ground truth on the left, the predictions on the right.
-    for picture, both in read_drawn(drawn, coco / 'train2017').values():
+    # The ground truth on the left, the predictions on the right, under a line that says so.
+    for picture, titled in read_drawn(drawn, coco / 'train2017').values():
+        header, both = titled[:-64], titled[-64:]
         assert both.shape == (64, 128, 3)
+        assert all(half.max() == 255 > half.min() for half in (header[:, :64], header[:, 64:]))
         assert not np.array_equal(both[:, :64], picture)
         assert not np.array_equal(both[:, 64:], picture)
 
@@ -56,7 +58,8 @@ def test_pictures_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch
     options = overrides(coco, **{'default_hooks.visualization.score_thr': 2, **NO_TRAINING_DATA})
     monkeypatch.chdir(tmp_path)
     tool('test', CONFIG, 'weights.pth', '--work-dir', 'tested', '--show-dir', 'drawn', '--cfg-options', *options)
-    for picture, both in read_drawn(tmp_path / 'drawn', coco / 'train2017').values():
+    for picture, titled in read_drawn(tmp_path / 'drawn', coco / 'train2017').values():
+        both = titled[-64:]
         assert not np.array_equal(both[:, :64], picture)
         assert np.array_equal(both[:, 64:], picture)
 
