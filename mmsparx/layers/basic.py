@@ -221,7 +221,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep)
         return x * mask.div_(keep)
 
     def extra_repr(self) -> str:

@@ -253,12 +253,6 @@ class TestGradients:
         assert out.requires_grad
         assert not state.requires_grad
 
-    def test_second_derivative_is_refused(self):
-        arguments = leaves(inputs(5))
-        (grad,) = torch.autograd.grad(selective_scan(**arguments).sum(), arguments['u'], create_graph=True)
-        with pytest.raises(RuntimeError, match='differentiated once; its second derivative is not implemented'):
-            grad.sum().backward()
-
 
 class TestExtremes:
     @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])

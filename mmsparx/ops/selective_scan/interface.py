@@ -35,7 +35,10 @@ def selective_scan(
     The state and all arithmetic are float32, or float64 for float64 inputs; a 16-bit input is
     converted when it is read and the output when it is written. NaN and infinity propagate: what is not
     finite stays so, though a compiled backend, which multiplies decays first, may make NaN of infinity.
-    Arguments and their order are those of mamba's `selective_scan_fn`. Differentiable once, in every tensor.
+    Arguments and their order are those of mamba's `selective_scan_fn`.
+
+    Differentiable in every tensor: gradients by a backend; forward-mode AD and second and higher derivatives by a loop
+    over positions in torch, which is slower and keeps all states. `torch.func`'s transforms and `torch.vmap` apply.
 
     Args:
         u: (batch, dim, L); float64, float32, bfloat16 or float16.
@@ -53,7 +56,7 @@ def selective_scan(
 
     Returns:
         out (batch, dim, L) in u's type; with `return_last_state` also the last state
-        (batch, dim, N) in A's type, which carries no gradient (as in mamba).
+        (batch, dim, N) in A's type, which carries no gradient (as in mamba), but the tangent of forward-mode AD.
 
     Raises:
         TypeError, ValueError: an argument of another type or shape; the message has both.

@@ -1,4 +1,4 @@
-"""The operator as torch sees it: schema, kernels, fake, autograd and FLOP formula.
+"""The operator as torch sees it: schema, kernels, fake, derivatives (of `derivatives`) and FLOP formula.
 
 The schemas are the contract: a compiled extension adds kernels behind `backends`, never another
 operator, so graphs that were exported with one set of backends run with any other.
@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from mmsparx.ops.selective_scan import cross
+from mmsparx.ops.selective_scan import cross, derivatives, differentiable
 from mmsparx.ops.selective_scan.backends import choose
 from mmsparx.ops.selective_scan.reference import state_count, state_dtype
 
@@ -68,8 +68,8 @@ def _cross_backward(*arguments):
 
 
 def _present(gradients, inputs):
-    states = inputs[-2]
-    return tuple(states.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    dtype = state_dtype(inputs[0])
+    return tuple(inputs[0].new_empty(0, dtype=dtype) if gradient is None else gradient for gradient in gradients)
 
 
 @torch.library.register_fake(FORWARD)
@@ -93,30 +93,20 @@ def _backward_fake(grad, *arguments):
     return tuple(states.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors)
 
 
-def _save(ctx, inputs, output):
-    *tensors, ctx.delta_softplus, ctx.backend = inputs
-    states = output[1]
-    ctx.save_for_backward(*tensors, states)
-    ctx.mark_non_differentiable(states)
+def _present_backward(backward, *inputs):
+    return _present(backward(*inputs), inputs)
 
 
-def _differentiate(backward, ctx, grad, _):
-    saved = ctx.saved_tensors  # read once: gradient checkpointing allows no more
-    gradients = backward(grad, *saved, ctx.delta_softplus, ctx.backend)
-    present = (None if x is None else gradient for x, gradient in zip(saved, gradients, strict=False))
-    return *present, None, None
-
-
-def _refuse_second_derivative(ctx, *_):
-    raise RuntimeError('selective_scan can be differentiated once; its second derivative is not implemented')
-
-
-for forward, backward, operator in (
-    (FORWARD, BACKWARD, torch.ops.mmsparx.selective_scan_bwd),
-    (CROSS_FORWARD, CROSS_BACKWARD, torch.ops.mmsparx.cross_selective_scan_bwd),
-):
-    torch.library.register_autograd(forward, partial(_differentiate, operator), setup_context=_save)
-    torch.library.register_autograd(backward, _refuse_second_derivative)
+derivatives.register(
+    FORWARD, BACKWARD, differentiable.forward, partial(_present_backward, differentiable.backward), parameters={2, 5, 6}
+)
+derivatives.register(
+    CROSS_FORWARD,
+    CROSS_BACKWARD,
+    partial(cross.forward, differentiable.forward),
+    partial(_present_backward, partial(cross.backward, differentiable.backward)),
+    parameters={2, 3, 6, 7},
+)
 
 
 def scan_macs(batch: int, groups: int, dim: int, length: int, states: int) -> int:

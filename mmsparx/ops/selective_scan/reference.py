@@ -11,6 +11,8 @@ h_0 = 0, the last one is the final state, and a backward starts any chunk from i
 Shapes below: T time steps of a block, b batch, g groups, r = dim / g channels a group, n states.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -38,21 +40,22 @@ def _softplus(x: Tensor) -> Tensor:
     return x.relu() + torch.where(w == 1, e, torch.log(w) * (e / (w - 1)))
 
 
-class _Block:
+class Block:
     """A block's inputs, time-major and in the state's type."""
 
-    def __init__(self, span: slice, u, delta, A, B, C, delta_bias, delta_softplus: bool):
+    def __init__(self, span: slice, u, delta, A, B, C, delta_bias, delta_softplus: bool, softplus=_softplus):
         groups, n = B.shape[1:3]
         dtype = state_dtype(u)
 
         def per_group(x):  # (b, g, n, L) -> (T, b, g, 1, n)
             return x[..., span].to(dtype).permute(3, 0, 1, 2).unsqueeze(3)
 
-        self.u = _time_first(u[:, :, span].to(dtype), groups)
-        self.raw_step = _time_first(delta[:, :, span].to(dtype), groups)
+        self.u = time_first(u[:, :, span].to(dtype), groups)
+        self.raw_step = time_first(delta[:, :, span].to(dtype), groups)
         if delta_bias is not None:
             self.raw_step = self.raw_step + delta_bias.view(groups, -1, 1)
-        self.step = _softplus(self.raw_step) if delta_softplus else self.raw_step
+        self.delta_softplus = delta_softplus
+        self.step = softplus(self.raw_step) if delta_softplus else self.raw_step
         self.A = A.view(groups, -1, n)
         self.B, self.C = per_group(B), per_group(C)
         self.decay = torch.exp(self.step * self.A)  # (T, b, g, r, n)
@@ -62,6 +65,59 @@ class _Block:
         """h_t = decay_t h_{t-1} + drive_t for every t of the block, from the state before it."""
         return _recurrence(self.decay, self.drive, h)
 
+    def output(self, hs: Tensor, D: Tensor | None) -> Tensor:
+        """(b, dim, T): C_t . h_t + D u_t of the block's states hs."""
+        y = (hs * self.C).sum(-1, keepdim=True)
+        if D is not None:
+            y = y + self.u * D.view(self.A.shape[0], -1, 1)
+        return _time_last(y)
+
+    def later_decay(self) -> Tensor:
+        """The decays of `gradients`' recurrence, backwards in time: 0, then decay_{t+1}."""
+        return torch.cat((torch.zeros_like(self.decay[:1]), self.decay[1:].flip(0)))
+
+    def gradients(self, gy: Tensor, h_before: Tensor, hs: Tensor, dh: Tensor, D: Tensor | None) -> '_Gradients':
+        """The gradients of the block's inputs.
+
+        Args:
+            gy: the gradient of the output, (T, b, g, r, 1).
+            h_before, hs: the states before and after each step, (T, b, g, r, n).
+            dh: the gradient of hs, also by way of later states.
+            D: the skip connection.
+        """
+        # a * h[t-1], and not h - drive, which would cancel (dlog is the gradient of log decay_t).
+        dlog = dh * h_before * self.decay
+        ddrive = (dh * self.B).sum(-1, keepdim=True)  # of step_t * u_t
+        du = ddrive * self.step
+        dstep = ddrive * self.u + (dlog * self.A).sum(-1, keepdim=True)
+        dD = None
+        if D is not None:
+            du = du + gy * D.view(self.A.shape[0], -1, 1)
+            dD = (gy * self.u).sum((0, 1))
+        if self.delta_softplus:
+            dstep = dstep * torch.sigmoid(self.raw_step)
+        return _Gradients(
+            u=_time_last(du),
+            delta=_time_last(dstep),
+            A=(dlog * self.step).sum((0, 1)),
+            B=(dh * (self.step * self.u)).sum(3).permute(1, 2, 3, 0),
+            C=(gy * hs).sum(3).permute(1, 2, 3, 0),
+            D=dD,
+            delta_bias=dstep.sum((0, 1)),
+        )
+
+
+class _Gradients(NamedTuple):
+    """Of a block: u and delta (b, dim, T), B and C (b, g, n, T), A (g, r, n), D and delta_bias (g, r, 1)."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    delta_bias: Tensor
+
 
 def _recurrence(decay: Tensor, drive: Tensor, h: Tensor) -> Tensor:
     states = torch.empty_like(drive)
@@ -70,7 +126,7 @@ def _recurrence(decay: Tensor, drive: Tensor, h: Tensor) -> Tensor:
     return states
 
 
-def _time_first(x: Tensor, groups: int) -> Tensor:
+def time_first(x: Tensor, groups: int) -> Tensor:
     """(b, dim, T) -> (T, b, g, r, 1), laid out anew: a time slice must be one stretch of memory."""
     return x.permute(2, 0, 1).contiguous().unflatten(2, (groups, -1)).unsqueeze(-1)
 
@@ -100,13 +156,10 @@ def forward(
     h = torch.zeros((batch, groups, dim // groups, n), dtype=dtype, device=u.device)
     for start in range(0, length, BLOCK):
         span = slice(start, min(start + BLOCK, length))
-        block = _Block(span, u, delta, A, B, C, delta_bias, delta_softplus)
+        block = Block(span, u, delta, A, B, C, delta_bias, delta_softplus)
         hs = block.scan(h)
         h = hs[-1]
-        y = (hs * block.C).sum(-1, keepdim=True)
-        if D is not None:
-            y = y + block.u * D.view(groups, -1, 1)
-        out[:, :, span] = _time_last(y)
+        out[:, :, span] = block.output(hs, D)
         ends = hs[CHUNK - 1 :: CHUNK]
         if hs.shape[0] % CHUNK:
             ends = torch.cat((ends, hs[-1:]))
@@ -139,35 +192,25 @@ def backward(
     carry = torch.zeros((batch, *per_group_channel, n), dtype=dtype, device=u.device)
     for start in reversed(range(0, length, BLOCK)):
         span = slice(start, min(start + BLOCK, length))
-        block = _Block(span, u, delta, A, B, C, delta_bias, delta_softplus)
+        block = Block(span, u, delta, A, B, C, delta_bias, delta_softplus)
         before = states[:, :, start // CHUNK].reshape(carry.shape)
         hs = block.scan(before)
-        gy = _time_first(grad[:, :, span].to(dtype), groups)
+        gy = time_first(grad[:, :, span].to(dtype), groups)
 
         # dh_t = C_t gy_t + decay_{t+1} dh_{t+1}: the same recurrence, backwards in time.
         direct = gy * block.C
         direct[-1] += carry
-        later = torch.cat((torch.zeros_like(block.decay[:1]), block.decay[1:].flip(0)))
-        dh = _recurrence(later, direct.flip(0), torch.zeros_like(carry)).flip(0)
+        dh = _recurrence(block.later_decay(), direct.flip(0), torch.zeros_like(carry)).flip(0)
         carry = block.decay[0] * dh[0]
 
         h_before = torch.cat((before.unsqueeze(0), hs[:-1]))
-        # a * h[t-1], and not h - drive, which would cancel (dlog is the gradient of log decay_t).
-        dlog = dh * h_before * block.decay
-        ddrive = (dh * block.B).sum(-1, keepdim=True)  # of step_t * u_t
-        du_block = ddrive * block.step
-        dstep = ddrive * block.u + (dlog * block.A).sum(-1, keepdim=True)
+        gradients = block.gradients(gy, h_before, hs, dh, D)
+        dA += gradients.A
+        ddelta_bias += gradients.delta_bias
         if D is not None:
-            du_block = du_block + gy * D.view(groups, -1, 1)
-            dD += (gy * block.u).sum((0, 1))
-        if delta_softplus:
-            dstep = dstep * torch.sigmoid(block.raw_step)
-        dA += (dlog * block.step).sum((0, 1))
-        ddelta_bias += dstep.sum((0, 1))
-        du[:, :, span] = _time_last(du_block)
-        ddelta[:, :, span] = _time_last(dstep)
-        dB[..., span] = (dh * (block.step * block.u)).sum(3).permute(1, 2, 3, 0)
-        dC[..., span] = (gy * hs).sum(3).permute(1, 2, 3, 0)
+            dD += gradients.D
+        du[:, :, span], ddelta[:, :, span] = gradients.u, gradients.delta
+        dB[..., span], dC[..., span] = gradients.B, gradients.C
     return (
         du,
         ddelta,
