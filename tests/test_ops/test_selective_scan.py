@@ -253,6 +253,12 @@ class TestGradients:
         assert out.requires_grad
         assert not state.requires_grad
 
+    def test_last_state_keeps_no_other(self, backend):
+        for batch, dim in ((1, 2), (2, 8)):
+            arguments = inputs(1000, states=2, batch=batch, dim=dim, dtype=torch.float32)
+            _, state = scan_or_skip(backend, **arguments, return_last_state=True)
+            assert state.untyped_storage().nbytes() == batch * dim * 2 * 4
+
 
 class TestExtremes:
     @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])

@@ -92,7 +92,7 @@ def selective_scan(
         out = (out * F.silu(z.to(A.dtype))).to(dtype)
     if not return_last_state:
         return out
-    return out, states[:, :, -1]
+    return out, states[:, :, -1].clone()  # a view would keep the states of all chunks
 
 
 def cross_selective_scan(
