@@ -3,6 +3,7 @@
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +22,9 @@ def checkpointed(layer: nn.Module, *inputs: Tensor) -> Tensor:
     Returns:
         What the layer returns.
     """
+    if torch.compiler.is_compiling():
+        # Compilers take what is written to buffers out of what is recomputed, and contexts are not for them.
+        return checkpoint(layer, *inputs, use_reentrant=False)
     return checkpoint(layer, *inputs, use_reentrant=False, context_fn=partial(_contexts, layer))
 
 
