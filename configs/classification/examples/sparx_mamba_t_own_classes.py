@@ -44,13 +44,15 @@ val_evaluator = [
 test_evaluator = val_evaluator
 
 # The learning rate is that of 256 images in all, and is scaled to the batch of all GPUs. The last layer, which is new,
-# learns faster. float32; --amp trains in mixed precision.
+# learns faster; in the backbone the rate decays from the last layer to the stem. float32; --amp trains in mixed
+# precision.
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(lr=5e-4),
     clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(custom_keys={'head.fc.weight': dict(lr_mult=10.0)}),
+    constructor='mmsparx.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys={'head.fc.weight': dict(lr_mult=10.0)}),
 )
 
 # Shares of the run: a tenth of it warms up.
@@ -62,6 +64,6 @@ param_scheduler = [
 
 # Without the EMAHook of the long recipe, whose average would still be of the initial weights.
 custom_hooks = [
-    *(hook for hook in _base_.custom_hooks if hook['type'] not in ('mmsparx.StrictLoadHook', 'EMAHook')),
+    *(hook for hook in _base_.custom_hooks if hook['type'] != 'EMAHook'),
     dict(type='mmsparx.StrictLoadHook', may_differ=['head.fc.*']),  # which has a channel for each class
 ]

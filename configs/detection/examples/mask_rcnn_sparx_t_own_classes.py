@@ -38,12 +38,15 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # The learning rate is that of 16 images in all, and is scaled to the batch of all GPUs. What is new, all but the
-# backbone, learns faster.
+# backbone, learns faster; in the backbone the rate decays from the last layer to the stem.
 auto_scale_lr = dict(enable=True, base_batch_size=16)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-4),
     clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(custom_keys={part: dict(lr_mult=4.0) for part in ('neck', 'rpn_head', 'roi_head')}),
+    constructor='mmsparx.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        layer_decay_rate=0.9, custom_keys={part: dict(lr_mult=4.0) for part in ('neck', 'rpn_head', 'roi_head')}
+    ),
 )
 
 # Shares of the run: a tenth of it warms up, and the steps come after two and eleven twelfths.
@@ -62,7 +65,7 @@ default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 
 # Of a detector given as load_from, the layers that have a channel for each class need not match.
 custom_hooks = [
-    *(hook for hook in _base_.custom_hooks if hook['type'] != 'mmsparx.StrictLoadHook'),
+    *_base_.custom_hooks,
     dict(
         type='mmsparx.StrictLoadHook',
         may_differ=[

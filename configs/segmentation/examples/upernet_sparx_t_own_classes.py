@@ -61,12 +61,15 @@ val_evaluator = dict(iou_metrics=['mIoU', 'mFscore'])
 test_evaluator = val_evaluator
 
 # The learning rate is that of 16 images in all, and is scaled to the batch of all GPUs. What is new, all but the
-# backbone, learns faster.
+# backbone, learns faster; in the backbone the rate decays from the last layer to the stem.
 auto_scale_lr = dict(enable=True, base_batch_size=16)
 optim_wrapper = dict(
     optimizer=dict(lr=6e-5),
     clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(custom_keys={part: dict(lr_mult=10.0) for part in ('decode_head', 'auxiliary_head')}),
+    constructor='mmsparx.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        layer_decay_rate=0.9, custom_keys={part: dict(lr_mult=10.0) for part in ('decode_head', 'auxiliary_head')}
+    ),
 )
 
 # Shares of the run: a twentieth of it warms up.
@@ -80,6 +83,6 @@ default_hooks = dict(checkpoint=dict(interval=max_iters // 10, save_best='mIoU')
 
 # Of a segmenter given as load_from, the layers that have a channel for each class need not match.
 custom_hooks = [
-    *(hook for hook in _base_.custom_hooks if hook['type'] != 'mmsparx.StrictLoadHook'),
+    *_base_.custom_hooks,
     dict(type='mmsparx.StrictLoadHook', may_differ=['decode_head.conv_seg.*', 'auxiliary_head.conv_seg.*']),
 ]
