@@ -7,9 +7,15 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='run the tests that take minutes, too')
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
         pytest.skip('needs a GPU')
+    if item.get_closest_marker('slow') and not item.config.getoption('--slow'):
+        pytest.skip('takes minutes; run it with --slow')
 
 
 @pytest.fixture(autouse=True, scope='module')
