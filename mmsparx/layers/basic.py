@@ -228,6 +228,12 @@ class DropPath(nn.Module):
         return f'rate={self.rate:g}'
 
 
+def reset(module: nn.Module) -> None:
+    """The initial values of one module that can set them again, for `Module.apply`."""
+    if hasattr(module, 'reset_parameters'):
+        module.reset_parameters()
+
+
 def init_weights(module: nn.Module) -> None:
     """The published initial values of one convolution or linear layer, for `Module.apply`.
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmsparx.layers.basic import init_weights
+from mmsparx.layers.basic import init_weights, reset
 from mmsparx.layers.norm import build_norm
 from mmsparx.models.backbones import SparXNet
 from mmsparx.weights import flatten_hook
@@ -22,6 +22,11 @@ class ClassifierHead(nn.Module):
         super().__init__()
         self.norm = build_norm(dim, {'type': norm})
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.fc.apply(init_weights)
+
+    def reset_parameters(self) -> None:
+        """Set all initial values again."""
+        self.norm.apply(reset)
         self.fc.apply(init_weights)
 
     def pre_logits(self, x: Tensor) -> Tensor:
@@ -54,6 +59,11 @@ class SparXClassifier(nn.Module):
         dim = backbone.arch.channels[backbone.out_indices[0]]
         self.head = ClassifierHead(dim, num_classes, backbone.style.norm)
         self._register_load_state_dict_pre_hook(flatten_hook(backbone.weight_names))
+
+    def init_weights(self) -> None:
+        """Set all initial values again, as for a classifier from `torch.device('meta')` after `to_empty`."""
+        self.backbone.reset_parameters()
+        self.head.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> logits (B, num_classes)."""

@@ -153,6 +153,15 @@ class TimmClassifier(nn.Module):
             self.reset_classifier(0, '')
         return taken
 
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Set the initial values of every parameter and buffer again, as after `to_empty`.
+
+        Args:
+            needs_reset: Ignored, as everything is always set; timm's own models take it.
+        """
+        self.backbone.reset_parameters()
+        self.head.reset_parameters()
+
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 

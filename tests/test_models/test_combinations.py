@@ -9,9 +9,10 @@ import torch
 from helpers import SMALL_ARCH, randomise, relative_error
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsparx.layers.norm import BatchNorm
-from mmsparx.models import SparXClassifier, SparXNet
+from mmsparx.models import SparXClassifier, SparXMamba, SparXNet
 from mmsparx.models.style import STYLES
 
 # Ganglion layers that read the input, normal layers and earlier ganglion layers; 2C and C that are no multiples of 3.
@@ -263,11 +264,8 @@ def test_initial_values_after_the_meta_device(style, mixer, aggregator):
     fresh = build(style, mixer, aggregator)
     with torch.device('meta'):
         model = build(style, mixer, aggregator)
-    model = model.to_empty(device='cpu')
-    with torch.no_grad():
-        for x in (*model.parameters(), *model.buffers()):
-            x.fill_(math.nan if x.is_floating_point() else 7)
-        model.reset_parameters()
+    model = forget(model.to_empty(device='cpu'))
+    model.init_weights()
     expected = fresh.state_dict()
     for name, x in model.state_dict().items():
         y = expected[name]
@@ -279,6 +277,46 @@ def test_initial_values_after_the_meta_device(style, mixer, aggregator):
         else:
             assert x.isfinite().all(), name
     assert all(out.isfinite().all() for out in model(torch.randn(2, 3, *SIZE)))
+
+
+def forget(model):
+    """What may be in memory that `to_empty` has taken."""
+    with torch.no_grad():
+        for x in (*model.parameters(), *model.buffers()):
+            x.fill_(math.nan if x.is_floating_point() else 7)
+    return model
+
+
+def test_initial_values_are_not_set_over_others():
+    combination = SOME[0]
+    weights = randomise(build(*combination)).state_dict()
+    with torch.device('meta'):
+        assigned, loaded = build(*combination), build(*combination)
+    assigned.load_state_dict(weights, assign=True)
+    loaded.to_empty(device='cpu').load_state_dict(weights)
+    built = build(*combination)
+    built.load_state_dict(weights)
+    for model in (assigned, loaded, built):
+        model.init_weights()
+        assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
+
+
+def test_initial_values_of_a_classifier():
+    with torch.device('meta'):
+        model = SparXClassifier(SparXMamba(SMALL_ARCH, out_indices=(3,), output_norm=False), num_classes=5)
+    forget(model.to_empty(device='cpu')).init_weights()
+    assert all(x.isfinite().all() for x in model.state_dict().values())
+    assert all(int(x) == 0 for name, x in model.named_buffers() if name.endswith('num_batches_tracked'))
+    assert model.eval()(torch.randn(1, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME[::2])
+def test_fake_tensors(style, mixer, aggregator):
+    model = build(style, mixer, aggregator).eval()
+    expected = [out.shape for out in model(torch.randn(2, 3, *SIZE))]
+    with FakeTensorMode():
+        outs = build(style, mixer, aggregator).eval()(torch.randn(2, 3, *SIZE))
+    assert [out.shape for out in outs] == expected
 
 
 @pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)

@@ -393,3 +393,17 @@ def test_reparameterize_model(create_any):
     model = randomise(create_any()).eval()
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(reparameterize_model(model)(x), model(x))
+
+
+@torch.no_grad()
+def test_init_weights_resets_everything(create_any):
+    model = create_any(device='meta').to_empty(device='cpu')
+    for x in (*model.parameters(), *model.buffers()):
+        x.fill_(torch.nan if x.is_floating_point() else 7)
+    model.init_weights()
+    fresh = create_any().state_dict()
+    for name, x in model.state_dict().items():
+        assert x.isfinite().all(), name
+        if fresh[name].numel() == 1 or fresh[name].float().std() == 0:
+            assert torch.equal(x, fresh[name]), name
+    assert model.eval()(torch.randn(1, 3, 32, 32)).isfinite().all()

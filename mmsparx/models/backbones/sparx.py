@@ -199,7 +199,9 @@ class SparXNet(BaseModule):
         self.stem = STEMS[self.style.stem](in_channels, self.arch.channels[0], self.arch.stem_depth, norm_cfg)
         mixer = self._mixer_config(token_mixer)
         aggregator = self.AGGREGATOR if aggregator is None else aggregator
-        rates = iter(torch.linspace(0, drop_path_rate, self.arch.depth, device='cpu').tolist())
+        # Without torch.linspace, which has no values in FakeTensorMode.
+        last = max(self.arch.depth - 1, 1)
+        rates = (drop_path_rate * i / last for i in range(self.arch.depth))
         self.stages = nn.ModuleList(
             self._stage(i, mixer, aggregator, rates, norm_cfg, i in with_cp) for i in range(built)
         )
@@ -210,6 +212,9 @@ class SparXNet(BaseModule):
         self.largest_stride = self._largest_stride()
         self.apply(init_weights)
         self._register_load_state_dict_pre_hook(self._rename_published)
+        # Whether there are values to keep: from the meta device, none are until they are set or loaded.
+        self._has_values = not any(p.is_meta for p in self.parameters())
+        self._register_load_state_dict_pre_hook(_note_values, with_module=True)
         self.train()
 
     def _mixer_config(self, given: Mapping | None) -> dict:
@@ -293,9 +298,12 @@ class SparXNet(BaseModule):
             if module is not self and hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
         self.apply(init_weights)
+        self._has_values = True
 
     def init_weights(self) -> None:
         """Load pretrained weights strictly, or leave it to mmengine; once, as mmengine does.
+
+        A network that was built on the meta device, and got memory by `to_empty`, gets its initial values first.
 
         Raises:
             ValueError: Other kinds of initial values beside pretrained ones, or an unknown option.
@@ -303,6 +311,8 @@ class SparXNet(BaseModule):
         """
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else list(self.init_cfg or ())
         pretrained = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
+        if not self._has_values and not any(p.is_meta for p in self.parameters()):
+            self.reset_parameters()
         if not pretrained or self.is_init:
             super().init_weights()
             return
@@ -369,6 +379,12 @@ class SparXNet(BaseModule):
             f'1x1 map (stride {stride}), where a batch norm has no statistics. Use a side of more than {stride}, more '
             'images in a batch, or norm_eval=True.'
         )
+
+
+def _note_values(module: 'SparXNet', state_dict, prefix, local_metadata, *_) -> None:
+    """Initial values are not set over loaded ones; on the meta device torch loads by assignment alone."""
+    assigned = local_metadata.get('assign_to_params_buffers', False)
+    module._has_values |= assigned or not any(p.is_meta for p in module.parameters())
 
 
 def _check_batch_norm(norm_cfg: object) -> None:
