@@ -139,14 +139,14 @@ def _on_cpu() -> list[Stage]:
         Stage('maps', 60, {'maps_float32': benchmark('cross_selective_scan', tiny)}),
         Stage('network', 90, {'network_fp32': benchmark('network', pair)}),
         Stage('profile', 60, {'network_profile': benchmark('network_profile', profiled)}),
-        Stage('norm', 30, {'map_norm': benchmark('map_norm', f'--shapes 2x8x20x32 {SMALL}')}),
+        Stage('norm', 90, {'map_norm': benchmark('map_norm', f'--shapes 2x8x20x32 {SMALL}')}),
         Stage('sanitizers', 60, scans, together=True, remark=alone),
         Stage(
             'operators',
             60,
             {'operators_float32': benchmark('selective_scan', f'{tiny} --contenders reference unbind')},
         ),
-        Stage('detection', 60, {'maps_float32_detection': benchmark('cross_selective_scan', tiny)}),
+        Stage('detection', 120, {'maps_float32_detection': benchmark('cross_selective_scan', tiny)}),
         Stage('precision', 90, {'network_bf16': benchmark('network', f'{pair} --precision bf16 --modes inference')}),
         Stage(
             'compiled',
