@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import functools
 import os
 from unittest import mock
 
@@ -22,6 +23,20 @@ def pytest_runtest_setup(item):
 def _environment():
     """What a module does to the environment ends with it: the tools switch safe loading on for good."""
     with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _quick_configs():
+    """The texts of configs not formatted, which takes yapf more than a second each, and metafiles read once."""
+    try:
+        from mmengine.config import config, utils
+    except ModuleNotFoundError:
+        yield
+        return
+    unformatted = mock.patch.object(config, 'FormatCode', lambda text, **_: (text, True))
+    read_once = mock.patch.object(utils, '_get_cfg_metainfo', functools.cache(utils._get_cfg_metainfo))
+    with unformatted, read_once:
         yield
 
 

@@ -59,7 +59,6 @@ def run_tool(monkeypatch, name: str, *arguments) -> None:
     # mmengine keeps these by name for the life of a process; a run would write to the one before.
     for kept in (UniversalVisualizer, MessageHub, MMLogger):
         kept._instance_dict.clear()
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))  # takes seconds
     script = str(ROOT / 'tools' / f'{name}.py')
     monkeypatch.setattr(sys, 'argv', [script, *map(str, arguments)])
     runpy.run_path(script, run_name='__main__')

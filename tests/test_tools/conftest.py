@@ -17,17 +17,21 @@ def coco(tmp_path) -> Path:
     return folder
 
 
+def of_kind(cls: type) -> list[type]:
+    """A class and all that are derived from it so far."""
+    return [cls, *(each for derived in cls.__subclasses__() for each in of_kind(derived))]
+
+
 @pytest.fixture
 def tool(monkeypatch):
     """Run a tool's main() in this process: `tool('train', config, '--work-dir', ...)`."""
     from helpers.tools import load_tool
-    from mmdet.visualization import DetLocalVisualizer
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.visualization import Visualizer
 
     def run(name: str, *arguments):
         # mmengine keeps these by name for the life of a process; a run would write to the one before.
-        for kept in (Visualizer, DetLocalVisualizer, MessageHub, MMLogger):
+        for kept in (MessageHub, MMLogger, *of_kind(Visualizer)):
             kept._instance_dict.clear()
         monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, arguments)])
         return load_tool(name).main()

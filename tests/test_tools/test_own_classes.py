@@ -102,7 +102,6 @@ def other_classes(cfg: Config, heads: tuple[str, ...], file: Path) -> dict[str, 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_an_example(name, tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))  # takes seconds
     folders = name.startswith('classification')
     for split, count in (('train', 10), ('val', 10 if folders else 2)):
         write_data(tmp_path / 'data/own', split, count, folders)

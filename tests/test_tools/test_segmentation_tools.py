@@ -22,7 +22,6 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmseg.datasets import ADE20KDataset
 from mmseg.models import SegTTAModel
-from mmseg.visualization import SegLocalVisualizer
 
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.weights import read_checkpoint
@@ -35,18 +34,6 @@ def ade(tmp_path):
     """Two pictures to train on, which the overfit configs evaluate on, too."""
     write_ade(tmp_path / 'ade', 'training', 2)
     return tmp_path / 'ade'
-
-
-@pytest.fixture
-def tool(tool, monkeypatch):
-    # Formatting the config that a run keeps would take longer than the run.
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
-
-    def run(*arguments):
-        SegLocalVisualizer._instance_dict.clear()  # kept by name for the life of a process, as others are
-        return tool(*arguments)
-
-    return run
 
 
 @pytest.fixture

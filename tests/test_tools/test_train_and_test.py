@@ -19,12 +19,6 @@ from mmengine.runner import CheckpointLoader
 NO_TRAINING_DATA = {'train_dataloader.dataset.data_root': 'nowhere'}
 
 
-@pytest.fixture(autouse=True)
-def _unformatted_config(monkeypatch):
-    """Formatting the config that a run keeps takes seconds."""
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
-
-
 def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
     work = train(iters=6)
     validated = {k: v for k, v in scalars(work)[-1].items() if k.startswith('coco/')}
