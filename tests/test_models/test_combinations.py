@@ -319,6 +319,18 @@ def test_fake_tensors(style, mixer, aggregator):
     assert [out.shape for out in outs] == expected
 
 
+@pytest.mark.skipif(not hasattr(torch.export.Dim, 'AUTO'), reason='torch 2.6 has it')
+def test_export_of_any_size(tmp_path):
+    """Saved with batch, height and width left open."""
+    model = randomise(SparXMamba(SMALL_ARCH)).eval()
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(sizes,), strict=False)
+    torch.export.save(program, tmp_path / 'network.pt2')
+    loaded = torch.export.load(tmp_path / 'network.pt2').module()
+    x = torch.randn(3, 3, 47, 71)
+    assert all(relative_error(a, b) < 1e-6 for a, b in zip(loaded(x), model(x), strict=True))
+
+
 @pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
 def test_averaged_copies(style, mixer, aggregator):
     model, x = randomise(build(style, mixer, aggregator)), torch.randn(2, 3, *SIZE)

@@ -69,7 +69,10 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, sc
     if scale is None:
         scale = q.shape[-1] ** -0.5
     with full_precision(query.device):
-        attention = torch.softmax((q @ k.transpose(-1, -2)) * scale, dim=-1)  # (B, G, C/G, C/G)
+        scores = q @ k.transpose(-1, -2)  # (B, G, C/G, C/G)
+    # Outside, since torch.export cannot save a block that takes a float of open sizes; autocast leaves products alone.
+    attention = torch.softmax(scores * scale, dim=-1)
+    with full_precision(query.device):
         out = attention @ v  # (B, G, C/G, N)
     return out.flatten(1, 2).unflatten(-1, value.shape[2:]).to(value.dtype)
 
