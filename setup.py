@@ -38,11 +38,11 @@ from setuptools.command.build_py import build_py
 NAME = 'mmsparx._C'
 SOURCES = Path('csrc/selective_scan')
 RECORD = '_build.json'
-AGAIN = 'then install again, with pip install --force-reinstall --no-deps --no-cache-dir --no-binary mmsparx'
+AGAIN = 'then install again'  # for which mmsparx.ops knows the command, since it knows what was installed
 
 
 class CannotCompileError(Exception):
-    """What is missing or has failed, and how to mend it."""
+    """What is missing or has failed, and how to fix it."""
 
 
 def get_switch() -> str:
@@ -99,7 +99,7 @@ def get_compiler() -> tuple[str, str]:
     if done.returncode:
         said = first_error(done.stdout)
         raise CannotCompileError(
-            f'the C++ compiler {found[0]} does not run: {said}. Mend it or name another by CXX, {AGAIN}'
+            f'the C++ compiler {found[0]} does not run: {said}. Fix it or name another by CXX, {AGAIN}'
         )
     makers = {'Free Software Foundation': 'g++', 'clang': 'clang++'}
     name = next((name for maker, name in makers.items() if maker in done.stdout), Path(command[-2]).name)
@@ -140,7 +140,8 @@ def import_torch():
         return importlib.import_module('torch')
     except Exception as error:  # a torch that is broken raises whatever it likes
         raise CannotCompileError(
-            f'torch could not be imported while mmsparx was built: {error}. Install torch, {AGAIN} --no-build-isolation'
+            f'torch could not be imported while mmsparx was built: {error}. '
+            f'Install torch, {AGAIN}, by uv with --no-build-isolation'
         ) from error
 
 
@@ -342,11 +343,11 @@ class BuildScan(build_ext):
                 sys.stderr.write(output)
                 record['log'] = scrub(output).splitlines()[-20:]
                 said = first_error(output, str(error))
-                raise CannotCompileError(f'{compilers} failed: {said}. Mend that, {AGAIN}') from error
+                raise CannotCompileError(f'{compilers} failed: {said}. Fix that, {AGAIN}') from error
         try:
             ctypes.CDLL(os.path.abspath(os.path.join(self.build_lib, self.get_ext_filename(NAME))))
         except OSError as error:  # a symbol that nothing has, which linking does not see
-            raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Mend that, {AGAIN}') from error
+            raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Fix that, {AGAIN}') from error
 
     def get_folders(self) -> list[Path]:
         """Where the package is built and, in an editable installation, where it lies."""

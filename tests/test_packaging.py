@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.fresh import FreshEnvironment, installed_wheel, site_packages
 
 import mmsparx
 
@@ -299,9 +300,7 @@ class TestTheCompiledScan:
 
     def test_not_with_a_compiler_that_fails(self, isolated, copy, tmp_path):
         reason = self.reason(isolated, copy, tmp_path, CXX=self.failing_compiler(tmp_path))
-        assert reason.startswith(
-            'the C++ compiler failing-cxx does not run: cc1plus: error: no licence in key. Mend it'
-        )
+        assert reason.startswith('the C++ compiler failing-cxx does not run: cc1plus: error: no licence in key. Fix it')
 
     @needs_compiler
     def test_not_without_torch(self, isolated, copy, tmp_path):
@@ -323,6 +322,32 @@ class TestTheCompiledScan:
         record = json.loads(files[RECORD])
         assert record['built'] is False
         return record['reason']
+
+    @needs_compiler
+    @needs_torch
+    def test_the_printed_command_compiles_it(self, isolated, small_source, copy, tmp_path):
+        """After installations without it from an archive, a wheel and a clone, in an environment that begins empty."""
+        from mmsparx.ops.selective_scan import native
+
+        index = tmp_path / 'an index'
+        index.mkdir()
+        for name in ('setuptools', 'wheel', 'packaging'):
+            installed_wheel(index, name)
+        build(isolated, 'sdist', small_source, tmp_path)
+        build(isolated, 'wheel', small_source, tmp_path)
+        fresh = FreshEnvironment(tmp_path / 'fresh', index, site_packages())
+        (archive,), (wheel,) = tmp_path.glob('*.tar.gz'), tmp_path.glob('*.whl')
+        for source, package, folder in (
+            (archive, fresh.site / 'mmsparx', tmp_path),
+            (wheel, fresh.site / 'mmsparx', small_source),
+            (f'-e {copy}', copy / 'mmsparx', tmp_path),
+        ):
+            done = fresh.run(f'pip install --force-reinstall --no-deps {source}', MMSPARX_WITH_OPS='0')
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert json.loads((package / '_build.json').read_text())['built'] is False
+            done = fresh.run(native.rebuild(package), folder)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert json.loads((package / '_build.json').read_text())['built'] is True, done.stdout
 
     def test_an_installation_that_must_compile(self, isolated, copy, tmp_path):
         variables = dict(MMSPARX_WITH_OPS='1', CXX=self.failing_compiler(tmp_path))

@@ -7,11 +7,15 @@ by setup.py. Everything works without them.
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import torch
 from torch import Tensor
@@ -21,7 +25,30 @@ from mmsparx.ops.selective_scan import cross
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[2]
 _NEWEST = 'map_selective_scan_fwd_native'  # the operator that came last, which an older library lacks
-_INSTALL = 'pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir --no-binary mmsparx'
+REMEDY = '; to compile it: '  # between what is wrong and `rebuild()`
+
+
+def rebuild(package: Path = _PACKAGE) -> str:
+    """The command that compiles the kernels of this copy of mmsparx, from the source that it was installed from.
+
+    mmsparx is on no index, so the command names a source: the clone that this copy lies in, or the folder, archive or
+    address that pip has recorded (PEP 610). Where that is gone or a wheel, it is the current folder.
+    """
+    command = 'pip install --force-reinstall --no-deps --no-cache-dir'
+    if (package.parent / 'setup.py').is_file():
+        return f'{command} -e {shlex.quote(str(package.parent))}'
+    installed = distributions(name='mmsparx', path=[str(package.parent)])
+    recorded = (each.read_text('direct_url.json') for each in installed)
+    origin = json.loads(next(filter(None, recorded), '{}'))
+    source = url = origin.get('url', '')
+    if vcs := origin.get('vcs_info'):
+        source = '{}+{}@{}'.format(vcs['vcs'], url, vcs['commit_id'])
+    elif url.startswith('file:'):
+        path = url2pathname(urlsplit(url).path)
+        source = path if os.path.exists(path) else ''
+    if source and not source.endswith('.whl'):
+        return f'{command} {shlex.quote(source)}'
+    return f'{command} .  # in a clone of mmsparx, or with the path of its source archive in place of the dot'
 
 
 def build_info(package: Path = _PACKAGE) -> dict:
@@ -36,38 +63,36 @@ def build_info(package: Path = _PACKAGE) -> dict:
         return {
             'built': False,
             'torch': None,
-            'reason': f'{path.name} is damaged; install mmsparx anew: {_INSTALL} mmsparx',
+            'reason': f'{path.name} is damaged',
         }
 
 
 def load(package: Path = _PACKAGE) -> str | None:
     """Loads the library in a folder and returns None, or why it cannot be loaded, in one line."""
-    info = build_info(package)
     if _loaded():
         return 'another copy of mmsparx in this process has loaded its own; import one of them alone'
+    wrong = _load(package)
+    return wrong and f'{wrong}{REMEDY}{rebuild(package)}'
+
+
+def _load(package: Path) -> str | None:
+    info = build_info(package)
     if not info:
-        return (
-            f'it was not compiled, since this copy of mmsparx was not installed; {_INSTALL} -e . in its folder does it'
-        )
+        return 'it was not compiled, since this copy of mmsparx was not installed'
     if not info['built']:
         return f'it was not compiled: {info["reason"]}'
     # torch promises its C++ interface to stay within a minor version alone.
     if _minor(info['torch']) != _minor(torch.__version__):
-        return (
-            f'it was compiled for torch {info["torch"]}, and this is torch {torch.__version__}; '
-            f'install mmsparx anew beside this torch: {_INSTALL} mmsparx, or -e . in a clone'
-        )
+        return f'it was compiled for torch {info["torch"]}, and this is torch {torch.__version__}'
     libraries = sorted(path for path in package.glob('_C*') if path.suffix in ('.so', '.pyd'))
     if len(libraries) != 1:
         found = ', '.join(path.name for path in libraries) or 'none'
-        return f'expected one library _C*.so in {package}, found {found}; install mmsparx anew: {_INSTALL} mmsparx'
+        return f'expected one library _C*.so in {package}, found {found}'
     try:
         torch.ops.load_library(libraries[0])
     except OSError as error:
-        return f'its library cannot be loaded ({error}); install mmsparx anew: {_INSTALL} mmsparx'
-    if not _loaded(_NEWEST):
-        return f'it was compiled from older sources of mmsparx; install it anew: {_INSTALL} mmsparx, or -e . in a clone'
-    return None
+        return f'its library cannot be loaded ({error})'
+    return None if _loaded(_NEWEST) else 'it was compiled from older sources of mmsparx'
 
 
 def _loaded(operator: str = 'selective_scan_fwd_native') -> bool:
@@ -93,7 +118,8 @@ def without_cuda(info: dict) -> str | None:
     """Why a library with this record has no kernels for GPUs, or None."""
     if info.get('cuda'):
         return None
-    return f'it was compiled without CUDA kernels: {info.get("cuda_reason") or "its record does not say why"}'
+    reason = info.get('cuda_reason') or 'its record does not say why'
+    return f'it was compiled without CUDA kernels: {reason}{REMEDY}{rebuild()}'
 
 
 def unfit(archs: list[str] | None, capability: tuple[int, int]) -> str | None:
@@ -108,7 +134,7 @@ def unfit(archs: list[str] | None, capability: tuple[int, int]) -> str | None:
     gpu = '.'.join(map(str, capability))
     return (
         f'it was compiled for GPUs of {" ".join(archs or [])}, and this one is of {gpu}; '
-        f'set TORCH_CUDA_ARCH_LIST={gpu} and install mmsparx anew: {_INSTALL} mmsparx'
+        f'add {gpu} to its TORCH_CUDA_ARCH_LIST{REMEDY}TORCH_CUDA_ARCH_LIST={gpu} {rebuild()}'
     )
 
 
