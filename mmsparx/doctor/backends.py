@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,42 +23,30 @@ def describe() -> dict:
         'version': torch.__version__,
         'cuda': torch.version.cuda,
         'gpus': [
-            {
-                'name': gpu.name,
-                'capability': f'{gpu.major}.{gpu.minor}',
-                'memory_gib': round(gpu.total_memory / 2**30, 1),
-            }
-            for gpu in gpus
+            dict(name=x.name, capability=f'{x.major}.{x.minor}', memory_gib=round(x.total_memory / 2**30, 1))
+            for x in gpus
         ],
-        'backends': list(_rows(['cpu', 'cuda'] if usable else ['cpu'])),
+        'backends': [row for device in (['cpu', 'cuda'] if usable else ['cpu']) for row in _rows(device)],
     }
 
 
-def _rows(devices: list[str]) -> Iterator[dict]:
-    # Empty: a GPU that torch has no kernels for should fail in `check`.
-    samples = {device: torch.empty(1, 1, 1, device=device) for device in devices}
-    chosen = {device: _chosen(u) for device, u in samples.items()}
-    for backend in BACKENDS:
-        for device, u in samples.items():
-            row = {'name': backend.name, 'device': device, 'instruction_set': None, 'in_use': False}
-            if missing := backend.missing():
-                lost = backend.name == 'native' and bool(native.build_info().get('built'))
-                yield row | {'device': None, 'missing': missing, 'lost': lost}
-                break
-            row |= {'in_use': backend.name == chosen[device], 'missing': backend.refusal(u)}
-            if (backend.name, device) != ('native', 'cpu'):
-                yield row
-                continue
-            for name in native.instruction_sets():
-                used = row['in_use'] and name == native.instruction_set()
-                yield row | {'instruction_set': name, 'in_use': used}
-
-
-def _chosen(u: Tensor) -> str | None:
+def _rows(device: str) -> Iterator[dict]:
+    u = torch.empty(1, 1, 1, device=device)  # empty: a GPU that torch has no kernels for should fail in `check`
     try:
-        return choose(AUTO, u).name
+        chosen = choose(AUTO, u).name
     except (ValueError, RuntimeError):  # an environment variable asks for what there is not: see `clashes`
-        return None
+        chosen = None
+    for backend in BACKENDS:
+        missing, fix = backend.missing() or backend.refusal(u), ''
+        if backend.name == 'native' and missing:
+            missing, _, fix = missing.partition(native.REMEDY)
+        row = {'name': backend.name, 'device': device, 'instruction_set': None, 'in_use': backend.name == chosen}
+        row |= {'missing': missing, 'fix': fix, 'lost': bool(backend.missing() and native.build_info().get('built'))}
+        if missing or (backend.name, device) != ('native', 'cpu'):
+            yield row
+            continue
+        for name in native.instruction_sets():
+            yield row | {'instruction_set': name, 'in_use': row['in_use'] and name == native.instruction_set()}
 
 
 def check(backend: str, device: str, instruction_set: str = '') -> str:
@@ -73,7 +60,8 @@ def check(backend: str, device: str, instruction_set: str = '') -> str:
     """
     errors = {}
     with native.use_instruction_set(instruction_set) if instruction_set else nullcontext():
-        for scan, tensors, truth in _problems():
+        for scan, tensors in _problems():
+            truth = _run(scan, {name: x.double() for name, x in tensors.items()}, 'reference')
             found = _run(scan, {name: x.to(device) for name, x in tensors.items()}, backend)
             for name, exact in truth.items():
                 error = (found[name].double().cpu() - exact).norm() / exact.norm()
@@ -85,10 +73,8 @@ def check(backend: str, device: str, instruction_set: str = '') -> str:
     return told
 
 
-@cache
-def _problems() -> list[tuple[Callable, dict[str, Tensor], dict[str, Tensor]]]:
-    """Scans, their inputs and the truth: a length of 333, which ends no block of any backend; D, a bias, groups."""
-    problems = []
+def _problems() -> Iterator[tuple[Callable, dict[str, Tensor]]]:
+    """Scans and their inputs: a length of 333, which ends no block of any backend; D, a bias, groups."""
     generator = torch.Generator().manual_seed(0)
     for states in (1, 16):
         for scan, scanned, dim, groups in (
@@ -98,10 +84,7 @@ def _problems() -> list[tuple[Callable, dict[str, Tensor], dict[str, Tensor]]]:
             along = (2, groups, states, 333)
             shapes = scanned | dict(A=(dim, states), B=along, C=along, D=(dim,), delta_bias=(dim,))
             tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-            tensors['A'] = -tensors['A'].exp()
-            truth = _run(scan, {name: x.double() for name, x in tensors.items()}, 'reference')
-            problems.append((scan, tensors, truth))
-    return problems
+            yield scan, tensors | {'A': -tensors['A'].exp()}
 
 
 def _run(scan: Callable, tensors: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
@@ -110,5 +93,4 @@ def _run(scan: Callable, tensors: dict[str, Tensor], backend: str) -> dict[str, 
     out = scan(**tensors, delta_softplus=True, backend=backend)
     weights = torch.arange(out.numel(), dtype=torch.float64).cos().view(out.shape).to(out)
     gradients = torch.autograd.grad(out, list(tensors.values()), weights)
-    named = {f'gradient of {name}': gradient for name, gradient in zip(tensors, gradients, strict=True)}
-    return {'output': out.detach(), **named}
+    return {'output': out.detach(), **{f'gradient of {x}': dx for x, dx in zip(tensors, gradients, strict=True)}}

@@ -1,17 +1,17 @@
-"""The clashes that are known, each a function of the environment, with the command that mends it.
+"""The clashes that are known, each a function of the environment, with the command that fixes it.
 
-A check yields (status, what was found, how to mend it) for what is wrong, and nothing otherwise.
+A check yields (status, what was found, how to fix it) for what is wrong, and nothing otherwise.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmsparx.doctor import mending
 from mmsparx.doctor.environment import PROVIDERS, Environment
-from mmsparx.doctor.mending import minor
 
 STATUSES = ('ok', 'note', 'warning', 'error')  # from good to bad
+# The versions of constraints.txt, and of the maintained fork of mmcv.
+TESTED = {'torch': '2.11.0', 'mmcv': '2.1.0', 'onedl-mmcv': '2.3.6'}
 
 Verdicts = Iterator[tuple[str, str, str]]
 
@@ -21,16 +21,16 @@ class Finding:
     """What a check found.
 
     Attributes:
-        name: of the check.
-        status: one of `STATUSES`.
-        found: in words.
-        mend: the command that mends it.
+        name: Name of the check.
+        status: One of `STATUSES`.
+        found: What is wrong, in words.
+        fix: Command that fixes it, or what to do.
     """
 
     name: str
     status: str
     found: str = ''
-    mend: str = ''
+    fix: str = ''
 
 
 def find_clashes(env: Environment) -> list[Finding]:
@@ -42,34 +42,53 @@ def find_clashes(env: Environment) -> list[Finding]:
     return findings
 
 
+def _minor(version: str) -> tuple[int, ...]:
+    """(2, 11) of '2.11.0+cu130'."""
+    return tuple(int(part) for part in re.findall(r'\d+', version)[:2])
+
+
+def _torchvision(torch: str) -> str:
+    """What pip installs as the torchvision of a torch (0.15 came with 2.0, and so on), and of its build."""
+    build = re.search(r'\+(cpu|cu\d+|rocm[\d.]+|xpu)$', torch)
+    index = f' --index-url https://download.pytorch.org/whl/{build[1]}' if build else ''
+    return f'"torchvision==0.{_minor(torch)[1] + 15}.*"{index}'
+
+
+def install_torch(env: Environment, version: str = TESTED['torch']) -> str:
+    """torch in this version, and the torchvision that belongs to it."""
+    first = 'pip uninstall -y torch torchvision && ' if 'torch' in env.versions else ''
+    return f'{first}pip install torch=={version} {_torchvision(version)}'
+
+
+def build_mmcv(env: Environment, version: str = '') -> str:
+    """mmcv, in this version or the installed one, with its operators, compiled for the installed torch.
+
+    Where torch sees a GPU, mmcv compiles for it, and fails without a toolkit.
+    """
+    installed = env.providers('mmcv')
+    name = 'onedl-mmcv' if 'onedl-mmengine' in env.versions else 'mmcv'
+    version = version or env.versions.get(name, TESTED[name])
+    first = f'pip uninstall -y {" ".join(installed)} && ' if installed else ''
+    # mmcv does not require what it is built with; and pip's cache does not know for which torch a wheel was compiled.
+    return (
+        f'{first}pip install "setuptools<82" wheel ninja psutil && MMCV_WITH_OPS=1 CFLAGS="-g0 -w" '
+        f'pip install --no-cache-dir --no-build-isolation --no-binary {name} {name}=={version}'
+    )
+
+
 def python_version(env: Environment) -> Verdicts:
-    if not (3, 10) <= minor(env.python) <= (3, 12):
+    if not (3, 10) <= _minor(env.python) <= (3, 12):
         yield 'note', f'Python {env.python}; tested are 3.10 to 3.12', 'python3.12 -m venv .venv'
 
 
 def torch_version(env: Environment) -> Verdicts:
-    version = env.versions.get('torch')
-    if version is None or minor(version) >= (2, 6):
-        return
-    if minor(version) < (2, 4):
-        mend = mending.install_torch(env, mending.TESTED['torch'])
-        yield 'error', f'torch {version}; expected 2.4 to 2.11', mend
-    else:
-        found = (
-            f'torch {version} loads checkpoints weights-only where it is asked to alone; '
-            'the tools of mmsparx ask for it, your own scripts may not'
-        )
+    version = env.versions.get('torch', TESTED['torch'])
+    if not (2, 4) <= _minor(version) <= _minor(TESTED['torch']):
+        status = 'error' if _minor(version) < (2, 4) else 'warning'
+        yield status, f'torch {version} is untested; tested are 2.4 to {TESTED["torch"]}', install_torch(env)
+    elif _minor(version) < (2, 6):
+        found = f'torch {version} loads checkpoints weights-only only if asked to; your own scripts may not ask'
         yield 'note', found, 'export TORCH_FORCE_WEIGHTS_ONLY_LOAD=1'
-
-
-def torchvision_version(env: Environment) -> Verdicts:
-    torch, torchvision = env.versions.get('torch'), env.versions.get('torchvision')
-    # Where it cannot be imported, `imports` says so.
-    if torch and torchvision and env.imports.get('torchvision') is None:
-        expected = mending.torchvision_minor(torch)
-        if minor(torchvision) != expected:
-            found = f'torchvision {torchvision} beside torch {torch}; expected {expected[0]}.{expected[1]}'
-            yield 'warning', found, mending.install_torchvision(env)
 
 
 def imports(env: Environment) -> Verdicts:
@@ -79,10 +98,10 @@ def imports(env: Environment) -> Verdicts:
             modules.setdefault(error, []).append(module)
     for error, (module, *others) in modules.items():
         # Classification does without mmcv's operators.
-        optional = _NO_OPERATORS in error and not {'mmdet', 'mmseg'} & env.imports.keys()
-        meaning, mend = _diagnose(env, module, error)
+        optional = _NO_OPERATORS in error and not {'mmdet.models', 'mmseg.models'} & env.imports.keys()
+        meaning, fix = _diagnose(env, module, error)
         also = f'; for the same reason: {", ".join(others)}' if others else ''
-        yield 'note' if optional else 'error', f'{module} cannot be imported: {meaning}{error}{also}', mend
+        yield 'note' if optional else 'error', f'{module} cannot be imported: {meaning}{error}{also}', fix
 
 
 _NO_OPERATORS = "No module named 'mmcv._ext'"
@@ -90,141 +109,110 @@ _OTHER_TORCH = re.compile(r'undefined symbol|lib(torch|c10|cudart)\S*: cannot op
 
 
 def _diagnose(env: Environment, module: str, error: str) -> tuple[str, str]:
-    """(what the error means, how to mend it)."""
+    """(what the error means, how to fix it)."""
+    package = module.partition('.')[0]
     if module == 'torch':
-        return '', mending.install_torch(env)
-    if module == 'torchvision' and _OTHER_TORCH.search(error):
-        return 'it does not belong to this torch: ', mending.install_torchvision(env)
-    if module.startswith('mmcv') and _OTHER_TORCH.search(error):
-        return 'it was compiled for another torch: ', mending.build_mmcv(env)
-    if _NO_OPERATORS in error:
-        return 'mmcv has no compiled operators: ', mending.build_mmcv(env)
-    if "No module named 'mmcv'" in error:
-        return 'it needs mmcv: ', mending.build_mmcv(env)
-    if re.search(r'MMCV==\S+ is used but incompatible', error):
-        return 'not beside this mmcv: ', mending.build_mmcv(env, mending.TESTED['mmcv'])
-    if library := re.search(r'(lib\S+): cannot open shared object', error):
+        return '', install_torch(env)
+    if library := re.search(r'(lib(?!torch|c10|cudart)\S+): cannot open shared object', error):
         return '', f'install the system library {library[1]}'
-    return '', mending.reinstall(env, module, error)
+    if module == 'torchvision' and _OTHER_TORCH.search(error):
+        version = env.torch['version'] if env.torch else env.versions.get('torch', TESTED['torch'])
+        fix = f'pip install --force-reinstall --no-deps {_torchvision(version)}'
+        return 'it does not belong to this torch: ', fix
+    if package == 'mmcv' and _OTHER_TORCH.search(error):
+        return 'it was compiled for another torch: ', build_mmcv(env)
+    if re.search(r"No module named 'mmcv(\._ext)?'", error):
+        return 'it needs mmcv with compiled operators: ', build_mmcv(env)
+    if re.search(r'MMCV==\S+ is used but incompatible', error):
+        return 'not beside this mmcv: ', build_mmcv(env, TESTED['mmcv'])
+    if 'transformers' in env.versions and re.search(r'transformers|huggingface|\.multimodal\.', error):
+        version = env.versions['transformers']
+        meaning = (
+            f'mmpretrain, and so mmdet and mmseg, import their multimodal models where transformers is installed, and '
+            f'these do not run with its version {version}; no network of mmsparx needs it: '
+        )
+        return meaning, 'pip uninstall -y transformers'
+    if missing := re.search(r"No module named '(\w+)", error):
+        return '', f'pip install {missing[1]}'
+    names = env.providers(package)
+    return '', ' '.join(['pip install --force-reinstall --no-deps', *(f'{x}=={env.versions[x]}' for x in names)])
 
 
 def mmcv_on_gpu(env: Environment) -> Verdicts:
     if env.mmcv_cuda == 'not available' and env.torch and env.torch['gpus']:
-        found = "mmcv's operators (nms, roi_align, ...) were compiled without CUDA, and do not run on the GPU"
-        yield 'warning', found, mending.build_mmcv(env)
+        found = f"mmcv's operators were compiled without CUDA; this needs the CUDA {env.torch['cuda']} toolkit"
+        yield 'warning', found, build_mmcv(env)
 
 
 def setuptools(env: Environment) -> Verdicts:
     # onedl-mmengine does without.
     if env.imports.get('pkg_resources') is not None and env.providers('mmengine') != ['onedl-mmengine']:
-        version = env.versions.get('setuptools')
-        found = (
-            f'{f"setuptools {version}" if version else "no setuptools"}: pkg_resources cannot be imported, with '
-            "which mmengine reads `_base_ = 'mmdet::...'`"
-        )
+        found = "pkg_resources cannot be imported, with which mmengine reads `_base_ = 'mmdet::...'`"
         yield 'error', found, 'pip install "setuptools<82"'
 
 
 def duplicates(env: Environment) -> Verdicts:
     for name in PROVIDERS:
         if len(found := env.providers(name)) > 1:
+            keep = f'pip uninstall -y {" ".join(found)} && pip install {found[0]}=={env.versions[found[0]]}'
             told = f'{" and ".join(found)} overwrite each other: both bring {name}'
-            yield 'note' if name == 'cv2' else 'error', told, mending.keep_one(env, name)
+            yield 'error', told, build_mmcv(env) if name == 'mmcv' else keep
 
 
 def segmentation(env: Environment) -> Verdicts:
     missing = [name for name in ('ftfy', 'regex') if name not in env.versions]
-    if 'mmseg' in env.imports and missing:
+    if 'mmseg.models' in env.imports and missing:
         yield 'error', f'mmseg needs {" and ".join(missing)}, and does not say so', f'pip install {" ".join(missing)}'
 
 
-def safe_loading(env: Environment) -> Verdicts:
-    name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-    if env.variables.get(name):
+def variables(env: Environment) -> Verdicts:
+    given = {name: value for name, value in env.variables.items() if value}
+    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' in given:
+        name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
         yield 'error', f'{name} is set: checkpoints could run any code, so the tools of mmsparx stop', f'unset {name}'
-
-
-def scan_backend(env: Environment) -> Verdicts:
-    name = 'MMSPARX_SCAN_BACKEND'
-    if not (asked := env.variables.get(name)) or not env.backends:
-        return
-    known = dict.fromkeys(row['name'] for row in env.backends)
-    if asked not in ('auto', *known):
-        yield 'error', f'{name}={asked}: unknown; expected auto, {" or ".join(known)}', f'unset {name}'
-    elif asked != 'auto' and all(row['missing'] for row in env.backends if row['name'] == asked):
-        yield 'error', f'{name}={asked}: it cannot run here', f'unset {name}'
-
-
-def instruction_set(env: Environment) -> Verdicts:
-    name = 'MMSPARX_CPU_INSTRUCTION_SET'
-    known = [row['instruction_set'] for row in env.backends if row['instruction_set']]
-    if known and env.variables.get(name) and env.variables[name] not in known:
-        found = f'{name}={env.variables[name]} is unknown here, and passed over; known ones: {", ".join(known)}'
-        yield 'warning', found, f'unset {name}'
+    for name, key in (('MMSPARX_SCAN_BACKEND', 'name'), ('MMSPARX_CPU_INSTRUCTION_SET', 'instruction_set')):
+        known = list(dict.fromkeys(row[key] for row in env.backends if row[key]))
+        runs = {row[key] for row in env.backends if row['missing'] is None}
+        asked = given.get(name, 'auto')
+        if asked == 'auto' or not known:
+            continue
+        if asked in runs:
+            yield 'note', f'{name}={asked} chooses it, in place of the fastest that runs', f'unset {name}'
+        else:
+            found = f'{name}={asked} cannot run here' if asked in known else f'{name}={asked} is unknown'
+            yield 'error', f'{found}; expected one of: {", ".join(known)}', f'unset {name}'
 
 
 def compiled_scan(env: Environment) -> Verdicts:
     for row in env.backends:
-        if row['name'] == 'native' and row['device'] is None:
-            # "What is wrong; how to mend it", or both in one sentence.
-            wrong, _, mend = row['missing'].rpartition('; ')
+        if row['name'] == 'native' and row['missing'] and row['fix']:
             status = 'warning' if row['lost'] else 'note'
-            yield status, f'scans on a CPU run in pure torch: {wrong or mend}', mend if wrong else ''
-
-
-def compiler(env: Environment) -> Verdicts:
-    missing = any(row['name'] == 'native' and row['device'] is None for row in env.backends)
-    if missing and env.compiler is None:
-        yield 'note', 'no C++ compiler; without it the scan stays in pure torch', 'apt-get install g++'
+            yield status, f'scans on {row["device"]} run without the compiled kernels: {row["missing"]}', row['fix']
 
 
 def gpu(env: Environment) -> Verdicts:
     if not env.nvidia or env.torch is None or env.torch['gpus']:
         return
-    hidden = env.variables.get('CUDA_VISIBLE_DEVICES')
     if env.torch['cuda'] is None:
         found = f'there is an NVIDIA GPU, and torch {env.torch["version"]} is a build without CUDA'
-        yield 'warning', found, mending.install_torch(env, mending.public(env.torch['version']))
-    elif hidden in ('', '-1'):
-        found = f'CUDA_VISIBLE_DEVICES={hidden} hides the GPU from torch'
-        yield 'note', found, 'unset CUDA_VISIBLE_DEVICES'
+        yield 'warning', found, install_torch(env, env.torch['version'].partition('+')[0])
+    elif env.variables.get('CUDA_VISIBLE_DEVICES') in ('', '-1'):
+        yield 'note', 'CUDA_VISIBLE_DEVICES hides the GPU from torch', 'unset CUDA_VISIBLE_DEVICES'
     else:
-        found = (
-            f'torch, built for CUDA {env.torch["cuda"]}, cannot use the NVIDIA GPU: the driver is too old for it, '
-            'or this is a container that was started without the GPU'
-        )
-        mend = 'install a newer driver, or a torch for the CUDA version that `nvidia-smi` shows; docker run --gpus all'
-        yield 'warning', found, mend
-
-
-def cuda_toolkit(env: Environment) -> Verdicts:
-    if env.nvcc and env.torch and env.torch['cuda'] and minor(env.nvcc)[0] != minor(env.torch['cuda'])[0]:
-        major = minor(env.torch['cuda'])[0]
-        found = f'nvcc {env.nvcc} cannot compile extensions for a torch with CUDA {env.torch["cuda"]}'
-        yield 'warning' if env.torch['gpus'] else 'note', found, f'export CUDA_HOME=/path/to/cuda-{major}'
-
-
-def openmim(env: Environment) -> Verdicts:
-    if 'openmim' in env.versions:
-        found = 'openmim is installed: it wants a setuptools that torch cannot live with; do not `mim install`'
-        yield 'note', found, 'pip uninstall -y openmim'
+        found = f'torch, built for CUDA {env.torch["cuda"]}, cannot use the NVIDIA GPU'
+        fix = 'install a newer driver, or a torch for the CUDA version that nvidia-smi shows; docker run --gpus all'
+        yield 'warning', found, fix
 
 
 CHECKS = (
     python_version,
     torch_version,
-    torchvision_version,
     imports,
     mmcv_on_gpu,
     setuptools,
     duplicates,
     segmentation,
-    safe_loading,
-    scan_backend,
-    instruction_set,
+    variables,
     compiled_scan,
-    compiler,
     gpu,
-    cuda_toolkit,
-    openmim,
 )

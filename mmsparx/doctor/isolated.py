@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
@@ -24,23 +25,17 @@ def run(calls: Iterable[str]) -> dict[str, tuple[object, str | None]]:
     """
     outcomes, pending = {}, list(calls)
     while pending:
-        results, cause = _run(pending)
-        outcomes |= {call: (result, None) for call, result in zip(pending, results, strict=False)}
-        pending = pending[len(results) :]
+        try:
+            command = [sys.executable, '-c', _CHILD, *pending]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT)
+            output, cause = done.stdout, _cause(done)
+        except subprocess.TimeoutExpired as expired:
+            output, cause = expired.stdout or b'', f'no answer within {TIME_LIMIT} s'
+        for line in output.splitlines():
+            outcomes[pending.pop(0)] = (json.loads(line), None)
         if pending:
             outcomes[pending.pop(0)] = (None, cause)
     return outcomes
-
-
-def _run(calls: list[str]) -> tuple[list, str]:
-    """(results of the calls that returned, why the next one did not)."""
-    command = [sys.executable, '-c', _CHILD, *calls]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIME_LIMIT)
-        output, cause = done.stdout, _cause(done)
-    except subprocess.TimeoutExpired as expired:
-        output, cause = expired.stdout or b'', f'no answer within {TIME_LIMIT} s'
-    return [json.loads(line) for line in output.splitlines()], cause
 
 
 def _cause(done: subprocess.CompletedProcess) -> str:
@@ -61,6 +56,14 @@ def main() -> None:
             module = import_module(name)
             result = getattr(module, function)(*arguments) if function else None
         except Exception as error:  # whatever a broken package raises; told in one line, the last one
-            sys.exit(' '.join(f'{type(error).__name__}: {error}'.split()))
+            sys.exit(_in_one_line(error))
         results.write(json.dumps(result) + '\n')
         results.flush()
+
+
+def _in_one_line(error: Exception) -> str:
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    if isinstance(error, (ImportError, ArithmeticError)):  # which say what they are about
+        return text
+    frames = [frame.f_globals.get('__name__') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return f'{text} (in {frames[-1]})'
