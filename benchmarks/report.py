@@ -139,7 +139,7 @@ def environment(device: torch.device) -> dict:
         **{name: _version(name) for name in ('timm', 'numpy', 'triton', 'mamba_ssm')},
         'mmsparx': mmsparx.__version__,
         'git': _git(),
-        'scan_backends': {name: why or 'available' for name, why in available_backends().items()},
+        'scan_backends': available_backends(),
         'scan_build': native.build_info(),
         'variables': {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }

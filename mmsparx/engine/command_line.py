@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -23,13 +24,17 @@ from mmsparx.engine.layer_decay import check_layer_decay
 from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.engine.run_hooks import merge_hooks
+from mmsparx.ops.selective_scan.backends import explain
+from mmsparx.version import __version__
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add config, work directory, overrides and launcher."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or the name of a shipped config (`python -m mmsparx configs` lists them)'
+    )
     parser.add_argument('--work-dir', help="folder of logs and checkpoints (default: work_dirs/<config's name>)")
     add_option_arguments(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -110,4 +115,17 @@ def build_runner(cfg: Config) -> Runner:
     # mmengine's own loading is secured; this is for what other libraries load.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     secure_mmengine()  # again: a config's imports may have given mmengine further loaders
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    log_versions(runner)
+    return runner
+
+
+def log_versions(runner: Runner) -> None:
+    """Log which mmsparx runs, and which backend of its scan on the model's device, and why."""
+    parameter = next(runner.model.parameters(), None)
+    device = 'cpu' if parameter is None else parameter.device
+    try:
+        chosen = explain(torch.empty(1, 1, 1, device=device))
+    except (ValueError, RuntimeError) as error:  # ends the run at its first scan, and a model may have none
+        chosen = f'none: {error}'
+    runner.logger.info(f'mmsparx {__version__}; backend of the selective scan: {chosen}')

@@ -1,11 +1,15 @@
 """Checks of the command line that need no runner."""
 
 import argparse
+import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
+import mmsparx
 from mmsparx.engine import command_line
 from mmsparx.engine.command_line import add_common_arguments, empty_data_explained, harden, load_config
 from mmsparx.engine.hooks import StrictLoadHook
@@ -107,3 +111,19 @@ def test_an_empty_dataset_is_explained():
         raise ValueError('class `CocoDataset` in coco.py: need at least one array to concatenate')
     with pytest.raises(ValueError, match=r'^other$'), empty_data_explained():
         raise ValueError('other')
+
+
+def test_the_log_says_which_scan_runs(monkeypatch):
+    lines = []
+    runner = SimpleNamespace(model=torch.nn.Linear(1, 1), logger=SimpleNamespace(info=lines.append))
+    monkeypatch.setattr(command_line.Runner, 'from_cfg', lambda cfg: runner)
+    for name in ('prepare_processes', 'harden', 'check_arguments', 'check_layer_decay'):
+        monkeypatch.setattr(command_line, name, lambda cfg: None)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    for asked, said in (
+        ('reference', 'reference on cpu, as the environment variable MMSPARX_SCAN_BACKEND says'),
+        ('nothing', "none: unknown selective-scan backend 'nothing', asked for by .*"),
+    ):
+        monkeypatch.setenv('MMSPARX_SCAN_BACKEND', asked)
+        assert command_line.build_runner(Config()) is runner
+        assert re.fullmatch(f'mmsparx {mmsparx.__version__}; backend of the selective scan: {said}', lines.pop())

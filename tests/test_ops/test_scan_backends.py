@@ -59,7 +59,7 @@ def run(length=5, **options):
 class TestChoice:
     def test_the_reference_is_last_and_runs_everywhere(self):
         assert list(available_backends())[-1] == 'reference'
-        assert available_backends()['reference'] is None
+        assert available_backends()['reference'] == 'available'
 
     def test_the_first_that_can_run(self, plant):
         planted = plant()
@@ -176,6 +176,18 @@ class TestMessages:
             warnings.simplefilter('error')
             run()
         assert available_backends()['planted'] == 'it was not compiled: no compiler'
+
+    def test_the_choice_is_explained(self, plant, monkeypatch):
+        u = torch.zeros(1)
+        plant(missing='it was not compiled')
+        monkeypatch.setattr(backends, 'BACKENDS', [backends.BACKENDS[0], backends.BACKENDS[-1]])
+        with pytest.warns(UserWarning, match='slower'):
+            assert backends.explain(u) == 'reference on cpu, planted cannot run: it was not compiled'
+        monkeypatch.setenv(VARIABLE, 'reference')
+        assert backends.explain(u) == f'reference on cpu, as the environment variable {VARIABLE} says'
+        monkeypatch.setenv(VARIABLE, 'auto')
+        monkeypatch.setattr(backends, 'BACKENDS', backends.BACKENDS[-1:])
+        assert backends.explain(u) == 'reference on cpu, the best there is for it'
 
     def test_who_chose_the_slower_one_is_told_nothing(self, plant, monkeypatch):
         plant(missing='it was not compiled')

@@ -16,6 +16,7 @@ from mmsparx.ops.selective_scan import native, reference, triton_backend
 
 AUTO = 'auto'
 VARIABLE = 'MMSPARX_SCAN_BACKEND'
+AVAILABLE = 'available'
 
 
 def _always(*_) -> None:
@@ -74,12 +75,12 @@ BACKENDS: list[Backend] = [
 _told: set[tuple[str, str]] = set()
 
 
-def available_backends() -> dict[str, str | None]:
-    """The backends by name, best first, each with None or the reason why it is not installed.
+def available_backends() -> dict[str, str]:
+    """The backends by name, best first, each with 'available' or the reason why it is not installed.
 
     Which tensors an installed one takes (on which device) is asked at every call.
     """
-    return {backend.name: backend.missing() for backend in BACKENDS}
+    return {backend.name: backend.missing() or AVAILABLE for backend in BACKENDS}
 
 
 def check_name(name: str, asked: str = 'backend=') -> None:
@@ -127,6 +128,21 @@ def choose(name: str, u: Tensor) -> Backend:
             raise RuntimeError(f'selective-scan backend {name!r}, asked for by {asked}, cannot run: {reason}')
         passed_over.append((backend.name, reason))
     raise RuntimeError(f'no selective-scan backend can run on these inputs: {passed_over}')
+
+
+def explain(u: Tensor) -> str:
+    """Which backend 'auto' runs on inputs like these, and why, for a log; see `choose`, which warns.
+
+    Raises:
+        ValueError, RuntimeError: As for `choose`.
+    """
+    chosen = choose(AUTO, u)
+    if os.environ.get(VARIABLE, AUTO) not in ('', AUTO):
+        return f'{chosen.name} on {u.device.type}, as the environment variable {VARIABLE} says'
+    better = BACKENDS[: BACKENDS.index(chosen)]
+    meant = (backend for backend in better if backend.devices is None or u.device.type in backend.devices)
+    reasons = [f'{backend.name} cannot run: {backend.missing() or backend.refusal(u)}' for backend in meant]
+    return f'{chosen.name} on {u.device.type}, {"; ".join(reasons) or "the best there is for it"}'
 
 
 def _tell(chosen: Backend, passed_over: list[tuple[str, str]]) -> None:
