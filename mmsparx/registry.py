@@ -13,6 +13,7 @@ Importing this module does not secure mmengine's loading of checkpoints; the loc
 `mmsparx.weights`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -49,9 +50,19 @@ AGGREGATORS = Registry('aggregator', scope='mmsparx', locations=['mmsparx.layers
 
 
 def register_backbone(cls: type) -> type:
-    """Register a backbone as `mmsparx.Name` and, in mmengine's root, as `Name`."""
+    """Register a backbone as `mmsparx.Name` and, in mmengine's root, as `Name`.
+
+    Where another package has taken the bare name, it keeps it, with a warning.
+    """
     MODELS.register_module(module=cls)
-    ROOT_MODELS.register_module(module=cls)
+    if other := ROOT_MODELS.module_dict.get(cls.__name__):
+        warnings.warn(
+            f"mmengine's root registry has a {cls.__name__} of {other.__module__}, which type={cls.__name__!r} stays; "
+            f"for that of mmsparx write type='mmsparx.{cls.__name__}'",
+            stacklevel=2,
+        )
+    else:
+        ROOT_MODELS.register_module(module=cls)
     return cls
 
 

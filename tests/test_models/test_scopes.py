@@ -7,10 +7,11 @@ import sys
 import pytest
 from helpers import SMALL_ARCH
 from helpers.configs import build, library_config
+from mmengine.registry import MODELS as ROOT_MODELS
 
 from mmsparx.layers.mixers import SS2D
 from mmsparx.models import SparXMamba, SparXSwin, VMamba
-from mmsparx.registry import TOKEN_MIXERS, lookup
+from mmsparx.registry import MODELS, TOKEN_MIXERS, lookup, register_backbone
 
 # `type='mmsparx.SparXMamba'` in a library's scope, nothing of ours imported; then the bare name,
 # which is known once mmsparx.models is imported: the first build has done that.
@@ -77,3 +78,15 @@ def test_pretrained_weights_are_given_as_init_cfg_alone(family):
         with pytest.raises(ValueError, match=rf'^{family.__name__}: .* init_cfg=dict\(type=.* got pretrained='):
             family(SMALL_ARCH, pretrained=pretrained)
     family(SMALL_ARCH, pretrained=None)
+
+
+def test_a_bare_name_that_another_package_has_taken(monkeypatch):
+    """The other package keeps it, and `mmsparx.Name` is ours."""
+    monkeypatch.setattr(ROOT_MODELS, '_module_dict', dict(ROOT_MODELS.module_dict))
+    monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
+    others = type('Taken', (), {'__module__': 'other.plugin'})
+    ours = type('Taken', (), {})
+    ROOT_MODELS.register_module(module=others)
+    with pytest.warns(UserWarning, match=r"has a Taken of other\.plugin, .* write type='mmsparx\.Taken'"):
+        register_backbone(ours)
+    assert (ROOT_MODELS.get('Taken'), ROOT_MODELS.get('mmsparx.Taken')) == (others, ours)
