@@ -4,8 +4,13 @@ import os
 import runpy
 import sys
 
+_USAGE = 'usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]'
+
 if len(sys.argv) < 2:
-    sys.exit('usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]')
+    sys.exit(_USAGE)
+if sys.argv[1] in ('-h', '--help'):
+    sys.stdout.write(f'{_USAGE}\n\n{__doc__}\n`SCRIPT.py --help` lists the arguments of the script.\n')
+    sys.exit()
 if not os.path.exists(sys.argv[1]):
     sys.exit(
         f'python -m mmsparx.timm: no script {sys.argv[1]!r} in {os.getcwd()}. Expected the path of a script, such as '

@@ -16,7 +16,10 @@ COPIES = ('auto', 'ema', 'raw')
 WRAPPERS = ('_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
 # What averaged models count their updates by: mmengine's and torch's.
 _COUNTERS = ('steps', 'n_averaged')
-_HELP = 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None on the backbone.'
+_HELP = (
+    'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False of timm.create_model, '
+    '--no-pretrained of tools/train.py, or no call of load_pretrained.'
+)
 
 
 @dataclass

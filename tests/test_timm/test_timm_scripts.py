@@ -17,6 +17,11 @@ def test_scripts_of_timm_find_it(tmp_path):
     ran = python('-m', 'mmsparx.timm', 'train.py', '--model', 'sparx_mamba_tiny', folder=tmp_path)
     assert ran.stdout == "__main__ True ['--model', 'sparx_mamba_tiny']\n", ran.stderr
     assert python('-m', 'mmsparx.timm', folder=tmp_path).stderr.startswith('usage: python -m mmsparx.timm SCRIPT.py')
+    helped = python('-m', 'mmsparx.timm', '--help', folder=tmp_path)
+    assert (helped.returncode, helped.stdout.splitlines()[0]) == (
+        0,
+        'usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]',
+    )
     said = python('-m', 'mmsparx.timm', 'nothere.py', '--model', 'x', folder=tmp_path).stderr
     assert said.startswith("python -m mmsparx.timm: no script 'nothere.py' in ")
 

@@ -45,14 +45,14 @@ class TestUnreadable:
     def test_missing_file(self, refused, tmp_path):
         message = refused(str(tmp_path / 'nonesuch.pth'))
         assert 'cannot be had' in message
-        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
+        assert 'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False' in message
 
     def test_unreachable_address(self, refused, tmp_path, monkeypatch):
         monkeypatch.setenv('TORCH_HOME', str(tmp_path))
         monkeypatch.setenv('no_proxy', '*')
         message = refused('http://127.0.0.1:1/x.pth')
         assert 'cannot be had' in message
-        assert 'Training from scratch must be chosen: tools/train.py --no-pretrained, or init_cfg=None' in message
+        assert 'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False' in message
 
     @pytest.mark.parametrize('keep', [0.0, 0.1, 0.5, 0.99])
     def test_truncated_file(self, keep, refused, save, tmp_path):
