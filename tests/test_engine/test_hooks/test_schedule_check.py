@@ -315,9 +315,7 @@ class TestOfOtherKinds:
 
     def test_quadratic_warm_up(self, warn):
         pytest.importorskip('mmdet')
-        from mmdet.engine.schedulers import QuadraticWarmupLR
-
-        quadratic = dict(type=QuadraticWarmupLR, **by_iteration)
+        quadratic = dict(type='mmdet.QuadraticWarmupLR', **by_iteration)
         assert not warn(quadratic | dict(end=10))
         (line,) = warn(quadratic | dict(end=11))
         assert '(QuadraticWarmupLR) warms up for 11' in line
