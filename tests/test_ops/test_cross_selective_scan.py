@@ -322,12 +322,6 @@ class TestLibrary:
         scan = 2 * (9 * 32 * 30 * 3 + 8 * 30 + 32 * rank * 30)
         assert counter.get_total_flops() / 2 == 3 * scan
 
-    def test_second_derivative_is_refused(self):
-        tensors = inputs(3, 4, requires_grad=True)
-        (grad,) = torch.autograd.grad(cross_selective_scan(**tensors).sum(), tensors['x'], create_graph=True)
-        with pytest.raises(RuntimeError, match='differentiated once'):
-            grad.sum().backward()
-
 
 @pytest.mark.parametrize(
     ('name', 'change', 'error', 'message'),
