@@ -329,7 +329,7 @@ class TestTheCompiledScan:
         """After installations without it from an archive, a wheel and a clone, in an environment that begins empty."""
         from mmsparx.ops.selective_scan import native
 
-        index = tmp_path / 'an index'
+        index = tmp_path / 'index'
         index.mkdir()
         for name in ('setuptools', 'wheel', 'packaging'):
             installed_wheel(index, name)
