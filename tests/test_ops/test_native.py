@@ -381,7 +381,10 @@ def test_gpus_that_the_kernels_were_not_compiled_for(archs, capability, fits):
         assert reason is None
     else:
         gpu = '{}.{}'.format(*capability)
-        assert reason.startswith(f'it was compiled for GPUs of {" ".join(archs)}, and this one is of {gpu}; set TORCH_')
+        assert reason.startswith(
+            f'it was compiled for GPUs of {" ".join(archs)}, and this one is of {gpu}; add {gpu} to its TORCH_'
+        )
+        assert reason.endswith(f'{native.REMEDY}TORCH_CUDA_ARCH_LIST={gpu} {native.rebuild()}')
 
 
 class TestLoading:
