@@ -55,7 +55,7 @@ def test_this_environment():
 # Beside stand-ins for the packages that take long to import.
 STAND_INS = {'torchvision/__init__.py': '', 'mmcv/__init__.py': '', 'mmcv/ops.py': 'get_compiling_cuda_version = str'}
 PARTS = ('models', 'datasets', 'engine', 'evaluation', 'visualization')
-STAND_INS |= {f'{name}/{part}.py': '' for name in ('mmdet', 'mmseg', 'mmpretrain') for part in PARTS}
+STAND_INS |= {f'{name}/{part}.py': '' for name in ('mmdet', 'mmseg', 'mmpretrain') for part in ('__init__', *PARTS)}
 SYMBOL = 'mmcv/_ext.so: undefined symbol: _ZN3c105ErrorE'
 
 
