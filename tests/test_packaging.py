@@ -437,7 +437,7 @@ class TestTheCudaKernels:
 
     def test_not_with_an_nvcc_that_fails(self, isolated, copy, tmp_path, release, toolkit):
         reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=toolkit(release))
-        assert re.search(r'and nvcc failed: scan.cu\(1\): error: no kernels today. Mend that, then install', reason)
+        assert re.search(r'and nvcc failed: scan.cu\(1\): error: no kernels today. Fix that, then install', reason)
 
     @pytest.mark.usefixtures('nvcc')
     def test_with_a_compiler_of_several_words(self, isolated, copy, tmp_path, release):

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from mmsparx.engine.arguments import find_backbone, find_hook
 from mmsparx.engine.common import is_first_process, type_name
-from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook
+from mmsparx.engine.hooks import IterationSeedHook, LabelCheckHook, ScheduleCheckHook
 from mmsparx.engine.nan_guard import NaNGuardHook
 
 # The hooks of configs/_base_/sparx_runtime.py but for StrictLoadHook, which the tools add to every run, and what a run
@@ -19,6 +19,7 @@ EXPECTED: Mapping[type[Hook], str] = {
     IterationSeedHook: 'a resumed run draws other random numbers than one that was not interrupted',
     NaNGuardHook: 'a loss or gradient that is not finite reaches the weights, and the run goes on',
     LabelCheckHook: 'classes and labels that do not fit the heads are learned, or fail within a loss',
+    ScheduleCheckHook: 'a warm-up that is longer than the run, or a step behind its end, is not named',
 }
 WITHOUT = 'without_hooks'  # setting of a config that leaves some of them out
 

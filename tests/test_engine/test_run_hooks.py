@@ -120,4 +120,4 @@ class TestTwice:
         cfg = Config(dict(custom_hooks=[*BASE, dict(type='mmsparx.NaNGuardHook', action='rewind')]))
         harden(cfg)
         assert [hook.type for hook in cfg.custom_hooks] == [hook.type for hook in BASE]
-        assert [hook.get('action') for hook in cfg.custom_hooks] == [None, 'rewind', None, None]
+        assert [hook.get('action') for hook in cfg.custom_hooks] == [None, 'rewind', None, None, None]
