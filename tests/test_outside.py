@@ -13,6 +13,7 @@ from helpers import SMALL_ARCH
 pytest.importorskip('mmengine', reason='configs are read by mmengine')
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
+from yapf.yapflib.yapf_api import FormatCode
 
 # Another plugin, with a scope, a hook and a backbone of its own; the latter has the name of one of ours.
 NEIGHBOUR = """
@@ -172,7 +173,8 @@ class TestFormsThatFail:
         with pytest.raises(ConfigParsingError, match='The configuration file type in the inheritance chain must match'):
             read(IMPORT + BASE + MODEL)
 
-    def test_an_import_below_the_base(self, read, tmp_path):
+    def test_an_import_below_the_base(self, read, tmp_path, monkeypatch):
+        monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)  # which the tests do without elsewhere
         cfg = read(BASE + IMPORT + MODEL)
         with pytest.raises(SyntaxError, match='Failed to format the config file'):
             cfg.dump(tmp_path / 'dumped.py')  # as the Runner does when it starts
