@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -121,11 +122,9 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def log_versions(runner: Runner) -> None:
-    """Log which mmsparx runs, and which backend of its scan on the model's device, and why."""
-    parameter = next(runner.model.parameters(), None)
-    device = 'cpu' if parameter is None else parameter.device
+    """Log which mmsparx runs, and which backend of its scan on the runner's device, and why."""
     try:
-        chosen = explain(torch.empty(1, 1, 1, device=device))
+        chosen = explain(torch.empty(1, 1, 1, device=get_device()))  # FlexibleRunner has no model yet
     except (ValueError, RuntimeError) as error:  # ends the run at its first scan, and a model may have none
         chosen = f'none: {error}'
     runner.logger.info(f'mmsparx {__version__}; backend of the selective scan: {chosen}')
