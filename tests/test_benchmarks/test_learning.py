@@ -133,3 +133,7 @@ def test_the_documented_tables_are_those_of_the_results(path):
     assert path.with_suffix('.md').read_text() == text
     assert text in (ROOT / 'docs/learning.md').read_text()
     assert json.loads(path.read_text())['environment']['git']['dirty'] is False
+
+
+def test_every_task_has_committed_results():
+    assert {path.stem.rpartition('_')[2] for path in COMMITTED} == TASKS.keys()
