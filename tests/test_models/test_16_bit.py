@@ -193,11 +193,11 @@ def bars(generator: torch.Generator, count: int = 16, side: int = 16) -> tuple[T
 
 
 @cache
-def train(device: str, dtype: torch.dtype, steps: int = 300) -> tuple[Tensor, list[int]]:
+def train(device: str, dtype: torch.dtype, steps: int = 400) -> tuple[Tensor, list[int]]:
     """Losses of every step, and the steps that were skipped; 3559 parameters, one ganglion layer."""
     torch.manual_seed(0)
     model = SparXClassifier(SparXMamba(SMALLEST, out_indices=(0,), output_norm=False), num_classes=4).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     generator = torch.Generator().manual_seed(1)
@@ -220,7 +220,7 @@ def train(device: str, dtype: torch.dtype, steps: int = 300) -> tuple[Tensor, li
 
 
 class TestTraining:
-    """Three runs of 300 steps on the same images, 3 to 6 s each on one thread, shared by the tests."""
+    """Three runs of 400 steps on the same images, 5 to 9 s each on one thread, shared by the tests."""
 
     @staticmethod
     def smoothed(losses: Tensor) -> Tensor:
@@ -233,15 +233,15 @@ class TestTraining:
 
     def test_follows_float32(self, device, dtype):
         expected, curve = (self.smoothed(train(device, x)[0]) for x in (torch.float32, dtype))
-        # Each the mean of 50 steps of 16 images; measured on a CPU: 0.016 in bfloat16, 0.041 in float16, amid the fall.
-        torch.testing.assert_close(curve, expected, rtol=0, atol=0.1)
+        # Each the mean of 50 steps of 16 images; measured on a CPU: 0.004 in bfloat16, 0.024 in float16.
+        torch.testing.assert_close(curve, expected, rtol=0, atol=0.05)
 
     def test_few_steps_are_skipped_once_the_loss_scale_has_settled(self, device):
         losses, skipped = train(device, torch.float16)
         assert losses.isfinite().all()
         assert len(skipped) <= 8
         # Rounding differs from CPU to CPU, and with it the run: on some, none overflows late, on others one does.
-        assert sum(step >= 150 for step in skipped) <= 2
+        assert sum(step >= 200 for step in skipped) <= 2
         assert not train(device, torch.bfloat16)[1]
 
 

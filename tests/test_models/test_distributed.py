@@ -6,29 +6,15 @@ import traceback
 
 import torch
 from helpers import randomise, relative_error
+from helpers.networks import NETWORKS, TWO_STAGES
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsparx.models import SparXNet
 
-ARCH = {
-    'channels': (8, 16),
-    'stages': [{'depth': 1}, {'depth': 3, 'stride': 2, 'window': 1}],
-}
-NETWORKS = {
-    'SS2D': {'style': 'sparx', 'token_mixer': {'type': 'SS2D'}, 'aggregator': {'type': 'DMCA'}},
-    'SSM': {'style': 'vmamba', 'token_mixer': {'type': 'SSM'}, 'aggregator': {'type': 'SRA'}},
-    'BiSSM': {'style': 'vmamba', 'token_mixer': {'type': 'BiSSM'}, 'aggregator': {'type': 'NoAttention'}},
-    'WindowAttention': {
-        'style': 'swin',
-        'token_mixer': {'type': 'WindowAttention', 'window_size': 3, 'num_heads': 2},
-        'aggregator': {'type': 'SCA', 'own_tokens': True},
-    },
-}
-
 
 def build(name: str, **options) -> SparXNet:
-    return randomise(SparXNet(ARCH, out_indices=(0, 1), **NETWORKS[name], **options)).double()
+    return randomise(SparXNet(TWO_STAGES, out_indices=(0, 1), **NETWORKS[name], **options)).double()
 
 
 def backward(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:

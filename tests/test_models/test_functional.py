@@ -3,30 +3,17 @@
 import pytest
 import torch
 from helpers import randomise, relative_error
+from helpers.networks import NETWORKS, TWO_STAGES
 from torch.func import functional_call, grad, jvp, vjp
 
 from mmsparx.models import SparXNet
 
-ARCH = {
-    'channels': (8, 16),
-    'stages': [{'depth': 1}, {'depth': 3, 'stride': 2, 'window': 1}],
-}
-NETWORKS = {
-    'SS2D': {'style': 'sparx', 'token_mixer': {'type': 'SS2D'}, 'aggregator': {'type': 'DMCA'}},
-    'VMamba': {'style': 'vmamba', 'token_mixer': {'type': 'SS2D'}, 'aggregator': {'type': 'Concat'}},
-    'SSM': {'style': 'vmamba', 'token_mixer': {'type': 'SSM'}, 'aggregator': {'type': 'SRA'}},
-    'BiSSM': {'style': 'vmamba', 'token_mixer': {'type': 'BiSSM'}, 'aggregator': {'type': 'NoAttention'}},
-    'WindowAttention': {
-        'style': 'swin',
-        'token_mixer': {'type': 'WindowAttention', 'window_size': 3, 'num_heads': 2},
-        'aggregator': {'type': 'SCA', 'own_tokens': True},
-    },
-}
-
 
 @pytest.fixture(params=NETWORKS)
 def network(request):
-    return randomise(SparXNet(ARCH, out_indices=(1,), drop_path_rate=0.2, **NETWORKS[request.param])).double().eval()
+    return (
+        randomise(SparXNet(TWO_STAGES, out_indices=(1,), drop_path_rate=0.2, **NETWORKS[request.param])).double().eval()
+    )
 
 
 def test_tangents(network):
@@ -73,7 +60,7 @@ def test_gradients_per_sample(network):
 
 def test_drop_path_per_sample():
     """Every sample draws of its own, as it is asked for by `randomness`."""
-    network = SparXNet(ARCH, out_indices=(1,), drop_path_rate=0.9, norm_eval=True)
+    network = SparXNet(TWO_STAGES, out_indices=(1,), drop_path_rate=0.9, norm_eval=True)
     image = torch.randn(3, 16, 16)
     draw = torch.vmap(lambda image: network(image[None])[0], randomness='different')
     outs = draw(image.expand(8, -1, -1, -1))
