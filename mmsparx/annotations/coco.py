@@ -10,10 +10,10 @@ from itertools import chain
 
 import numpy as np
 
+from mmsparx.annotations import coco_faults as faults
 from mmsparx.annotations.findings import Findings, Kind, shortened
 from mmsparx.annotations.masks import NO_MASK, check_mask, plain_masks
 from mmsparx.annotations.numbers import (
-    LEAST_AGREEMENT,
     Extent,
     Size,
     agree,
@@ -24,126 +24,10 @@ from mmsparx.annotations.numbers import (
     is_whole,
 )
 
-# OpenCV reads no image of more pixels.
-_MOST_PIXELS = 2**30
-# A longer side of 1333 leaves 7 pixels of the shorter one; a little more, and cv2.resize refuses the image.
-_MOST_SLENDER = 200
 # Of areas: a mask has no more than its box, whose corners may be counted in and rounded.
 _AREA_AND_BOX = 1.1
 # Annotations that are looked at together.
 _AT_ONCE = 1024
-
-UNREADABLE = Kind(
-    "the file is not JSON in Python's default encoding", 'Export it again, as UTF-8 without a byte order mark.'
-)
-NOT_COCO = Kind(
-    "the file is not in COCO's format; expected an object with the lists images, annotations and categories",
-    "Convert it to COCO's format.",
-)
-NOT_AN_OBJECT = Kind('an entry of a list is no JSON object', 'Remove the entry, or export the file again.')
-NO_IMAGES = Kind('the file lists no image', 'Name another file, or export it again.')
-
-IMAGE_ID = Kind('the id of an image is missing or not an integer', 'Number the images 1, 2, 3, ...')
-IMAGE_ID_TWICE = Kind(
-    'several images have one id, so that all but the last are lost', 'Give each image an id of its own.'
-)
-FILE_NAME = Kind(
-    'file_name of an image is missing or no text', 'Write the path of the image below data_prefix of the dataset.'
-)
-FILE_NAME_TWICE = Kind('several images have one file_name', 'Remove one of them, or merge their annotations.', False)
-IMAGE_SIZE = Kind(
-    'width or height of an image is missing or not an integer from 1 on',
-    'Write the size of the image file in pixels.',
-)
-IMAGE_TOO_LARGE = Kind(
-    f'an image has more than {_MOST_PIXELS} pixels, and OpenCV reads none of that size', 'Correct its size, or tile it.'
-)
-IMAGE_TOO_SLENDER = Kind(
-    f'an image is more than {_MOST_SLENDER} times as long as it is wide; resized, nothing of its shorter side would be '
-    'left',
-    'Correct its size, tile the image, or remove it.',
-)
-
-CATEGORY_ID = Kind('the id of a category is missing or not an integer', 'Number the categories 1, 2, 3, ...')
-CATEGORY_ID_TWICE = Kind('several categories have one id', 'Give each category an id of its own.')
-CATEGORY_NAME = Kind('the name of a category is missing or no text', 'Write its name.')
-CATEGORY_NAME_TWICE = Kind(
-    'several categories have one name, so that they are one class with several labels', 'Merge them, or rename one.'
-)
-UNUSED_CATEGORY = Kind(
-    'a category has no object',
-    'Its class is not learned here, and has no AP; remove it if no split has any.',
-    False,
-)
-
-ANNOTATION_ID = Kind('the id of an annotation is missing or not an integer', 'Number the annotations 1, 2, 3, ...')
-ANNOTATION_ID_TWICE = Kind(
-    'several annotations have one id, so that all but the last are lost', 'Number the annotations 1, 2, 3, ...'
-)
-ANNOTATION_ID_0 = Kind(
-    'an annotation has the id 0, which pycocotools takes for no match: what finds this object counts as false',
-    'Number the annotations from 1 on.',
-    False,
-)
-ANNOTATION_IMAGE = Kind('image_id of an annotation is missing or not an integer', 'Write the id of one of the images.')
-UNLISTED_IMAGE = Kind(
-    'an annotation is of an image that is not listed, and is left out', 'List the image, or correct image_id.', False
-)
-ANNOTATION_CATEGORY = Kind(
-    'category_id of an annotation is missing, not an integer, or the id of no category',
-    'Write the id of one of the categories, or add the category.',
-)
-BOX = Kind(
-    'bbox of an annotation is missing or not four finite numbers; expected [x, y, width, height] in pixels',
-    'Correct the box, or remove the annotation.',
-)
-NEGATIVE_BOX = Kind(
-    'the width or height of a box is negative; expected [x, y, width, height]',
-    'Write the upper left corner first, or remove the annotation.',
-)
-FAR_BOX = Kind(
-    'a box reaches far outside its image', 'Write boxes in pixels of the image that the annotation belongs to.'
-)
-EMPTY_BOX = Kind(
-    'a box is less than a pixel wide or high, and its object is left out',
-    'Write boxes in pixels, not as shares of the image; or remove the annotation.',
-    False,
-)
-BOX_ELSEWHERE = Kind(
-    'a box lies wholly outside its image, and its object is left out',
-    'Correct the box or the size of the image.',
-    False,
-)
-BOX_OUTSIDE = Kind(
-    'a box reaches outside its image by more than a pixel, and is clipped to it',
-    'Clip it, if the box is [x, y, width, height] and not [x1, y1, x2, y2].',
-    False,
-)
-BOX_AND_MASK = Kind(
-    f'the box of an object and its polygons lie in different places (an IoU below {LEAST_AGREEMENT})',
-    'Write boxes as [x, y, width, height] and not as [x1, y1, x2, y2].',
-    False,
-)
-AREA = Kind(
-    'area of an annotation is missing or no finite number from 0 on',
-    "Write the number of the mask's pixels, or width * height of the box.",
-)
-AREA_0 = Kind(
-    'area of an annotation is 0, and its object is left out',
-    "Write the number of the mask's pixels, or width * height of the box.",
-    False,
-)
-AREA_TOO_LARGE = Kind(
-    'area of an annotation is larger than its box, so that AP is of the wrong size (small, medium, large)',
-    "Write the number of the mask's pixels, or width * height of the box.",
-    False,
-)
-CROWD = Kind('iscrowd of an annotation is missing or neither 0 nor 1', 'Write 0 for an object, 1 for a group of them.')
-CROWDS_ONLY = Kind(
-    'an image has crowds and no objects, and is trained on as background',
-    'Annotate objects, or remove the image.',
-    False,
-)
 
 
 class _Missing:
@@ -190,7 +74,7 @@ def check_coco(path: str | os.PathLike, masks: bool | None = None, annotated: bo
         return CocoFile(findings, {}, set())
     lists = ['images', 'categories', 'annotations'] if annotated or 'annotations' in data else ['images', 'categories']
     if wrong := [key for key in lists if not isinstance(data.get(key), list)]:
-        findings.add(NOT_COCO, f'{" and ".join(wrong)} {"is" if len(wrong) == 1 else "are"} missing or no list')
+        findings.add(faults.NOT_COCO, f'{" and ".join(wrong)} {"is" if len(wrong) == 1 else "are"} missing or no list')
         return CocoFile(findings, {}, set())
     categories = _check_categories(data['categories'], findings)
     sizes = _check_images(data['images'], findings)
@@ -207,10 +91,10 @@ def _read(path: str | os.PathLike, findings: Findings) -> dict | None:
         with open(path) as file, _without_collections():
             data = json.load(file)
     except (ValueError, RecursionError) as error:
-        findings.add(UNREADABLE, got=f'{type(error).__name__}: {error}')
+        findings.add(faults.UNREADABLE, got=f'{type(error).__name__}: {error}')
         return None
     if not isinstance(data, dict):
-        findings.add(NOT_COCO, got=data)
+        findings.add(faults.NOT_COCO, got=data)
         return None
     return data
 
@@ -232,7 +116,7 @@ def _objects(entries: list, name: str, findings: Findings) -> Iterator[tuple[int
         if isinstance(entry, dict):
             yield index, entry
         else:
-            findings.add(NOT_AN_OBJECT, f'{name}[{index}]', entry)
+            findings.add(faults.NOT_AN_OBJECT, f'{name}[{index}]', entry)
 
 
 def _value(entry: dict, key: str) -> str:
@@ -246,15 +130,15 @@ def _check_categories(entries: list, findings: Findings) -> dict[int, str]:
         number, name = category.get('id'), category.get('name')
         place = f'category {number} (categories[{index}])'
         if not is_whole(number):
-            findings.add(CATEGORY_ID, place, _value(category, 'id'))
+            findings.add(faults.CATEGORY_ID, place, _value(category, 'id'))
             continue
         if number in names:
-            findings.add(CATEGORY_ID_TWICE, place, f'{names[number]!r} and {name!r}')
+            findings.add(faults.CATEGORY_ID_TWICE, place, f'{names[number]!r} and {name!r}')
         if not isinstance(name, str) or not name:
-            findings.add(CATEGORY_NAME, place, _value(category, 'name'))
+            findings.add(faults.CATEGORY_NAME, place, _value(category, 'name'))
             name = ''
         elif name in seen:
-            findings.add(CATEGORY_NAME_TWICE, place, _value(category, 'name'))
+            findings.add(faults.CATEGORY_NAME_TWICE, place, _value(category, 'name'))
         seen.add(name)
         names[number] = name
     return names
@@ -270,27 +154,27 @@ def _check_images(entries: list, findings: Findings) -> dict[int, Size | None]:
         place = f'image {shortened(number)} (images[{index}])'
         size = None
         if not (is_whole(width) and is_whole(height) and width > 0 and height > 0):
-            findings.add(IMAGE_SIZE, place, f'{_value(image, "width")}, {_value(image, "height")}')
-        elif width * height > _MOST_PIXELS:
-            findings.add(IMAGE_TOO_LARGE, place, f'{width}x{height}')
+            findings.add(faults.IMAGE_SIZE, place, f'{_value(image, "width")}, {_value(image, "height")}')
+        elif width * height > faults.MOST_PIXELS:
+            findings.add(faults.IMAGE_TOO_LARGE, place, f'{width}x{height}')
         else:
             size = width, height
-            if max(size) > _MOST_SLENDER * min(size):
-                findings.add(IMAGE_TOO_SLENDER, place, f'{width}x{height}')
+            if max(size) > faults.MOST_SLENDER * min(size):
+                findings.add(faults.IMAGE_TOO_SLENDER, place, f'{width}x{height}')
         if not isinstance(name, str) or not name:
-            findings.add(FILE_NAME, place, _value(image, 'file_name'))
+            findings.add(faults.FILE_NAME, place, _value(image, 'file_name'))
         elif name in files:
-            findings.add(FILE_NAME_TWICE, place, name)
+            findings.add(faults.FILE_NAME_TWICE, place, name)
         else:
             files.add(name)
         if not is_whole(number):
-            findings.add(IMAGE_ID, place, _value(image, 'id'))
+            findings.add(faults.IMAGE_ID, place, _value(image, 'id'))
             continue
         if number in sizes:
-            findings.add(IMAGE_ID_TWICE, place, _value(image, 'file_name'))
+            findings.add(faults.IMAGE_ID_TWICE, place, _value(image, 'file_name'))
         sizes[number] = size
     if not entries:
-        findings.add(NO_IMAGES)
+        findings.add(faults.NO_IMAGES)
     return sizes
 
 
@@ -318,9 +202,9 @@ class _Annotations:
             for i in self._suspects([annotation for _, annotation in chunk]):
                 self._check_one(*chunk[i])
         for image in sorted(self.with_crowds - self.with_objects):
-            self.findings.add(CROWDS_ONLY, f'image {image}')
+            self.findings.add(faults.CROWDS_ONLY, f'image {image}')
         for category in sorted(self.categories.keys() - self.used):
-            self.findings.add(UNUSED_CATEGORY, f'category {category}', repr(self.categories[category]))
+            self.findings.add(faults.UNUSED_CATEGORY, f'category {category}', repr(self.categories[category]))
 
     def _suspects(self, annotations: list[dict]) -> Sequence[int]:
         """Of some annotations those that may have a fault, to be looked at one by one; the others are done with here.
@@ -373,26 +257,26 @@ class _Annotations:
         keys = ('id', 'image_id', 'category_id', 'bbox', 'iscrowd')
         number, image, category, box, crowd = map(annotation.get, keys)
         if not is_whole(number):
-            self._add(ANNOTATION_ID, annotation, index, 'id')
+            self._add(faults.ANNOTATION_ID, annotation, index, 'id')
         elif number in self.ids:
-            self._add(ANNOTATION_ID_TWICE, annotation, index)
+            self._add(faults.ANNOTATION_ID_TWICE, annotation, index)
         elif number == 0:
-            self._add(ANNOTATION_ID_0, annotation, index)
+            self._add(faults.ANNOTATION_ID_0, annotation, index)
         if is_whole(number):
             self.ids.add(number)
         size = None
         if not is_whole(image):
-            self._add(ANNOTATION_IMAGE, annotation, index, 'image_id')
+            self._add(faults.ANNOTATION_IMAGE, annotation, index, 'image_id')
         elif image not in self.sizes:
-            self._add(UNLISTED_IMAGE, annotation, index)
+            self._add(faults.UNLISTED_IMAGE, annotation, index)
         else:
             size = self.sizes[image]
         if not is_whole(category) or category not in self.categories:
-            self._add(ANNOTATION_CATEGORY, annotation, index, 'category_id')
+            self._add(faults.ANNOTATION_CATEGORY, annotation, index, 'category_id')
         else:
             self.used.add(category)
         if not isinstance(crowd, int) or crowd not in (0, 1):
-            self._add(CROWD, annotation, index, 'iscrowd')
+            self._add(faults.CROWD, annotation, index, 'iscrowd')
         elif size is not None:
             (self.with_crowds if crowd else self.with_objects).add(image)
         extent = self._check_box(annotation, index, box, size)
@@ -408,36 +292,36 @@ class _Annotations:
     def _check_box(self, annotation: dict, index: int, box: object, size: Size | None) -> Extent | None:
         """What the box covers, if it is one."""
         if type(box) is not list or len(box) != 4 or not are_numbers(box):
-            self._add(BOX, annotation, index, 'bbox')
+            self._add(faults.BOX, annotation, index, 'bbox')
             return None
         left, top, width, height = box
         if width < 0 or height < 0:
-            self._add(NEGATIVE_BOX, annotation, index, 'bbox')
+            self._add(faults.NEGATIVE_BOX, annotation, index, 'bbox')
             return None
         extent = left, top, left + width, top + height
         if size is None:
             return extent
         if is_far_outside(extent, size):
-            self._add(FAR_BOX, annotation, index, 'bbox', got=f'the image is {size[0]}x{size[1]}')
+            self._add(faults.FAR_BOX, annotation, index, 'bbox', got=f'the image is {size[0]}x{size[1]}')
             return None
         if width < 1 or height < 1:
-            self._add(EMPTY_BOX, annotation, index, 'bbox')
+            self._add(faults.EMPTY_BOX, annotation, index, 'bbox')
         elif left >= size[0] or top >= size[1] or extent[2] <= 0 or extent[3] <= 0:
-            self._add(BOX_ELSEWHERE, annotation, index, 'bbox')
+            self._add(faults.BOX_ELSEWHERE, annotation, index, 'bbox')
         elif left < -1 or top < -1 or extent[2] > size[0] + 1 or extent[3] > size[1] + 1:
-            self._add(BOX_OUTSIDE, annotation, index, 'bbox')
+            self._add(faults.BOX_OUTSIDE, annotation, index, 'bbox')
         return extent
 
     def _check_area(self, annotation: dict, index: int, extent: Extent | None) -> None:
         area = annotation.get('area')
         if not are_numbers((area,)) or area < 0:
-            self._add(AREA, annotation, index, 'area')
+            self._add(faults.AREA, annotation, index, 'area')
         elif area == 0:
-            self._add(AREA_0, annotation, index)
+            self._add(faults.AREA_0, annotation, index)
         elif extent is not None:
             width, height = extent[2] - extent[0], extent[3] - extent[1]
             if area > _AREA_AND_BOX * (width + 1) * (height + 1):
-                self._add(AREA_TOO_LARGE, annotation, index, 'area', 'bbox')
+                self._add(faults.AREA_TOO_LARGE, annotation, index, 'area', 'bbox')
 
     def _check_mask(self, annotation: dict, index: int, size: Size | None, extent: Extent | None) -> None:
         segmentation = annotation.get('segmentation')
@@ -451,4 +335,4 @@ class _Annotations:
             self._add(kind, annotation, index, got=got if isinstance(got, str) else shortened(got))
         if mask.extent is not None and extent is not None and not agree(np.array([mask.extent]), np.array([extent])):
             places = ' and '.join(', '.join(f'{x:g}' for x in each) for each in (extent, mask.extent))
-            self._add(BOX_AND_MASK, annotation, index, got=f'they reach from x1, y1 to x2, y2: {places}')
+            self._add(faults.BOX_AND_MASK, annotation, index, got=f'they reach from x1, y1 to x2, y2: {places}')

@@ -6,7 +6,7 @@ import sys
 from helpers.annotations import NAN, clean, write
 
 from mmsparx.__main__ import main
-from mmsparx.annotations import coco, folders, masks
+from mmsparx.annotations import coco_faults, folders, masks
 
 
 def test_files_and_folders(tmp_path, capsys):
@@ -20,8 +20,8 @@ def test_files_and_folders(tmp_path, capsys):
     assert capsys.readouterr().out == f'{good}: no fault\n'
     assert main(['check-annotations', str(good), str(bad), str(tmp_path / 'classes')]) == 1
     out = capsys.readouterr().out
-    assert out.startswith(f'{good}: no fault\nerrors:\n{bad}: {coco.BOX.text} (1 time)\n')
-    assert f'warnings:\n{bad}: {coco.AREA_0.text}' in out
+    assert out.startswith(f'{good}: no fault\nerrors:\n{bad}: {coco_faults.BOX.text} (1 time)\n')
+    assert f'warnings:\n{bad}: {coco_faults.AREA_0.text}' in out
     assert folders.EMPTY.text in out
 
 

@@ -1,15 +1,15 @@
 """Every kind of fault that an annotation file may have, by name; what is no fault; and that no mask is drawn."""
 
-import inspect
 import json
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
 from helpers.annotations import INF, NAN, SIZE, clean, compressed, random_mask, write
 
-from mmsparx.annotations import coco, masks
+from mmsparx.annotations import coco, coco_faults, masks
 from mmsparx.annotations.coco import check_coco
 from mmsparx.annotations.findings import Kind
 
@@ -54,97 +54,97 @@ def rle(counts, size=SIZE):
 
 FAULTS = [
     # Images.
-    (image(id=REMOVED), coco.IMAGE_ID),
-    (image(id='2'), coco.IMAGE_ID),
-    (image(id=2.0), coco.IMAGE_ID),
-    (image(id=True), coco.IMAGE_ID),
-    (image(id=[2]), coco.IMAGE_ID),
-    (image(id=1), coco.IMAGE_ID_TWICE),
-    (image(file_name=REMOVED), coco.FILE_NAME),
-    (image(file_name=''), coco.FILE_NAME),
-    (image(file_name=7), coco.FILE_NAME),
-    (image(file_name='1.png'), coco.FILE_NAME_TWICE),
-    (image(width=REMOVED), coco.IMAGE_SIZE),
-    (image(height=REMOVED), coco.IMAGE_SIZE),
-    (image(height=0), coco.IMAGE_SIZE),
-    (image(height=-48), coco.IMAGE_SIZE),
-    (image(width=NAN), coco.IMAGE_SIZE),
-    (image(width=64.0), coco.IMAGE_SIZE),
-    (image(width='64'), coco.IMAGE_SIZE),
-    (image(width=None), coco.IMAGE_SIZE),
-    (image(width=10**6, height=10**6), coco.IMAGE_TOO_LARGE),
-    (image(width=10**400), coco.IMAGE_TOO_LARGE),
-    (image(width=1, height=10000), coco.IMAGE_TOO_SLENDER),
-    (image(width=10000, height=1), coco.IMAGE_TOO_SLENDER),
-    (lambda data: data['images'].append('5.png'), coco.NOT_AN_OBJECT),
-    (lambda data: data.update(images=[], annotations=[]), coco.NO_IMAGES),
+    (image(id=REMOVED), coco_faults.IMAGE_ID),
+    (image(id='2'), coco_faults.IMAGE_ID),
+    (image(id=2.0), coco_faults.IMAGE_ID),
+    (image(id=True), coco_faults.IMAGE_ID),
+    (image(id=[2]), coco_faults.IMAGE_ID),
+    (image(id=1), coco_faults.IMAGE_ID_TWICE),
+    (image(file_name=REMOVED), coco_faults.FILE_NAME),
+    (image(file_name=''), coco_faults.FILE_NAME),
+    (image(file_name=7), coco_faults.FILE_NAME),
+    (image(file_name='1.png'), coco_faults.FILE_NAME_TWICE),
+    (image(width=REMOVED), coco_faults.IMAGE_SIZE),
+    (image(height=REMOVED), coco_faults.IMAGE_SIZE),
+    (image(height=0), coco_faults.IMAGE_SIZE),
+    (image(height=-48), coco_faults.IMAGE_SIZE),
+    (image(width=NAN), coco_faults.IMAGE_SIZE),
+    (image(width=64.0), coco_faults.IMAGE_SIZE),
+    (image(width='64'), coco_faults.IMAGE_SIZE),
+    (image(width=None), coco_faults.IMAGE_SIZE),
+    (image(width=10**6, height=10**6), coco_faults.IMAGE_TOO_LARGE),
+    (image(width=10**400), coco_faults.IMAGE_TOO_LARGE),
+    (image(width=1, height=10000), coco_faults.IMAGE_TOO_SLENDER),
+    (image(width=10000, height=1), coco_faults.IMAGE_TOO_SLENDER),
+    (lambda data: data['images'].append('5.png'), coco_faults.NOT_AN_OBJECT),
+    (lambda data: data.update(images=[], annotations=[]), coco_faults.NO_IMAGES),
     # Categories.
-    (category(id=REMOVED), coco.CATEGORY_ID),
-    (category(id='2'), coco.CATEGORY_ID),
-    (category(id=1), coco.CATEGORY_ID_TWICE),
-    (category(name=REMOVED), coco.CATEGORY_NAME),
-    (category(name=3), coco.CATEGORY_NAME),
-    (category(name=['dog']), coco.CATEGORY_NAME),
-    (category(name='cat'), coco.CATEGORY_NAME_TWICE),
-    (lambda data: data['categories'].append(dict(id=7, name='cow')), coco.UNUSED_CATEGORY),
+    (category(id=REMOVED), coco_faults.CATEGORY_ID),
+    (category(id='2'), coco_faults.CATEGORY_ID),
+    (category(id=1), coco_faults.CATEGORY_ID_TWICE),
+    (category(name=REMOVED), coco_faults.CATEGORY_NAME),
+    (category(name=3), coco_faults.CATEGORY_NAME),
+    (category(name=['dog']), coco_faults.CATEGORY_NAME),
+    (category(name='cat'), coco_faults.CATEGORY_NAME_TWICE),
+    (lambda data: data['categories'].append(dict(id=7, name='cow')), coco_faults.UNUSED_CATEGORY),
     # Annotations.
-    (annotation(id=REMOVED), coco.ANNOTATION_ID),
-    (annotation(id='2'), coco.ANNOTATION_ID),
-    (annotation(id=None), coco.ANNOTATION_ID),
-    (annotation(id={}), coco.ANNOTATION_ID),
-    (annotation(id=1), coco.ANNOTATION_ID_TWICE),
-    (annotation(id=0), coco.ANNOTATION_ID_0),
-    (annotation(image_id=REMOVED), coco.ANNOTATION_IMAGE),
-    (annotation(image_id='2'), coco.ANNOTATION_IMAGE),
-    (annotation(image_id=[2]), coco.ANNOTATION_IMAGE),
-    (annotation(image_id=99), coco.UNLISTED_IMAGE),
-    (annotation(category_id=REMOVED), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id=0), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id=3), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id='1'), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id='dog'), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id=1.5), coco.ANNOTATION_CATEGORY),
-    (annotation(category_id=True), coco.ANNOTATION_CATEGORY),
-    (lambda data: data['annotations'].append(None), coco.NOT_AN_OBJECT),
-    (annotation(iscrowd=REMOVED), coco.CROWD),
-    (annotation(iscrowd=None), coco.CROWD),
-    (annotation(iscrowd=2), coco.CROWD),
-    (annotation(iscrowd='0'), coco.CROWD),
-    (annotation(iscrowd=1), coco.CROWDS_ONLY),
-    (annotation(area=REMOVED), coco.AREA),
-    (annotation(area=NAN), coco.AREA),
-    (annotation(area=-1), coco.AREA),
-    (annotation(area='200'), coco.AREA),
-    (annotation(area=0), coco.AREA_0),
-    (annotation(area=2000), coco.AREA_TOO_LARGE),
+    (annotation(id=REMOVED), coco_faults.ANNOTATION_ID),
+    (annotation(id='2'), coco_faults.ANNOTATION_ID),
+    (annotation(id=None), coco_faults.ANNOTATION_ID),
+    (annotation(id={}), coco_faults.ANNOTATION_ID),
+    (annotation(id=1), coco_faults.ANNOTATION_ID_TWICE),
+    (annotation(id=0), coco_faults.ANNOTATION_ID_0),
+    (annotation(image_id=REMOVED), coco_faults.ANNOTATION_IMAGE),
+    (annotation(image_id='2'), coco_faults.ANNOTATION_IMAGE),
+    (annotation(image_id=[2]), coco_faults.ANNOTATION_IMAGE),
+    (annotation(image_id=99), coco_faults.UNLISTED_IMAGE),
+    (annotation(category_id=REMOVED), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id=0), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id=3), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id='1'), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id='dog'), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id=1.5), coco_faults.ANNOTATION_CATEGORY),
+    (annotation(category_id=True), coco_faults.ANNOTATION_CATEGORY),
+    (lambda data: data['annotations'].append(None), coco_faults.NOT_AN_OBJECT),
+    (annotation(iscrowd=REMOVED), coco_faults.CROWD),
+    (annotation(iscrowd=None), coco_faults.CROWD),
+    (annotation(iscrowd=2), coco_faults.CROWD),
+    (annotation(iscrowd='0'), coco_faults.CROWD),
+    (annotation(iscrowd=1), coco_faults.CROWDS_ONLY),
+    (annotation(area=REMOVED), coco_faults.AREA),
+    (annotation(area=NAN), coco_faults.AREA),
+    (annotation(area=-1), coco_faults.AREA),
+    (annotation(area='200'), coco_faults.AREA),
+    (annotation(area=0), coco_faults.AREA_0),
+    (annotation(area=2000), coco_faults.AREA_TOO_LARGE),
     # Boxes.
-    (annotation(bbox=REMOVED), coco.BOX),
-    (annotation(bbox=None), coco.BOX),
-    (annotation(bbox=[]), coco.BOX),
-    (annotation(bbox=[4, 5, 20]), coco.BOX),
-    (annotation(bbox=[4, 5, 20, 10, 1]), coco.BOX),
-    (annotation(bbox=[[4, 5], [20, 10]]), coco.BOX),
-    (annotation(bbox={'x': 4, 'y': 5, 'w': 20, 'h': 10}), coco.BOX),
-    (annotation(bbox='4 5 20 10'), coco.BOX),
-    (annotation(bbox=['4', '5', '20', '10']), coco.BOX),
-    (annotation(bbox=[4, 5, None, 10]), coco.BOX),
-    (annotation(bbox=[4, 5, NAN, 10]), coco.BOX),
-    (annotation(bbox=[NAN, 5, 20, 10]), coco.BOX),
-    (annotation(bbox=[4, 5, INF, 10]), coco.BOX),
-    (annotation(bbox=[-INF, 5, INF, 10]), coco.BOX),
-    (annotation(bbox=[4.5, 5, 10**400, 10]), coco.BOX),
-    (annotation(bbox=[24, 5, -20, 10]), coco.NEGATIVE_BOX),
-    (annotation(bbox=[4, 15, 20, -10]), coco.NEGATIVE_BOX),
-    (annotation(bbox=[4, 5, 1e9, 10]), coco.FAR_BOX),
-    (annotation(bbox=[-1e5, 5, 20, 10]), coco.FAR_BOX),
-    (annotation(bbox=[4, 5, 20, 10**400]), coco.FAR_BOX),
-    (annotation(bbox=[4, 5, 0, 0]), coco.EMPTY_BOX),
-    (annotation(bbox=[0.1, 0.1, 0.3, 0.2]), coco.EMPTY_BOX),
-    (annotation(bbox=[70, 5, 20, 10]), coco.BOX_ELSEWHERE),
-    (annotation(bbox=[-30, 5, 20, 10]), coco.BOX_ELSEWHERE),
-    (annotation(bbox=[4, 5, 100, 10]), coco.BOX_OUTSIDE),
-    (annotation(bbox=[-5, 5, 20, 10]), coco.BOX_OUTSIDE),
-    (annotation(bbox=[40, 30, 20, 10]), coco.BOX_AND_MASK),
+    (annotation(bbox=REMOVED), coco_faults.BOX),
+    (annotation(bbox=None), coco_faults.BOX),
+    (annotation(bbox=[]), coco_faults.BOX),
+    (annotation(bbox=[4, 5, 20]), coco_faults.BOX),
+    (annotation(bbox=[4, 5, 20, 10, 1]), coco_faults.BOX),
+    (annotation(bbox=[[4, 5], [20, 10]]), coco_faults.BOX),
+    (annotation(bbox={'x': 4, 'y': 5, 'w': 20, 'h': 10}), coco_faults.BOX),
+    (annotation(bbox='4 5 20 10'), coco_faults.BOX),
+    (annotation(bbox=['4', '5', '20', '10']), coco_faults.BOX),
+    (annotation(bbox=[4, 5, None, 10]), coco_faults.BOX),
+    (annotation(bbox=[4, 5, NAN, 10]), coco_faults.BOX),
+    (annotation(bbox=[NAN, 5, 20, 10]), coco_faults.BOX),
+    (annotation(bbox=[4, 5, INF, 10]), coco_faults.BOX),
+    (annotation(bbox=[-INF, 5, INF, 10]), coco_faults.BOX),
+    (annotation(bbox=[4.5, 5, 10**400, 10]), coco_faults.BOX),
+    (annotation(bbox=[24, 5, -20, 10]), coco_faults.NEGATIVE_BOX),
+    (annotation(bbox=[4, 15, 20, -10]), coco_faults.NEGATIVE_BOX),
+    (annotation(bbox=[4, 5, 1e9, 10]), coco_faults.FAR_BOX),
+    (annotation(bbox=[-1e5, 5, 20, 10]), coco_faults.FAR_BOX),
+    (annotation(bbox=[4, 5, 20, 10**400]), coco_faults.FAR_BOX),
+    (annotation(bbox=[4, 5, 0, 0]), coco_faults.EMPTY_BOX),
+    (annotation(bbox=[0.1, 0.1, 0.3, 0.2]), coco_faults.EMPTY_BOX),
+    (annotation(bbox=[70, 5, 20, 10]), coco_faults.BOX_ELSEWHERE),
+    (annotation(bbox=[-30, 5, 20, 10]), coco_faults.BOX_ELSEWHERE),
+    (annotation(bbox=[4, 5, 100, 10]), coco_faults.BOX_OUTSIDE),
+    (annotation(bbox=[-5, 5, 20, 10]), coco_faults.BOX_OUTSIDE),
+    (annotation(bbox=[40, 30, 20, 10]), coco_faults.BOX_AND_MASK),
     # Polygons.
     (annotation(segmentation=REMOVED), masks.NO_MASK),
     (mask(None), masks.NO_MASK),
@@ -198,11 +198,11 @@ FAULTS = [
     (rle([PIXELS, 0]), masks.RLE_EMPTY),
     (rle(compressed([PIXELS])), masks.RLE_EMPTY),
     # The file.
-    (lambda data: data.pop('images'), coco.NOT_COCO),
-    (lambda data: data.pop('categories'), coco.NOT_COCO),
-    (lambda data: data.pop('annotations'), coco.NOT_COCO),
-    (lambda data: data.update(annotations={}), coco.NOT_COCO),
-    (lambda data: data.update(images=None), coco.NOT_COCO),
+    (lambda data: data.pop('images'), coco_faults.NOT_COCO),
+    (lambda data: data.pop('categories'), coco_faults.NOT_COCO),
+    (lambda data: data.pop('annotations'), coco_faults.NOT_COCO),
+    (lambda data: data.update(annotations={}), coco_faults.NOT_COCO),
+    (lambda data: data.update(images=None), coco_faults.NOT_COCO),
 ]
 
 
@@ -225,25 +225,26 @@ def test_a_fault_is_found_once_and_named(tmp_path, change, kind):
 
 
 def test_every_kind_has_a_case():
-    kinds = {each for module in (coco, masks) for _, each in inspect.getmembers(module, lambda x: isinstance(x, Kind))}
-    tested = {kind for _, kind in FAULTS} | {coco.UNREADABLE}
+    members = chain(vars(coco_faults).values(), vars(masks).values())
+    kinds = {each for each in members if isinstance(each, Kind)}
+    tested = {kind for _, kind in FAULTS} | {coco_faults.UNREADABLE}
     assert tested == kinds
 
 
 @pytest.mark.parametrize('text', ['', '{"images": [', '\ufeff{}', 'id,name\n1,cat', '[' * 10**5, f'[{"1" * 5000}]'])
 def test_no_json(tmp_path, text):
-    assert found(write(tmp_path, text)) == {coco.UNREADABLE: 1}
+    assert found(write(tmp_path, text)) == {coco_faults.UNREADABLE: 1}
 
 
 @pytest.mark.parametrize('text', ['[]', '3', 'null', '"images"'])
 def test_no_object(tmp_path, text):
-    assert found(write(tmp_path, text)) == {coco.NOT_COCO: 1}
+    assert found(write(tmp_path, text)) == {coco_faults.NOT_COCO: 1}
 
 
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / 'annotations.json'
     path.write_bytes(b'{"images": "\xff\xfe"}')
-    assert found(path) == {coco.UNREADABLE: 1}
+    assert found(path) == {coco_faults.UNREADABLE: 1}
 
 
 def all_at_once():
@@ -253,7 +254,7 @@ def all_at_once():
     for change, kind in FAULTS:
         spoiled = clean()
         change(spoiled)
-        if kind in (coco.NOT_COCO, coco.NO_IMAGES):
+        if kind in (coco_faults.NOT_COCO, coco_faults.NO_IMAGES):
             continue
         for part in ('images', 'categories', 'annotations'):
             for before, after in zip(clean()[part] + [object()], spoiled[part], strict=False):
@@ -282,15 +283,15 @@ def all_at_once():
 
 def test_all_faults_at_once(tmp_path):
     path = write(tmp_path, all_at_once())
-    expected = {kind for _, kind in FAULTS} - {coco.NOT_COCO, coco.NO_IMAGES}
+    expected = {kind for _, kind in FAULTS} - {coco_faults.NOT_COCO, coco_faults.NO_IMAGES}
     assert found(path).keys() == expected
     lines = check_coco(path).findings.text(is_error=True).splitlines()
-    start = next(i for i, line in enumerate(lines) if coco.BOX.text in line)
-    cases = sum(kind is coco.BOX for _, kind in FAULTS)
+    start = next(i for i, line in enumerate(lines) if coco_faults.BOX.text in line)
+    cases = sum(kind is coco_faults.BOX for _, kind in FAULTS)
     assert f'({cases} times)' in lines[start]
     examples = lines[start + 1 : start + 4]
     assert all(line.startswith('    image 1') and 'annotation 1' in line for line in examples)
-    assert lines[start + 4 : start + 6] == [f'    and {cases - 3} more', f'  {coco.BOX.fix}']
+    assert lines[start + 4 : start + 6] == [f'    and {cases - 3} more', f'  {coco_faults.BOX.fix}']
 
 
 def test_a_place_is_named_by_ids_and_position(tmp_path):
@@ -374,7 +375,7 @@ def test_a_list_of_images_to_be_tested(tmp_path):
     del data['annotations']
     path = write(tmp_path, data)
     assert not found(path, annotated=False)
-    assert found(path) == {coco.NOT_COCO: 1}
+    assert found(path) == {coco_faults.NOT_COCO: 1}
 
 
 def test_a_fault_among_many_and_twice_over_chunks(tmp_path):
@@ -387,7 +388,12 @@ def test_a_fault_among_many_and_twice_over_chunks(tmp_path):
     data['annotations'][coco._AT_ONCE + 7] = {**one, 'id': 0}
     set_in('annotations', 2 * coco._AT_ONCE, area=-1)(data)
     checked = found(write(tmp_path, data))
-    assert checked == {coco.ANNOTATION_ID_TWICE: 1, coco.ANNOTATION_ID_0: 1, coco.AREA: 1, coco.UNUSED_CATEGORY: 1}
+    assert checked == {
+        coco_faults.ANNOTATION_ID_TWICE: 1,
+        coco_faults.ANNOTATION_ID_0: 1,
+        coco_faults.AREA: 1,
+        coco_faults.UNUSED_CATEGORY: 1,
+    }
 
 
 ODD = [

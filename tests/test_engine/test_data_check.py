@@ -4,7 +4,7 @@ import pytest
 from helpers.annotations import NAN, clean, write
 from mmengine.config import Config
 
-from mmsparx.annotations import coco, masks
+from mmsparx.annotations import coco_faults, masks
 from mmsparx.engine import data_check
 from mmsparx.engine.data_check import check_data
 
@@ -132,11 +132,11 @@ def test_faults_in_annotations_end_the_run(tmp_path, mmdet, logged, monkeypatch)
     with pytest.raises(ValueError, match='annotations have faults:') as error:
         check_data(cfg, LOADERS)
     text = str(error.value)
-    assert f'{tmp_path}/train.json: {coco.BOX.text}' in text
-    assert f'{tmp_path}/val.json: {coco.ANNOTATION_CATEGORY.text}' in text
+    assert f'{tmp_path}/train.json: {coco_faults.BOX.text}' in text
+    assert f'{tmp_path}/val.json: {coco_faults.ANNOTATION_CATEGORY.text}' in text
     assert text.count('val.json') == 1  # of the loader and of its evaluator
     assert text.endswith('or go on with --annotation-faults warn')
-    assert coco.AREA_0.text in logged[0]
+    assert coco_faults.AREA_0.text in logged[0]
     logged.clear()
     check_data(cfg, LOADERS, 'warn')
     assert [line.splitlines()[0] for line in logged] == [
