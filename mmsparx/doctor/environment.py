@@ -48,8 +48,8 @@ class Environment:
 
     Attributes:
         python: Version of the interpreter.
-        versions: By distribution, in its canonical spelling.
-        imports: By module that was tried, None or why it cannot be imported.
+        versions: Versions of the installed distributions, by their canonical names.
+        imports: Results of the imports that were tried, by module: None, or why it cannot be imported.
         variables: Those of `VARIABLES` that are set.
         torch: Its version, cuda and gpus, as `backends.describe` says; None where mmsparx.ops cannot be imported.
         backends: The rows of `backends.describe`. Those that can run also have `told`, what `backends.check`

@@ -49,7 +49,7 @@ class ScheduleCheckHook(Hook):
     as mmengine loads them over those of the config; a warning names the settings of the config that have no effect.
 
     Raises:
-        ValueError: From the runner. An epoch has no batch, as of fewer images than a batch with `drop_last`.
+        ValueError: An epoch has no batch, as with `drop_last` and fewer images than a batch; raised by the runner.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ class StrictLoadHook(Hook):
             those of `load_from`. On a resume everything must match.
 
     Raises:
-        RuntimeError: from the runner, where something does not match that must; see `load_pretrained`. The message
+        RuntimeError: Something does not match that must, see `load_pretrained`; raised by the runner. The message
             has the options that let it differ, to copy.
     """
 

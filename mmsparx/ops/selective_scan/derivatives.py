@@ -125,7 +125,7 @@ def _differentiate(backward: Callable, ctx, grad: Tensor, _) -> tuple[Tensor | N
 
 
 def _save_for_second(ctx, inputs, output) -> None:
-    *tensors, _, ctx.delta_softplus, _ = inputs  # the saved states are computed anew
+    *tensors, _, ctx.delta_softplus, _ = inputs  # the saved states are computed again
     ctx.save_for_backward(*tensors)
 
 

@@ -49,7 +49,7 @@ def backward(
     states: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As `reference.backward`, but that the saved states are computed anew: as saved, they carry no derivative."""
+    """As `reference.backward`, but compute the saved states again: as saved, they carry no derivative."""
     block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus, _softplus)
     hs = _recurrence(block.decay, block.drive)
     gy = time_first(grad.to(hs.dtype), B.shape[1])
