@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from mmsparx.engine.common import is_of_kind, named_dicts, type_name
 from mmsparx.engine.hooks.strict_load import STRICT_LOAD
+from mmsparx.engine.hooks.unused_outputs import UNUSED_OUTPUTS
 from mmsparx.engine.layer_decay import check_layer_decay
 from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
@@ -66,8 +67,8 @@ def harden(cfg: Config) -> None:
     """Give a config's run what keeps its data and weights safe, whichever library the config is of.
 
     `SafeCheckpointHook` takes the place of mmengine's, and this package's `LoadImageFromFile` that of
-    mmcv's in training and validation; `StrictLoadHook` is added, and other hooks of this package that are
-    there twice become one. What is of another kind is left alone.
+    mmcv's in training and validation; `StrictLoadHook` and `UnusedOutputsHook` are added, and other hooks of this
+    package that are there twice become one. What is of another kind is left alone.
     The first process logs a line for each change.
     """
     changes = []
@@ -78,10 +79,11 @@ def harden(cfg: Config) -> None:
         safe = {**checkpoint, 'type': 'mmsparx.SafeCheckpointHook'}
         cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': safe}
     changes += merge_hooks(cfg)
-    custom = list(cfg.get('custom_hooks') or ())
-    if not any(is_of_kind(hook, STRICT_LOAD) for hook in custom):
-        changes.append('custom_hooks: mmsparx.StrictLoadHook added')
-        cfg.custom_hooks = [*custom, dict(type='mmsparx.StrictLoadHook')]
+    for kind, name in ((STRICT_LOAD, 'mmsparx.StrictLoadHook'), (UNUSED_OUTPUTS, 'mmsparx.UnusedOutputsHook')):
+        custom = list(cfg.get('custom_hooks') or ())
+        if not any(is_of_kind(hook, kind) for hook in custom):
+            changes.append(f'custom_hooks: {name} added')
+            cfg.custom_hooks = [*custom, dict(type=name)]
     # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
     for loader in ('train_dataloader', 'val_dataloader'):
         for key, part in named_dicts(cfg.get(loader), loader):

@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook
 import mmsparx
 from mmsparx.engine import command_line
 from mmsparx.engine.command_line import add_common_arguments, empty_data_explained, harden, load_config
-from mmsparx.engine.hooks import StrictLoadHook
+from mmsparx.engine.hooks import StrictLoadHook, UnusedOutputsHook
 
 
 def parse(*arguments):
@@ -68,20 +68,21 @@ def test_a_run_is_hardened(kind, logged):
     )
     harden(cfg)
     assert cfg.default_hooks.checkpoint == dict(type='mmsparx.SafeCheckpointHook', interval=5)
-    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'mmsparx.StrictLoadHook']
+    added = ['mmsparx.StrictLoadHook', 'mmsparx.UnusedOutputsHook']
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', *added]
     assert cfg.train_dataloader.to_dict() == pipeline_of('mmsparx.LoadImageFromFile')
     assert cfg.test_dataloader.to_dict() == pipeline_of('LoadImageFromFile')  # inferencers look for it
     name = 'mmengine.hooks.checkpoint_hook.CheckpointHook' if kind is CheckpointHook else kind
     place = 'train_dataloader.dataset.dataset.pipeline'
     assert logged == [
         f'changed in the config: default_hooks.checkpoint: {name} -> mmsparx.SafeCheckpointHook',
-        'changed in the config: custom_hooks: mmsparx.StrictLoadHook added',
+        *(f'changed in the config: custom_hooks: {name} added' for name in added),
         f'changed in the config: {place}.0: LoadImageFromFile -> mmsparx.LoadImageFromFile',
         f'changed in the config: {place}.1.transforms.0.0: LoadImageFromFile -> mmsparx.LoadImageFromFile',
     ]
     logged.clear()
     harden(cfg)
-    assert len(cfg.custom_hooks) == 2
+    assert len(cfg.custom_hooks) == 3
     assert not logged
 
 
@@ -91,13 +92,13 @@ def test_a_config_without_hooks_is_hardened(logged, monkeypatch):
     harden(cfg)
     assert not logged  # the first process does it
     assert cfg.default_hooks.checkpoint.type == 'mmsparx.SafeCheckpointHook'
-    assert cfg.custom_hooks == [dict(type='mmsparx.StrictLoadHook')]
+    assert cfg.custom_hooks == [dict(type='mmsparx.StrictLoadHook'), dict(type='mmsparx.UnusedOutputsHook')]
 
 
 def test_what_is_of_another_kind_is_left_alone(logged):
     given = dict(
         default_hooks=dict(checkpoint=None),
-        custom_hooks=[dict(type=StrictLoadHook, may_differ='head.*')],
+        custom_hooks=[dict(type=StrictLoadHook, may_differ='head.*'), dict(type=UnusedOutputsHook)],
         train_dataloader=pipeline_of('mine.LoadImageFromFile'),
     )
     cfg = Config(given)

@@ -3,7 +3,7 @@
 import pytest
 from helpers import SMALL_ARCH
 from helpers.configs import CONFIGS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS
 
 from mmsparx.engine import NaNGuardHook, run_hooks
@@ -14,6 +14,7 @@ from mmsparx.engine.run_hooks import EXPECTED, merge_hooks, warn_of_missing_hook
 BASE = Config.fromfile(CONFIGS / '_base_/sparx_runtime.py').custom_hooks
 MODEL = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH)
 EMA = dict(type='EMAHook')
+UNUSED_OUTPUTS = ConfigDict(type='mmsparx.UnusedOutputsHook')  # which the tools add
 ALL = [cls.__name__ for cls in EXPECTED]
 
 
@@ -114,10 +115,10 @@ class TestTwice:
         cfg = Config(dict(custom_hooks=hooks, default_hooks=dict(checkpoint=None)))
         assert merge_hooks(cfg) == []
         harden(cfg)
-        assert cfg.custom_hooks == hooks
+        assert cfg.custom_hooks == [*hooks, UNUSED_OUTPUTS]
 
     def test_the_tools_do_so(self):
         cfg = Config(dict(custom_hooks=[*BASE, dict(type='mmsparx.NaNGuardHook', action='rewind')]))
         harden(cfg)
-        assert [hook.type for hook in cfg.custom_hooks] == [hook.type for hook in BASE]
-        assert [hook.get('action') for hook in cfg.custom_hooks] == [None, 'rewind', None, None, None]
+        assert [hook.type for hook in cfg.custom_hooks] == [hook.type for hook in [*BASE, UNUSED_OUTPUTS]]
+        assert [hook.get('action') for hook in cfg.custom_hooks] == [None, 'rewind', *[None] * 4]

@@ -5,5 +5,13 @@ from mmsparx.engine.hooks.label_check import LabelCheckHook
 from mmsparx.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmsparx.engine.hooks.schedule_check import ScheduleCheckHook
 from mmsparx.engine.hooks.strict_load import StrictLoadHook
+from mmsparx.engine.hooks.unused_outputs import UnusedOutputsHook
 
-__all__ = ['IterationSeedHook', 'LabelCheckHook', 'SafeCheckpointHook', 'ScheduleCheckHook', 'StrictLoadHook']
+__all__ = [
+    'IterationSeedHook',
+    'LabelCheckHook',
+    'SafeCheckpointHook',
+    'ScheduleCheckHook',
+    'StrictLoadHook',
+    'UnusedOutputsHook',
+]
