@@ -16,12 +16,14 @@ dataset = dict(type='CustomDataset', data_root='data/digits', pipeline=pipeline)
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(**dataset, data_prefix=dict(img_path='train')),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(**dataset, data_prefix=dict(img_path='val')),
 )

@@ -56,9 +56,13 @@ log_level = 'ERROR'
 
 def run_tool(monkeypatch, name: str, *arguments) -> None:
     """Run a script of tools/ in this process."""
+    run_script(monkeypatch, ROOT / 'tools' / f'{name}.py', *arguments)
+
+
+def run_script(monkeypatch, script: Path, *arguments) -> None:
+    """Run a script in this process."""
     # mmengine keeps these by name for the life of a process; a run would write to the one before.
     for kept in (UniversalVisualizer, MessageHub, MMLogger):
         kept._instance_dict.clear()
-    script = str(ROOT / 'tools' / f'{name}.py')
-    monkeypatch.setattr(sys, 'argv', [script, *map(str, arguments)])
-    runpy.run_path(script, run_name='__main__')
+    monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+    runpy.run_path(str(script), run_name='__main__')

@@ -1,8 +1,10 @@
 """The classification recipe through the tools, on a tiny set; scikit-learn's digits as a smoke test."""
 
+import importlib.util
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 pytest.importorskip('mmpretrain', reason='the classification tools need mmpretrain')
 from helpers import randomise
-from helpers.classification import CLASSIFICATION, run_tool, write_config, write_folders
+from helpers.classification import CLASSIFICATION, run_script, run_tool, write_config, write_folders
 from helpers.tools import read_drawn, scalars
 from helpers.weights import assert_loaded, build_classifier
 from mmengine.config import Config
@@ -179,3 +181,23 @@ def test_digits(tool, tmp_path, capsys):
     config = CLASSIFICATION / 'sparx_mamba_mini_digits.py'
     tool('train', config, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert scalars(tmp_path / 'work')[-1]['accuracy/top1'] > 50
+
+
+@pytest.mark.parametrize('name', ['sparx_mamba_mini_overfit', 'sparx_mamba_mini_digits'])
+def test_small_configs_train_by_mmpretrain_itself(name, monkeypatch, tmp_path):
+    """mmpretrain's train.py keeps data workers alive unless a config says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path / 'data')
+    config = tmp_path / 'small.py'
+    config.write_text(f"""
+_base_ = {str(CLASSIFICATION / f'{name}.py')!r}
+model = dict(head=dict(num_classes=3))
+data_preprocessor = dict(num_classes=3)
+train_dataloader = dict(dataset=dict(data_root='data', data_prefix=dict(img_path='train')))
+val_dataloader = dict(dataset=dict(data_root='data', data_prefix=dict(img_path='train')))
+train_cfg = dict(max_iters=2, val_interval=2)
+log_level = 'ERROR'
+""")
+    mmpretrain = Path(importlib.util.find_spec('mmpretrain').origin).parent
+    run_script(monkeypatch, mmpretrain / '.mim/tools/train.py', config, '--work-dir', tmp_path / 'work')
+    assert 'accuracy/top1' in scalars(tmp_path / 'work')[-1]
