@@ -1,13 +1,16 @@
 """Gradient checkpointing: the same output, gradients and running statistics."""
 
 import copy
+import shutil
 from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
+from helpers import randomise
 from torch import nn
 
+from mmsparx.layers.aggregators import DMCA
 from mmsparx.layers.checkpointing import checkpointed
 from mmsparx.models import SparXNet
 
@@ -64,6 +67,22 @@ class TestCompiled:
     def test_one_graph(self, backend):
         expected = self.run(False, lambda model: model)
         self.assert_same(self.run(True, partial(torch.compile, backend=backend, fullgraph=True)), expected)
+
+    @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')
+    def test_attention_by_inductor(self):
+        """Which fuses what it takes for scaled_dot_product_attention: garbage in torch 2.11, where it is recomputed."""
+        torch.manual_seed(0)
+        layer = randomise(DMCA(8, 16, sources=1, reduction=1, norm_cfg={'type': 'BN'}))
+        inputs = [torch.randn(2, 8, 4, 4) for _ in range(2)]
+
+        def run(forward):
+            layer.zero_grad()
+            out = forward(*inputs)
+            out.square().mean().backward()
+            return [[out.detach()], [p.grad for p in layer.parameters()]]
+
+        expected = run(layer)
+        self.assert_same(run(torch.compile(partial(checkpointed, layer), fullgraph=True)), expected, tolerance=1e-4)
 
     def test_autocast(self):
         compiled = self.run(True, partial(torch.compile, backend='aot_eager'), autocast=True)

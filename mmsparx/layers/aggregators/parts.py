@@ -68,12 +68,12 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, sc
     q, k, v = (x.flatten(2).unflatten(1, (groups, -1)).to(exact) for x in (query, key, value))
     if scale is None:
         scale = q.shape[-1] ** -0.5
+    # Outside of the block, since torch.export cannot save one that takes a float of open sizes. Of the query, since
+    # inductor takes scaled scores for those of scaled_dot_product_attention, and fuses them; in what checkpointing
+    # recomputes, torch 2.11's result is garbage then.
+    q = q * scale
     with full_precision(query.device):
-        scores = q @ k.transpose(-1, -2)  # (B, G, C/G, C/G)
-    # Outside, since torch.export cannot save a block that takes a float of open sizes; autocast leaves products alone.
-    attention = torch.softmax(scores * scale, dim=-1)
-    with full_precision(query.device):
-        out = attention @ v  # (B, G, C/G, N)
+        out = torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v  # (B, G, C/G, C/G), then (B, G, C/G, N)
     return out.flatten(1, 2).unflatten(-1, value.shape[2:]).to(value.dtype)
 
 
