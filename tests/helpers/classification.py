@@ -1,7 +1,5 @@
 """A tiny set in ImageNet's layout and what trains a small classifier on it through the tools. Needs mmpretrain."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,7 +9,7 @@ from mmpretrain.visualization import UniversalVisualizer
 
 from helpers import SMALL_ARCH
 from helpers.configs import CONFIGS
-from helpers.tools import ROOT
+from helpers.tools import run_command
 
 CLASSIFICATION = CONFIGS / 'classification'
 COLOURS = {'blue': (250, 60, 40), 'green': (40, 250, 60), 'red': (60, 40, 250)}
@@ -54,11 +52,9 @@ log_level = 'ERROR'
     return config
 
 
-def run_tool(monkeypatch, name: str, *arguments) -> None:
-    """Run a script of tools/ in this process."""
+def run_tool(name: str, *arguments) -> None:
+    """Run a command in this process."""
     # mmengine keeps these by name for the life of a process; a run would write to the one before.
     for kept in (UniversalVisualizer, MessageHub, MMLogger):
         kept._instance_dict.clear()
-    script = str(ROOT / 'tools' / f'{name}.py')
-    monkeypatch.setattr(sys, 'argv', [script, *map(str, arguments)])
-    runpy.run_path(script, run_name='__main__')
+    run_command(name, *arguments)

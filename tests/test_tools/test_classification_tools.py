@@ -28,9 +28,9 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch):
+def tool():
     """`tool('train', config, ...)`"""
-    return lambda *arguments: run_tool(monkeypatch, *arguments)
+    return run_tool
 
 
 def build_runner(config, work_dir, **options):

@@ -1,8 +1,6 @@
-"""demo/infer.py on a folder, a picture and a video: results, what is passed over, and what is refused."""
+"""`mmsparx infer` on a folder, a picture and a video: results, what is passed over, and what is refused."""
 
-import importlib.util
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -11,23 +9,17 @@ import torch
 
 pytest.importorskip('mmdet', reason='a detector is what is shown')
 from helpers import randomise
-from helpers.tools import CONFIG, ROOT
+from helpers.tools import CONFIG, ROOT, run_command
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
-spec = importlib.util.spec_from_file_location('infer', ROOT / 'demo/infer.py')
-infer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(infer)
+from mmsparx.engine import inference
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments), '--out-dir', str(tmp_path / 'found')])
-        return infer.main()
-
-    return run
+def run(tmp_path):
+    return lambda *arguments: run_command('infer', *arguments, '--out-dir', tmp_path / 'found')
 
 
 def picture(path, height=48, width=80):
@@ -139,13 +131,13 @@ def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monk
     """Of a network that has seen nothing, whose boxes overlap."""
     config, checkpoint, _ = make('detection/mask_rcnn_sparx_shapes.py', ('circle', 'triangle', 'square', 'star'))
     shown = []
-    visualize = infer.without_doubles
+    visualize = inference.without_doubles
 
     def watched(*arguments):
         shown.append(len(visualize(*arguments).pred_instances))
         return visualize(*arguments)
 
-    monkeypatch.setattr(infer, 'without_doubles', watched)
+    monkeypatch.setattr(inference, 'without_doubles', watched)
     found, network = tmp_path / 'found', (config, checkpoint, '--device', 'cpu', '--score-thr', 0)
     results = {}
     for overlap in (0.1, 1):
@@ -214,9 +206,8 @@ def shown(monkeypatch):
         return np.zeros_like(image), {'mean': image.mean(), 'label_map': np.full(image.shape[:2], 7, np.uint8)}
 
     def run(*arguments):
-        monkeypatch.setattr(infer, 'load_network', lambda args: network)
-        monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
-        return infer.main()
+        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        return run_command('infer', *arguments)
 
     return run
 
