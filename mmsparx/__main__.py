@@ -8,6 +8,8 @@ from collections.abc import Sequence
 # when it runs.
 from mmsparx import doctor
 from mmsparx.annotations import commands as annotations
+from mmsparx.cli import analyze
+from mmsparx.cli.running import finish
 from mmsparx.zoo import commands as zoo
 
 
@@ -18,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor.add_command(commands)
     zoo.add_commands(commands)
     annotations.add_commands(commands)
-    args = parser.parse_args(argv)
-    return args.run(args)
+    analyze.add_commands(commands)
+    return finish(parser.parse_args(argv))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Models by name: a config file, a shipped config, or a model of timm's, with a checkpoint or random weights.
 
-A command takes `--model NAME [CHECKPOINT]`, once for each model, so that a checkpoint stands beside the model that it is of
-and no character of a path or a name is special.
+A command takes `--model NAME [CHECKPOINT]`, once for each model: a checkpoint stands beside its model, and no character
+of a path or a name is special.
 """
 
 import difflib
@@ -181,18 +181,31 @@ def load_model(
         label: What to call it; by default its name.
 
     Raises:
-        ValueError: There is no model of that name, it is not of RGB images, or it has no published weights.
+        ValueError: There is no model of that name, it is not of RGB images, it has no published weights, or there is no
+            such device.
         RuntimeError: The checkpoint cannot be read, or does not match; see `mmsparx.weights.load_pretrained`.
     """
+    device = _device(device)
     path = _config_path(name)
     build = _from_timm if path is None else _from_config
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, cfg, preprocessing, classes = build(name if path is None else path, checkpoint)
-    module.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    module.to(device)
     module.eval()  # which does not return the model for all of mmdet's backbones
     short = name if path is None else path.stem
     return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes)
+
+
+def _device(name: str | None) -> str:
+    """The device of that name, if it is there; a GPU, or else the CPU, for None."""
+    if name is None:
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        raise ValueError(f'--device: {name!r} cannot be used: {str(error).splitlines()[0]}') from error
+    return name
 
 
 def _labels(given: Sequence[Sequence[str]]) -> list[str]:
@@ -223,8 +236,8 @@ def _config_path(name: str) -> Path | None:
         near = difflib.get_close_matches(name, known)
         hint = f'; nearest: {", ".join(near)}' if near and not name.endswith('.py') else ''
         raise ValueError(
-            f'no model {name!r}: expected a config file, the name of a shipped config (`mmsparx configs` lists them) or '
-            f'a model of timm{hint}'
+            f'no model {name!r}: expected a config file, the name of a shipped config (`mmsparx configs` lists them) '
+            f'or a model of timm{hint}'
         ) from error
 
 

@@ -1,8 +1,8 @@
 """How a model's test pipeline prepares an image, for figures over many images of one size.
 
-An image is resized with Pillow and cropped at its centre, which is what timm and this package's classification configs do.
-Detectors and segmenters test on whole images, by OpenCV's resizing; here they get the centre of one that is resized to the
-short side of their pipeline, since a mean over images needs images of one size.
+An image is resized with Pillow and cropped at its centre, which is what timm and this package's classification configs
+do. Detectors and segmenters test on whole images, by OpenCV's resizing; here they get the centre of one that is resized
+to the short side of their pipeline, since a mean over images needs images of one size.
 """
 
 import math
@@ -139,7 +139,7 @@ def test_pipeline(cfg: Config) -> list[Mapping]:
     steps = dataset.get('pipeline') or cfg.get('test_pipeline')
     if not steps:
         raise ValueError(
-            f'{cfg.filename}: expected a pipeline in test_dataloader.dataset, which says how images are prepared, got none'
+            f'{cfg.filename}: expected a pipeline in test_dataloader.dataset, by which images are prepared, got none'
         )
     return [step for step in steps if 'Annotations' not in str(step['type'])]
 
