@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,16 +69,9 @@ def check(path: Path, args: argparse.Namespace) -> 'Findings':
     if args.label_maps is None:
         return check_folders(path).findings
     from mmsparx.annotations.label_maps import check_label_maps
+    from mmsparx.cli.progress import shown
 
-    return check_label_maps(path, args.label_maps, args.reduce_zero_label, shown)
-
-
-def shown(files: list[Path]) -> Iterable[Path]:
-    """The files, with a bar that shows how many of them are done where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(files, 'label maps', console=Console(stderr=True))
+    return check_label_maps(path, args.label_maps, args.reduce_zero_label, lambda files: shown(files, 'label maps'))
 
 
 COMMAND = Command(

@@ -1,0 +1,62 @@
+"""Figures of the analyses."""
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmsparx.analysis.erf import ReceptiveField, scaled
+from mmsparx.cli.models import NamedModel
+
+_DPI = 150
+_PANEL = 2.1  # inches
+# Characters of a label in a line beside a row of panels.
+_WIDTH = 24
+
+
+def draw_fields(
+    models: Sequence[NamedModel],
+    fields: Mapping[str, Mapping[int, ReceptiveField]],
+    scale: str,
+    path: str | os.PathLike,
+) -> None:
+    """Draw effective receptive fields: a row a model, a column a stage.
+
+    Args:
+        models: Models, in order.
+        fields: Fields of each model, by its label and by stage.
+        scale: Scale of the colours, see `mmsparx.analysis.erf.scaled`.
+        path: Image file to write.
+    """
+    stages = sorted({stage for found in fields.values() for stage in found})
+    figure = Figure(figsize=(_PANEL * len(stages) + 2.2, _PANEL * len(models) + 0.5), layout='constrained', dpi=_DPI)
+    panels = figure.subplots(len(models), len(stages), squeeze=False)
+    for panel, stage in zip(panels[0], stages, strict=True):
+        panel.set_title(f'stage {stage}', fontsize=10)
+    for row, model in zip(panels, models, strict=True):
+        for panel, stage in zip(row, stages, strict=True):
+            panel.set(xticks=[], yticks=[])
+            if stage not in fields[model.label]:
+                panel.spines[:].set_visible(False)
+                continue
+            drawn = panel.imshow(scaled(fields[model.label][stage].map, scale), vmin=0, vmax=1, cmap='viridis')
+        _name_row(row[0], model)
+    bar = figure.colorbar(drawn, ax=panels, fraction=0.03, aspect=20 * len(models), pad=0.01)
+    text = '(field / its maximum)$^{0.2}$' if scale == 'root' else 'log$_{10}$(1 + field) / its maximum'
+    bar.set_label(text, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    figure.savefig(path)
+
+
+def _name_row(panel: Axes, model: NamedModel) -> None:
+    """Write a model's label, and what its weights are, beside the first panel of its row."""
+    panel.set_ylabel(
+        f'{wrapped(model.label)}\n{wrapped(model.weights)}', rotation=0, ha='right', va='center', fontsize=9, labelpad=8
+    )
+
+
+def wrapped(name: str, width: int = _WIDTH) -> str:
+    """A name in lines of a width, broken at blanks and behind underscores."""
+    return textwrap.fill(name.replace('_', '_ '), width).replace('_ ', '_')
