@@ -186,7 +186,7 @@ def load_model(
         RuntimeError: The checkpoint cannot be read, or does not match; see `mmsparx.weights.load_pretrained`.
     """
     device = _device(device)
-    path = _config_path(name)
+    path = config_path(name)
     build = _from_timm if path is None else _from_config
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -220,7 +220,7 @@ def _short(name: str) -> str:
     return Path(name).stem if name.endswith('.py') else name.rpartition('/')[2]
 
 
-def _config_path(name: str) -> Path | None:
+def config_path(name: str) -> Path | None:
     """The config file of that name, shipped or not; None for a model of timm's.
 
     Raises:

@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmsparx.cli.analyze import erf
+from mmsparx.cli.analyze import complexity, erf
 
-COMMANDS = (erf.COMMAND,)
+COMMANDS = (erf.COMMAND, complexity.COMMAND)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
