@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmsparx.cli.analyze import complexity, erf
+from mmsparx.cli.analyze import complexity, erf, resolution
 
-COMMANDS = (erf.COMMAND, complexity.COMMAND)
+COMMANDS = (erf.COMMAND, complexity.COMMAND, resolution.COMMAND)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

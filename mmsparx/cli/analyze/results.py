@@ -7,12 +7,12 @@ from pathlib import Path
 from mmsparx.engine.outputs import check_outside, check_writable
 
 
-def prepare_folder(out: str | os.PathLike, images: str | os.PathLike, names: Iterable[str], force: bool) -> Path:
+def prepare_folder(out: str | os.PathLike, images: str | os.PathLike | None, names: Iterable[str], force: bool) -> Path:
     """Make the folder of the results, and fail where they would mix with images or take the place of other results.
 
     Args:
         out: Folder that results go to.
-        images: Folder that images are read from.
+        images: Folder that images are read from; None without any.
         names: Names of the results.
         force: Whether results that are there may be written over.
 
@@ -22,8 +22,9 @@ def prepare_folder(out: str | os.PathLike, images: str | os.PathLike, names: Ite
         OSError: The folder cannot be written to.
     """
     out = Path(out)
-    check_outside(out, images, '--out')
-    check_outside(images, out, '--out')
+    if images is not None:
+        check_outside(out, images, '--out')
+        check_outside(images, out, '--out')
     there = [name for name in names if os.path.lexists(out / name)]
     if there and not force:
         raise FileExistsError(
