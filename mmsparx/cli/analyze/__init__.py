@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmsparx.cli.analyze import complexity, erf, resolution
+from mmsparx.cli.analyze import complexity, erf, resolution, throughput
 
-COMMANDS = (erf.COMMAND, complexity.COMMAND, resolution.COMMAND)
+COMMANDS = (erf.COMMAND, complexity.COMMAND, resolution.COMMAND, throughput.COMMAND)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
