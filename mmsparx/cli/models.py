@@ -106,6 +106,10 @@ class NamedModel:
                 hook.remove()
         return maps
 
+    def forward(self, x: Tensor) -> object:
+        """Run what looks at images, (B, 3, H, W): the backbone of a config's model, or the whole of one of timm's."""
+        return (self.module if self.config is None else self.module.backbone)(x)
+
     def _levels(self) -> list[tuple[int, dict]]:
         """timm's levels of features that are stages: position and description."""
         info = getattr(self.module, 'feature_info', None)

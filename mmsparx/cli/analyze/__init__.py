@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmsparx.cli.analyze import erf
+from mmsparx.cli.analyze import cka, erf
 
-COMMANDS = (erf.COMMAND,)
+COMMANDS = (erf.COMMAND, cka.COMMAND)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
