@@ -316,7 +316,10 @@ def _classes(cfg: Config, weights: Weights | None) -> tuple[str, ...] | None:
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     classes = meta.get('classes') or meta.get('CLASSES') or (dataset.get('metainfo') or {}).get('classes')
     if classes is None and dataset.get('type') is not None:
-        found = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+        found = dataset['type']
+        if isinstance(found, str):
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                found = registry.get(found)
         classes = (getattr(found, 'METAINFO', None) or {}).get('classes')
     return tuple(classes) if classes and not isinstance(classes, str) else None
 

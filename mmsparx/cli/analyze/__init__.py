@@ -2,9 +2,9 @@
 
 import argparse
 
-from mmsparx.cli.analyze import cka, erf
+from mmsparx.cli.analyze import cam, cka, erf
 
-COMMANDS = (erf.COMMAND, cka.COMMAND)
+COMMANDS = (erf.COMMAND, cka.COMMAND, cam.COMMAND)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
