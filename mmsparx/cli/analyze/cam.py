@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the command has to start where torch is broken
     from torch import Tensor, nn
 
     from mmsparx.cli.images import Images
-    from mmsparx.cli.models import NamedModel
+    from mmsparx.cli.named_model import NamedModel
 
 # Images in cam.png; overlays are written for all.
 SHOWN = 24

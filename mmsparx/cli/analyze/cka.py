@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the command has to start where torch is broken
 
     from mmsparx.analysis.cka import Similarity
     from mmsparx.cli.images import Images
-    from mmsparx.cli.models import NamedModel
+    from mmsparx.cli.named_model import NamedModel
 
 DESCRIPTION = """\
 Measure how similar the layers of a network are, as in Fig. 5 of the paper: linear CKA between what the layers give for

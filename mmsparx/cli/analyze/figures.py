@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mmsparx.analysis.cka import Similarity
 from mmsparx.analysis.erf import ReceptiveField, scaled
-from mmsparx.cli.models import NamedModel
+from mmsparx.cli.named_model import NamedModel
 
 _DPI = 150
 _PANEL = 2.1  # inches

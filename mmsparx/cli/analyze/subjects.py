@@ -11,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
 from mmsparx.cli.images import read_image
-from mmsparx.cli.models import NamedModel
+from mmsparx.cli.named_model import NamedModel
 from mmsparx.cli.preprocessing import test_pipeline
 
 
