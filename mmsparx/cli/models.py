@@ -8,132 +8,20 @@ import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, MODELS, DefaultScope
-from torch import Tensor, nn
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
 
+from mmsparx.cli.named_model import PUBLISHED, NamedModel, scope_of
 from mmsparx.cli.preprocessing import Preprocessing, of_config, of_timm
 from mmsparx.engine.pretrained import drop_pretrained
 from mmsparx.weights import match_weights, read_weights
 from mmsparx.weights.contents import Weights
-from mmsparx.weights.loading import backbones_of
 from mmsparx.zoo import list_configs, resolve_config
-
-# In the place of a checkpoint: the weights that the authors of a network have published.
-PUBLISHED = 'published'
-# Of timm's feature levels, those of smaller strides are of the stem.
-_FIRST_STRIDE = 4
-
-
-@dataclass
-class NamedModel:
-    """A model in evaluation mode, with what a command has to know of it.
-
-    Attributes:
-        module: Model.
-        name: Name that it was asked for by.
-        label: What it is called in figures and tables.
-        checkpoint: Where its weights are from; None for random ones.
-        seed: Seed of random weights.
-        preprocessing: How its images are prepared.
-        config: Config that it was built from; None of a model of timm's.
-        classes: Names of its classes, where they are known.
-    """
-
-    module: nn.Module
-    name: str
-    label: str
-    checkpoint: str | None
-    seed: int
-    preprocessing: Preprocessing
-    config: Config | None = None
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def weights(self) -> str:
-        """What its weights are, in words."""
-        if self.checkpoint is None:
-            return f'random weights (seed {self.seed})'
-        return 'published weights' if self.checkpoint == PUBLISHED else f'weights of {Path(self.checkpoint).name}'
-
-    @property
-    def is_random(self) -> bool:
-        """Whether nothing has trained it."""
-        return self.checkpoint is None
-
-    @property
-    def backbone(self) -> nn.Module | None:
-        """The network of this package in it; None where there is none, or there are several."""
-        found = list(backbones_of(self.module).values())
-        return found[0] if len(found) == 1 else None
-
-    @property
-    def stage_modules(self) -> list[tuple[str, nn.Module]]:
-        """Name and module of each stage, in order; timm's levels of features from stride 4 on.
-
-        Raises:
-            ValueError: The model is neither over a network of this package nor one of timm's with levels of features.
-        """
-        if (backbone := self.backbone) is not None:
-            names = {id(module): name for name, module in self.module.named_modules()}
-            return [(names[id(stage)], stage) for stage in backbone.stages]
-        return [(info['module'], self.module.get_submodule(info['module'])) for _, info in self._levels()]
-
-    def stages(self, x: Tensor) -> list[Tensor]:
-        """The map that each stage gives, (B, C, h, w), before any output norm.
-
-        Args:
-            x: Inputs, (B, 3, H, W), on the model's device.
-
-        Raises:
-            ValueError: See `stage_modules`.
-        """
-        backbone = self.backbone
-        if backbone is None:
-            taken = [i for i, _ in self._levels()]
-            return self.module.forward_intermediates(x, indices=taken, norm=False, intermediates_only=True)
-        maps = []
-        hooks = [stage.register_forward_hook(lambda _, __, y: maps.append(y)) for stage in backbone.stages]
-        try:
-            backbone(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return maps
-
-    def _levels(self) -> list[tuple[int, dict]]:
-        """timm's levels of features that are stages: position and description."""
-        info = getattr(self.module, 'feature_info', None)
-        if self.config is not None or not info or not hasattr(self.module, 'forward_intermediates'):
-            raise ValueError(
-                f'{self.label}: expected a model over a network of mmsparx, or one of timm with levels of features '
-                f'(forward_intermediates), got {type(self.module).__name__}'
-            )
-        levels = list(enumerate(getattr(info, 'info', info)))
-        return [(i, level) for i, level in levels if level['reduction'] >= _FIRST_STRIDE] or levels
-
-    def at_size(self, side: int | None) -> 'NamedModel':
-        """Take square images of another side, in the model as well where it has to know; None leaves it as it is.
-
-        Raises:
-            ValueError: The model does not take that size.
-        """
-        self.preprocessing = self.preprocessing.at_size(side)
-        if side is not None and self.config is None and hasattr(self.module, 'set_input_size'):
-            self.module.set_input_size(img_size=(side, side))
-            self.module.to(next(self.module.parameters()).device)
-        return self
-
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Within it, types without a scope are those of the library that the config is of."""
-        with _scope(self.config):
-            yield
 
 
 def load_models(
@@ -265,7 +153,7 @@ def _from_config(path: Path, checkpoint: str | None) -> Built:
     # Names in the config would be loaded into the backbone, and then written over.
     drop_pretrained(cfg.model)
     preprocessor = {'data_preprocessor': cfg.data_preprocessor} if 'data_preprocessor' in cfg else {}
-    with _scope(cfg):
+    with scope_of(cfg):
         model = MODELS.build({**preprocessor, **cfg.model})
         if checkpoint is None:
             model.init_weights()
@@ -312,15 +200,12 @@ def _classes(cfg: Config, weights: Weights | None) -> tuple[str, ...] | None:
     dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     classes = meta.get('classes') or meta.get('CLASSES') or (dataset.get('metainfo') or {}).get('classes')
     if classes is None and dataset.get('type') is not None:
-        found = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+        found = dataset['type']
+        if isinstance(found, str):
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                found = registry.get(found)
         classes = (getattr(found, 'METAINFO', None) or {}).get('classes')
     return tuple(classes) if classes and not isinstance(classes, str) else None
-
-
-@contextmanager
-def _scope(cfg: Config | None) -> Iterator[None]:
-    with DefaultScope.overwrite_default_scope(None if cfg is None else cfg.get('default_scope')):
-        yield
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_fields_of_two_models(erf, images, tmp_path, capsys):
     side, area = centred_square(fields['ResNet.stage2'], 0.5)
     cells = [row.split('|')[1:-1] for row in text.splitlines() if row.startswith('| ResNet')]
     (row,) = [[cell.strip() for cell in row] for row in cells if row[1].strip() == '2']
-    assert (row[2], row[5]) == ('8x8', f'{side} ({area:.1%})')
+    assert (row[2], row[5]) == ('8x8', f'{side} ({area:.2%})')
     for sentence in (
         'ours: random weights (seed 0), 5 images of 64x64.',
         '1 images cannot be read and were passed over: broken.jpg.',

@@ -12,6 +12,7 @@ from helpers import relative_error
 from mmengine.dataset import Compose, pseudo_collate
 from timm.data import create_transform, resolve_model_data_config
 
+from mmsparx.cli import models
 from mmsparx.cli.models import load_model, load_models
 
 DIGITS = 'sparx_mamba_mini_digits'
@@ -104,6 +105,19 @@ class TestWeights:
         model = load_model(name, save(state), device='cpu')
         assert model.module.get_classifier().out_features == 7
         assert all(torch.equal(x, state[key]) for key, x in model.module.state_dict().items())
+
+    def test_that_a_config_says_are_published(self, monkeypatch):
+        asked = []
+
+        def read(source):
+            asked.append(source)
+            raise RuntimeError('it cannot be had')
+
+        monkeypatch.setattr(models, 'read_weights', read)
+        with pytest.raises(RuntimeError, match='it cannot be had'):
+            load_model('vmamba_t_in1k', 'published', device='cpu')
+        (address,) = asked
+        assert address.endswith('vssm_tiny_0230_ckpt_epoch_262.pth')
 
     @pytest.mark.parametrize('name', ['sparx_swin_tiny', 'sparx_swin_t_in1k', 'fpn_sparx_t_80k'])
     def test_that_nobody_has_published(self, name):

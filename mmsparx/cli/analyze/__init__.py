@@ -2,14 +2,14 @@
 
 import argparse
 
-from mmsparx.cli.analyze import complexity, erf, resolution, throughput
+from mmsparx.cli.analyze import cam, cka, complexity, erf, resolution, throughput
 
-COMMANDS = (erf.COMMAND, complexity.COMMAND, resolution.COMMAND, throughput.COMMAND)
+COMMANDS = tuple(module.COMMAND for module in (erf, cka, cam, resolution, throughput, complexity))
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `analyze`, with a command for each analysis, to the commands of a parser."""
-    text = 'look at models: receptive fields, similarity of layers, class activations'
+    text = 'look at models: receptive fields, layers, activations, accuracy over sizes, speed, multiply-adds'
     parser = commands.add_parser('analyze', help=text, description=f'{text[0].upper()}{text[1:]}.', allow_abbrev=False)
     analyses = parser.add_subparsers(title='analyses', metavar='ANALYSIS', required=True)
     for command in COMMANDS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import mmsparx.datasets  # noqa: F401  (registers the transform that reads images)
-from mmsparx.cli.models import NamedModel
+from mmsparx.cli.named_model import NamedModel
 from mmsparx.cli.progress import shown
 
 # Crop ratios that recipes name. Sides are rounded down, so that a pipeline has a little more.

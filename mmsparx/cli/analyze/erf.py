@@ -11,7 +11,7 @@ from mmsparx.cli.running import Command
 if TYPE_CHECKING:  # the command has to start where torch is broken
     from mmsparx.analysis.erf import ReceptiveField
     from mmsparx.cli.images import Images
-    from mmsparx.cli.models import NamedModel
+    from mmsparx.cli.named_model import NamedModel
 
 DESCRIPTION = """\
 Measure effective receptive fields, as in Fig. 4 of the paper: how strongly each pixel acts on the unit at the centre of
@@ -96,7 +96,7 @@ def report(models: 'list[NamedModel]', fields: 'dict[str, dict[int, ReceptiveFie
         notes.append(f'{model.label}: {model.weights}, {len(images.paths)} images of {height}x{width}.')
         for stage, field in fields[model.label].items():
             squares = [centred_square(field.map, share) for share in SHARES]
-            cells = ['-' if square is None else f'{square[0]} ({square[1]:.1%})' for square in squares]
+            cells = ['-' if square is None else f'{square[0]} ({square[1]:.2%})' for square in squares]
             rows.append((model.label, stage, f'{field.grid[0]}x{field.grid[1]}', *cells))
             notes += (f'{model.label}, stage {stage}: {problem}.' for problem in _problems(field))
     if images.report:

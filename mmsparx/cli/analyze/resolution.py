@@ -14,7 +14,7 @@ from mmsparx.cli.running import Command
 
 if TYPE_CHECKING:  # the command has to start where torch is broken
     from mmsparx.cli.analyze.accuracy import Accuracies
-    from mmsparx.cli.models import NamedModel
+    from mmsparx.cli.named_model import NamedModel
 
 DESCRIPTION = """\
 Measure accuracy over input sizes with the same weights, as Table 15 of the paper does, beside GFLOPs and parameters.

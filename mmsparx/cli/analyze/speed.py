@@ -10,7 +10,7 @@ from torch import Tensor
 from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
 from mmsparx.analysis.saved import saved_bytes
 from mmsparx.analysis.timing import Protocol, Timing, clock_of, interleave, peak_memory, reason_of
-from mmsparx.cli.models import NamedModel
+from mmsparx.cli.named_model import NamedModel
 
 
 @dataclass(frozen=True)
