@@ -152,7 +152,7 @@ def test_help_needs_neither_torch_nor_mmengine(monkeypatch, capsys):
         with pytest.raises(SystemExit) as error:
             parser.parse_args(['analyze', command.name, '--help'])
         assert error.value.code == 0
-        assert '--model NAME' in capsys.readouterr().out
+        assert f'usage: mmsparx analyze {command.name} ' in capsys.readouterr().out
 
 
 def test_without_matplotlib(erf, monkeypatch, capsys):

@@ -218,6 +218,6 @@ class TestMayDiffer:
         option = "--may-differ 'roi_head.mask_head.*'"
         with pytest.raises(RuntimeError, match=r'lacks roi_head\.mask_head \(\d+ tensors\)') as error:
             train(**load)
-        assert f'\n  or with tools/train.py: {option}\n' in str(error.value)
+        assert f'\n  or with mmsparx train: {option}\n' in str(error.value)
         work = train(*shlex.split(option), **load)
         assert (work / 'iter_2.pth').is_file()

@@ -162,7 +162,7 @@ class TestMessages:
         assert said.endswith("""\
 To fine-tune on other classes, let these layers keep their initial values:
   in the config: custom_hooks = [*_base_.custom_hooks, dict(type='mmsparx.StrictLoadHook', may_differ=['head.fc.*'])]
-  or with tools/train.py: --may-differ 'head.fc.*'
+  or with mmsparx train: --may-differ 'head.fc.*'
   or with any tool: --cfg-options 'custom_hooks.1.may_differ=[head.fc.*]'
 Nothing was loaded.""")
 
