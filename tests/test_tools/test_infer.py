@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
+from mmsparx.__main__ import main
 from mmsparx.engine import inference
 
 
@@ -274,6 +275,38 @@ def test_no_two_results_have_one_name(shown, tmp_path):
     for name, value in values.items():
         result = json.loads((tmp_path / f'found/predictions/{stems[name]}.json').read_text())
         assert result == {'mean': pytest.approx(value, abs=2)}
+
+
+class TestCtrlC:
+    """While a network looks at the second image."""
+
+    @pytest.fixture
+    def interrupted(self, monkeypatch, tmp_path):
+        seen = []
+
+        def network(image):
+            seen.append(image)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            return image, {}
+
+        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        return lambda source: main(['infer', str(source), 'config', 'checkpoint', '--out-dir', str(tmp_path / 'found')])
+
+    def test_a_folder_ends_with_what_is_done(self, interrupted, tmp_path, capsys):
+        for name in 'ab':
+            grey(tmp_path / 'given' / f'{name}.png', 50)
+        assert interrupted(tmp_path / 'given') == 130
+        said = capsys.readouterr()
+        assert f'1 pictures done, results in {tmp_path}/found' in said.out
+        assert said.err == 'interrupted\n'
+        assert files(tmp_path / 'found') == {'pictures/a.png', 'predictions/a.json'}
+
+    def test_a_camera_ends_in_no_other_way(self, interrupted, monkeypatch, capsys):
+        frames = ((f'{i}.jpg', np.zeros((8, 8, 3), np.uint8)) for i in range(5))
+        monkeypatch.setattr(inference, 'open_source', lambda source: inference.Source(frames, None))
+        assert interrupted('0') == 0
+        assert '1 pictures done' in capsys.readouterr().out
 
 
 def test_a_folder_of_results_that_cannot_be_written_to(shown, tmp_path):
