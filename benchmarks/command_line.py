@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import plot
 from benchmarks.report import Comparison, Report, environment, hardware_name
-from benchmarks.timing import Protocol, Timing
+from mmsparx.analysis.timing import Protocol, Timing
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:

@@ -27,8 +27,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from benchmarks import command_line
 from benchmarks.report import ROOT, Comparison, Report, markdown
-from benchmarks.timing import Timing
 from mmsparx.analysis import Complexity, complexity
+from mmsparx.analysis.timing import Timing
 from mmsparx.models import SparXMamba, StagePlan
 
 CONFIGS = ROOT / 'configs' / 'classification'

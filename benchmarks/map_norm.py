@@ -18,7 +18,7 @@ from torch.nn.functional import group_norm
 from benchmarks import command_line
 from benchmarks.report import Comparison, Report, markdown
 from benchmarks.scans import DTYPES, PASSES, relative_error
-from benchmarks.timing import Copying, Protocol, clock_of, interleave, peak_memory
+from mmsparx.analysis.timing import Copying, Protocol, clock_of, interleave, peak_memory
 
 EPS = 1e-5
 COPY = 'copy'

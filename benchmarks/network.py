@@ -7,7 +7,6 @@ networks, whose weights are random.
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import timm
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks import command_line, mamba
 from benchmarks.report import Comparison, Report, markdown
-from benchmarks.timing import Protocol, clock_of, interleave, peak_memory
+from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
+from mmsparx.analysis.timing import Protocol, clock_of, interleave, peak_memory
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.ops.selective_scan.backends import check_name
 
@@ -24,13 +24,6 @@ SIZES = ('tiny', 'small', 'base')
 FAMILIES = ('SparX-Mamba', 'Swin', 'ConvNeXt')
 BASELINE = 'Swin'
 MODES = ('inference', 'training')
-# By --precision: the type of autocast, and whether float32 products may be taken in TF32.
-PRECISIONS = {
-    'fp32': (None, False),
-    'tf32': (None, True),
-    'bf16': (torch.bfloat16, False),
-    'fp16': (torch.float16, False),
-}
 COMPILED = ' compiled'
 
 
@@ -83,20 +76,6 @@ def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None
 
 def _autocast(pictures: Tensor, dtype: torch.dtype | None):
     return torch.autocast(pictures.device.type, dtype, enabled=dtype is not None)
-
-
-@contextmanager
-def products_in_tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 convolutions and products on a GPU may be taken in TF32; torch allows convolutions."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [setting.allow_tf32 for setting in settings]
-    for setting in settings:
-        setting.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.allow_tf32 = value
 
 
 def compare(

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import command_line, network
 from benchmarks.report import environment, hardware_name, markdown
-from benchmarks.timing import clock_of
+from mmsparx.analysis.timing import clock_of
 from mmsparx.models import SparXMamba
 
 CALLS = 3  # that are profiled, after as many that are not

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import mmsparx
-from benchmarks.timing import Timing
+from mmsparx.analysis.timing import Timing
 from mmsparx.ops import available_backends
 from mmsparx.ops.selective_scan import backends, native
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.report import Comparison, Report, markdown, short
-from benchmarks.timing import Timing
+from mmsparx.analysis.timing import Timing
 
 PLAIN = '-plain'  # of a contender that scans maps by its plain scan, after the name of the one that it is compared to
 

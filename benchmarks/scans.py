@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import command_line, scan_tables
 from benchmarks.report import Comparison
-from benchmarks.timing import (
+from mmsparx.analysis.timing import (
     Copying,
     Protocol,
     Timing,

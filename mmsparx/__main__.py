@@ -1,25 +1,20 @@
 """The commands of `mmsparx`, or `python -m mmsparx`."""
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 # What is imported here must start where torch is broken or missing: a command imports what it needs
 # when it runs.
-from mmsparx import doctor
-from mmsparx.annotations import commands as annotations
-from mmsparx.zoo import commands as zoo
+from mmsparx.cli.parser import make_parser
+from mmsparx.cli.running import finish
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m mmsparx', allow_abbrev=False)
-    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    doctor.add_command(commands)
-    zoo.add_commands(commands)
-    annotations.add_commands(commands)
-    args = parser.parse_args(argv)
-    return args.run(args)
+    as_module = os.path.basename(sys.argv[0]) == '__main__.py'
+    parser = make_parser('python -m mmsparx' if as_module else 'mmsparx')
+    return finish(parser.parse_args(argv))
 
 
 if __name__ == '__main__':

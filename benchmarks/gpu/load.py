@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import command_line, sanitize
 from benchmarks.report import ROOT
-from benchmarks.timing import Copying, clock_of
+from mmsparx.analysis.timing import Copying, clock_of
 from mmsparx.ops.selective_scan import native, triton_backend
 
 BUILT = '--built'  # given to the process that looks at what was built

@@ -8,7 +8,8 @@ half of its total. Models on the meta device are counted without computing anyth
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -26,10 +27,12 @@ class Complexity:
     Attributes:
         params: Number of parameters of the model.
         macs_by_op: Multiply-adds by operator; the scans' gates are one of them.
+        macs_by_part: Multiply-adds of the parts that were asked for, by their names; parts may lie in each other.
     """
 
     params: int
     macs_by_op: dict[str, int] = field(default_factory=dict)
+    macs_by_part: dict[str, int] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -42,7 +45,13 @@ class Complexity:
         return '\n'.join(lines + [f'  {macs / 1e9:10.3f} G  {name}' for name, macs in rows])
 
 
-def complexity(model: nn.Module, *inputs: Tensor, forward: Callable | None = None, norms: bool = False) -> Complexity:
+def complexity(
+    model: nn.Module,
+    *inputs: Tensor,
+    forward: Callable | None = None,
+    norms: bool = False,
+    parts: Mapping[str, nn.Module] | None = None,
+) -> Complexity:
     """Count one forward pass.
 
     Args:
@@ -52,15 +61,43 @@ def complexity(model: nn.Module, *inputs: Tensor, forward: Callable | None = Non
         norms: Whether to count as fvcore does, too: 5 per element of an affine LayerNorm or GroupNorm (4 of one that is
             not), 2 per element of an affine BatchNorm (1), and the skip connection of the scan of a map, L D, once for
             each of its four directions.
+        parts: Modules of the model, by names of their own, that are counted apart as well.
     """
     formulas = _norm_formulas() if norms else {}
-    with _Gates() as gates, FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
+    by_part = dict.fromkeys(parts or (), 0)
+    with (
+        _Gates() as gates,
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+        torch.no_grad(),
+        _counted_apart(parts or {}, by_part, lambda: counter.get_total_flops() // 2 + gates.macs),
+    ):
         (forward or model)(*inputs)
     counts = counter.get_flop_counts().get('Global', {})  # which has no entry where nothing counts
     macs = {str(op): flops // 2 for op, flops in counts.items()}
     if gates.macs:
         macs['mmsparx.selective_scan_gate'] = gates.macs
-    return Complexity(params=sum(parameter.numel() for parameter in model.parameters()), macs_by_op=macs)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return Complexity(params=params, macs_by_op=macs, macs_by_part=by_part)
+
+
+@contextmanager
+def _counted_apart(parts: Mapping[str, nn.Module], counts: dict[str, int], total: Callable[[], int]) -> Iterator[None]:
+    """Within it, what `total` grows by in the calls of a part is added to its count."""
+    hooks = []
+    for name, part in parts.items():
+
+        def before(module: nn.Module, args: tuple, name: str = name) -> None:
+            counts[name] -= total()
+
+        def after(module: nn.Module, args: tuple, output: object, name: str = name) -> None:
+            counts[name] += total()
+
+        hooks += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Gates(TorchDispatchMode):
@@ -123,7 +160,12 @@ def _norm_formulas() -> dict:
 
 
 def two_stage_complexity(
-    detector: nn.Module, height: int, width: int, proposals: int = 1000, norms: bool = False
+    detector: nn.Module,
+    height: int,
+    width: int,
+    proposals: int = 1000,
+    norms: bool = False,
+    parts: Mapping[str, nn.Module] | None = None,
 ) -> Complexity:
     """Count a two-stage detector of mmdet as its papers do, whatever its weights propose.
 
@@ -134,7 +176,7 @@ def two_stage_complexity(
         detector: Detector of mmdet's class `TwoStageDetector` on the meta device.
         height, width: Size of the image in pixels.
         proposals: Number of regions that reach the box head.
-        norms: Whether norms count, see `complexity`.
+        norms, parts: See `complexity`.
 
     Raises:
         ValueError: The model is on another device.
@@ -151,7 +193,7 @@ def two_stage_complexity(
             roi_head.mask_head(_regions(roi_head.mask_roi_extractor, min(100, proposals)))
 
     image = torch.empty(1, 3, height, width, device='meta')
-    return complexity(detector.eval(), image, forward=forward, norms=norms)
+    return complexity(detector.eval(), image, forward=forward, norms=norms, parts=parts)
 
 
 def _regions(extractor: nn.Module, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Options and checks that the training and the test tool share, for any task.
+"""What training and testing share, for any task: the config of a run, its checks, and its runner.
 
 The runner, its hooks and its loops are mmengine's, and what a config says is done. What is added:
 weights-only loading on every torch, weights that match or an error, checkpoints that are whole at every
@@ -23,7 +23,7 @@ from mmsparx.engine.common import is_of_kind, named_dicts, type_name
 from mmsparx.engine.hooks.strict_load import STRICT_LOAD
 from mmsparx.engine.hooks.unused_outputs import UNUSED_OUTPUTS
 from mmsparx.engine.layer_decay import check_layer_decay
-from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments
+from mmsparx.engine.options import apply_options, check_arguments
 from mmsparx.engine.processes import prepare_processes
 from mmsparx.engine.run_hooks import merge_hooks
 from mmsparx.ops.selective_scan.backends import explain
@@ -32,16 +32,17 @@ from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add config, work directory, overrides and launcher."""
-    parser.add_argument(
-        'config', help='config file, or the name of a shipped config (`python -m mmsparx configs` lists them)'
-    )
-    parser.add_argument('--work-dir', help="folder of logs and checkpoints (default: work_dirs/<config's name>)")
-    add_option_arguments(parser)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    # torch.distributed.launch passes it, in either spelling; torchrun sets the variable instead.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+def read_config(path: Path) -> Config:
+    """A config file.
+
+    Raises:
+        ValueError: It, or one of its bases, is not Python.
+    """
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        line = f' in line {error.lineno}, {error.text.strip()!r}' if error.text else ''
+        raise ValueError(f'{path}, or a base of it, is not Python: {error.msg}{line}. Correct the config') from error
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -53,7 +54,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     path = resolve_config(args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = args.launcher
     apply_options(cfg, args.cfg_options, args.allow_new_keys)
     if args.work_dir is not None:

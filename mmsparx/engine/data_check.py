@@ -4,7 +4,6 @@ Paths are checked wherever they are on this machine. What is in the files is che
 annotations in COCO's format, of mmdet's `CocoDataset` and `CocoMetric`, and mmpretrain's folders of classes.
 """
 
-import argparse
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -36,17 +35,6 @@ _OTHER_IMAGES = Kind(
 OPTION = '--annotation-faults'
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what becomes of faults in annotations."""
-    parser.add_argument(
-        OPTION,
-        choices=['error', 'warn', 'ignore'],
-        default='error',
-        help='faults in annotations, which are checked first: end the run (default), go on with a warning, or do not '
-        'check',
-    )
-
-
 def check_data(cfg: Config, loaders: tuple[str, ...], faults: str = 'error') -> None:
     """Fail before a model is built where data is missing, or annotations would crash the run or corrupt its result.
 
@@ -56,7 +44,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...], faults: str = 'error') -> 
     Args:
         cfg: Config of a run.
         loaders: Those of `train_dataloader`, `val_dataloader` and `test_dataloader` that will run.
-        faults: What to do about faults in annotations, see `add_data_arguments`.
+        faults: What to do about faults in annotations: 'error' ends the run, 'warn' goes on, 'ignore' does not look.
 
     Raises:
         FileNotFoundError: A path is missing; the message has the setting that holds it.

@@ -1,6 +1,5 @@
 """`--cfg-options`: values as they are typed, and keys that mean something."""
 
-import argparse
 import difflib
 import inspect
 import re
@@ -25,49 +24,6 @@ from mmsparx.engine.arguments import accepted_arguments, find_classes
 from mmsparx.engine.common import named_dicts, type_name
 from mmsparx.engine.layer_decay import LayerDecayOptimWrapperConstructor
 from mmsparx.engine.run_hooks import WITHOUT
-
-
-def add_option_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--cfg-options` and `--allow-new-keys`; `apply_options` takes what they give."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override settings of the config, as in optim_wrapper.optimizer.lr=5e-5 key=[a,b] "key=a path"',
-    )
-    parser.add_argument(
-        '--allow-new-keys',
-        action='store_true',
-        help='let --cfg-options set keys that neither the config nor the class that it names has',
-    )
-
-
-class OptionsAction(DictAction):
-    """mmengine's `DictAction`, which keeps the blanks in values and says which argument is no KEY=VALUE."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[str],
-        option_string: str | None = None,
-    ) -> None:
-        options = dict(getattr(namespace, self.dest) or {})
-        for argument in values:
-            key, equals, value = argument.partition('=')
-            if not equals or not all(key.split('.')):
-                raise argparse.ArgumentError(
-                    self,
-                    f'expected KEY=VALUE, got {argument!r}. Put quotes around values with blanks, and other arguments '
-                    f'before {option_string}',
-                )
-            try:
-                options[key] = parse_value(value)
-            except AssertionError as error:  # mmengine's, of brackets
-                raise argparse.ArgumentError(self, f'{argument!r}: {error}') from error
-        setattr(namespace, self.dest, options)
 
 
 def parse_value(text: str) -> Any:

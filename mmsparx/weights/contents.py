@@ -18,7 +18,7 @@ WRAPPERS = ('_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
 _COUNTERS = ('steps', 'n_averaged')
 _HELP = (
     'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False of timm.create_model, '
-    '--no-pretrained of tools/train.py, or no call of load_pretrained.'
+    '--no-pretrained of mmsparx train, or no call of load_pretrained.'
 )
 
 

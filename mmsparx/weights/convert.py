@@ -1,27 +1,15 @@
-"""Files of weights for other code, other people and other formats; see tools/model_converters."""
+"""Files of weights for other code, other people and other formats, as `mmsparx convert` and `publish` write them."""
 
-import argparse
 import hashlib
 import os
 from pathlib import Path
 from urllib.parse import urlparse
 
 from mmsparx.weights.atomic import AtomicBackend
-from mmsparx.weights.contents import COPIES, Weights, encode_weights, read_weights
+from mmsparx.weights.contents import Weights, encode_weights, read_weights
 from mmsparx.weights.files import NAMED_HASH, is_json
 from mmsparx.weights.names import convert_names, convert_value, find_backbones
 from mmsparx.weights.report import shorten
-
-
-def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the commands of this module share: which copy to take, and whether to write over files."""
-    parser.add_argument(
-        '--weights',
-        choices=COPIES,
-        default='auto',
-        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
-    )
-    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
 
 
 def convert(

@@ -1,7 +1,7 @@
 """The shipped configs: which there are, what the paper reports for them, and flattened copies of them.
 
-`python -m mmsparx configs` and `python -m mmsparx export-config` are its commands. Importing it needs the
-standard library alone; reading a config or a metafile needs mmengine.
+`mmsparx configs` and `mmsparx export-config` are its commands. Importing it needs the standard library alone; reading a
+config or a metafile needs mmengine.
 """
 
 from mmsparx.zoo.figures import PaperFigure, paper_figures

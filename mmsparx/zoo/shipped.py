@@ -75,7 +75,7 @@ def find_config(name: str | Path) -> Path:
             return config.path
     nearest = difflib.get_close_matches(Path(wanted).name, [config.name for config in configs])
     hint = f'nearest: {", ".join(nearest)}; ' if nearest else ''
-    raise ValueError(f"no config {str(name)!r} in mmsparx; {hint}'python -m mmsparx configs' lists all")
+    raise ValueError(f"no config {str(name)!r} in mmsparx; {hint}'mmsparx configs' lists all")
 
 
 def resolve_config(given: str | Path) -> Path:
@@ -107,7 +107,7 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
         The file that was written.
 
     Raises:
-        ValueError: an unknown name, or a target that is no .py file.
+        ValueError: an unknown name, or a target that is no .py file or the shipped config itself.
         FileExistsError: the file is there, and `force` was not given.
     """
     source = find_config(name)
@@ -118,6 +118,8 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
         raise ValueError(f'expected a folder or the name of a .py file to write to, got {str(target)!r}')
     if target.exists() and not force:
         raise FileExistsError(f'{target} is there already; name another file, or write over it with --force')
+    if target.exists() and target.samefile(source):
+        raise ValueError(f'{target} is the shipped config, and is not written over; name another file')
     from mmengine.config import Config
 
     text = Config.fromfile(source, import_custom_modules=False).pretty_text

@@ -11,7 +11,7 @@ from mmpretrain.visualization import UniversalVisualizer
 
 from helpers import SMALL_ARCH
 from helpers.configs import CONFIGS
-from helpers.tools import ROOT
+from helpers.tools import run_command
 
 CLASSIFICATION = CONFIGS / 'classification'
 COLOURS = {'blue': (250, 60, 40), 'green': (40, 250, 60), 'red': (60, 40, 250)}
@@ -54,15 +54,20 @@ log_level = 'ERROR'
     return config
 
 
-def run_tool(monkeypatch, name: str, *arguments) -> None:
-    """Run a script of tools/ in this process."""
-    run_script(monkeypatch, ROOT / 'tools' / f'{name}.py', *arguments)
+def run_tool(name: str, *arguments) -> None:
+    """Run a command in this process."""
+    forget_runs()
+    run_command(name, *arguments)
 
 
 def run_script(monkeypatch, script: Path, *arguments) -> None:
     """Run a script in this process."""
-    # mmengine keeps these by name for the life of a process; a run would write to the one before.
-    for kept in (UniversalVisualizer, MessageHub, MMLogger):
-        kept._instance_dict.clear()
+    forget_runs()
     monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
     runpy.run_path(str(script), run_name='__main__')
+
+
+def forget_runs() -> None:
+    """Forget what mmengine keeps by name for the life of a process; a run would write to the one before."""
+    for kept in (UniversalVisualizer, MessageHub, MMLogger):
+        kept._instance_dict.clear()

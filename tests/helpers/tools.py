@@ -1,5 +1,6 @@
-"""What runs the tools on tiny sets, for any task; a tiny COCO set, which needs mmdet."""
+"""What runs the commands on tiny sets, for any task; a tiny COCO set, which needs mmdet."""
 
+import argparse
 import importlib.util
 import json
 from pathlib import Path
@@ -7,8 +8,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmsparx.cli.parser import make_parser
+
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/detection/mask_rcnn_sparx_mini_overfit.py')
+
+
+def parse(command: str, *arguments: object) -> argparse.Namespace:
+    """The parsed arguments of a command of `mmsparx`."""
+    return make_parser().parse_args([command, *map(str, arguments)])
+
+
+def run_command(command: str, *arguments: object) -> int | None:
+    """Run a command of `mmsparx` in this process; its errors are raised, and not turned into sentences."""
+    args = parse(command, *arguments)
+    return args.run(args)
 
 
 def load_tool(name: str):

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks import command_line, cross_selective_scan, network, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report, markdown, short
-from benchmarks.timing import Protocol, Timing
+from mmsparx.analysis.timing import Protocol, Timing
 from mmsparx.models import SparXClassifier, SparXMamba
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ pytest.importorskip('timm')
 from benchmarks import network, peers, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report
 from benchmarks.scan_tables import copy_speed
-from benchmarks.timing import Copying, Protocol, Timing
+from mmsparx.analysis.timing import Copying, Protocol, Timing
 from mmsparx.ops.selective_scan import backends, native
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import command_line, learning, report
 from benchmarks.learning import TASKS, VARIANTS
 from benchmarks.report import Comparison, Report
-from benchmarks.timing import Timing
+from mmsparx.analysis.timing import Timing
 from mmsparx.models import SparXMamba, StagePlan
 
 ROOT = Path(__file__).parents[2]

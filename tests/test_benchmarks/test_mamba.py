@@ -9,7 +9,7 @@ from helpers import naive_scan, relative_error
 
 pytest.importorskip('mmengine')
 from benchmarks import cross_selective_scan, mamba, scans, selective_scan
-from benchmarks.timing import Protocol
+from mmsparx.analysis.timing import Protocol
 from mmsparx.layers.mixers import SS2D
 from mmsparx.ops import selective_scan as scan
 from mmsparx.ops.selective_scan import backends, reference

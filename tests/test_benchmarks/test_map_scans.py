@@ -12,7 +12,7 @@ pytest.importorskip('timm')
 from benchmarks import command_line, cross_selective_scan, mamba, report, scans
 from benchmarks.cross_selective_scan import CROSS_SCAN, contenders, make_inputs, plain_backends, stage_shape
 from benchmarks.report import Comparison, Report
-from benchmarks.timing import Protocol, Timing
+from mmsparx.analysis.timing import Protocol, Timing
 from mmsparx.layers.mixers import ss2d
 from mmsparx.models import SparXMamba
 from mmsparx.ops import cross_merge, cross_scan

@@ -160,7 +160,8 @@ def test_gpus():
 
 
 @pytest.mark.parametrize('arguments', [[], ['doctors'], ['doctor', '--yaml']])
-def test_bad_arguments(arguments, capsys):
+def test_bad_arguments(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['a/mmsparx/__main__.py'])
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2

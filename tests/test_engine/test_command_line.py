@@ -10,14 +10,15 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
 import mmsparx
+from mmsparx.cli.arguments import add_run_arguments
 from mmsparx.engine import command_line
-from mmsparx.engine.command_line import add_common_arguments, empty_data_explained, harden, load_config
+from mmsparx.engine.command_line import empty_data_explained, harden, load_config
 from mmsparx.engine.hooks import StrictLoadHook, UnusedOutputsHook
 
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
+    add_run_arguments(parser)
     return parser.parse_args(list(arguments))
 
 

@@ -5,7 +5,8 @@ import argparse
 import pytest
 from mmengine.config import Config
 
-from mmsparx.engine.options import add_option_arguments, apply_options, check_arguments, parse_value
+from mmsparx.cli.arguments import add_option_arguments
+from mmsparx.engine.options import apply_options, check_arguments, parse_value
 from mmsparx.zoo import list_configs
 
 

@@ -3,10 +3,10 @@
 import argparse
 
 import pytest
-from helpers.tools import load_tool
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
+from mmsparx.engine import training
 from mmsparx.engine.pretrained import drop_pretrained
 
 WEIGHTS = dict(type='Pretrained', checkpoint='weights.pth')
@@ -70,10 +70,10 @@ def test_other_initial_values_stay():
     ],
 )
 def test_the_option_says_what_it_does(model, said, monkeypatch):
-    train, logged = load_tool('train'), []
-    monkeypatch.setattr(train, 'print_log', lambda message, **_: logged.append(message))
+    logged = []
+    monkeypatch.setattr(training, 'print_log', lambda message, **_: logged.append(message))
     cfg = Config(dict(model=model, no_pretrained_weights='none are published'))
     options = dict(amp=False, auto_scale_lr=False, may_differ=None, no_pretrained=True, resume=None)
-    train.apply_training_options(cfg, argparse.Namespace(**options))
-    train.log_initial_weights(cfg)
+    training.apply_training_options(cfg, argparse.Namespace(**options))
+    training.log_initial_weights(cfg)
     assert logged == [f'--no-pretrained: {said}']

@@ -1,6 +1,5 @@
-"""Fixtures that run the tools as a user would."""
+"""Fixtures that run the commands as a user would."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,9 @@ def of_kind(cls: type) -> list[type]:
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """Run a tool's main() in this process: `tool('train', config, '--work-dir', ...)`."""
-    from helpers.tools import load_tool
+def tool():
+    """Run a command in this process: `tool('train', config, '--work-dir', ...)`."""
+    from helpers.tools import run_command
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.visualization import Visualizer
 
@@ -33,8 +32,7 @@ def tool(monkeypatch):
         # mmengine keeps these by name for the life of a process; a run would write to the one before.
         for kept in (MessageHub, MMLogger, *of_kind(Visualizer)):
             kept._instance_dict.clear()
-        monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, arguments)])
-        return load_tool(name).main()
+        return run_command(name, *arguments)
 
     return run
 

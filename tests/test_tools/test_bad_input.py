@@ -18,7 +18,7 @@ def edit_annotations(coco, change, split='train2017'):
 
 
 def test_missing_config(train):
-    with pytest.raises(ValueError, match=r"no config file 'nothing\.py' in .*'python -m mmsparx configs' lists all"):
+    with pytest.raises(ValueError, match=r"no config file 'nothing\.py' in .*'mmsparx configs' lists all"):
         train(config='nothing.py')
 
 

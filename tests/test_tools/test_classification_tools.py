@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 pytest.importorskip('mmpretrain', reason='the classification tools need mmpretrain')
 from helpers import randomise
 from helpers.classification import CLASSIFICATION, run_script, run_tool, write_config, write_folders
-from helpers.tools import read_drawn, scalars
+from helpers.tools import load_tool, read_drawn, scalars
 from helpers.weights import assert_loaded, build_classifier
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
@@ -30,9 +31,9 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch):
+def tool():
     """`tool('train', config, ...)`"""
-    return lambda *arguments: run_tool(monkeypatch, *arguments)
+    return run_tool
 
 
 def build_runner(config, work_dir, **options):
@@ -148,19 +149,31 @@ def test_a_missing_class_is_noticed(tool, data, tmp_path):
         tool('train', config, '--work-dir', tmp_path / 'work')
 
 
-def test_digits(tool, tmp_path, capsys):
+@pytest.fixture
+def converter(monkeypatch):
+    """Runs tools/dataset_converters/digits.py."""
+    script = load_tool('dataset_converters/digits')
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['digits.py', *map(str, arguments)])
+        script.main()
+
+    return run
+
+
+def test_digits(tool, converter, tmp_path, capsys):
     pytest.importorskip('sklearn', reason='the digits are those of scikit-learn')
     digits = tmp_path / 'digits'
-    tool('dataset_converters/digits', digits)
+    converter(digits)
     counts = {split: len(list((digits / split).glob('*/*.png'))) for split in ('train', 'val')}
     assert counts == {'train': 1437, 'val': 360}
     first = digits / 'val/0/0000.png'
     first.write_text('an image of the user')
     with pytest.raises(SystemExit):
-        tool('dataset_converters/digits', digits)
+        converter(digits)
     assert first.read_text() == 'an image of the user'
     assert f'{digits} is not empty; name another folder' in capsys.readouterr().err
-    tool('dataset_converters/digits', digits, '--force')
+    converter(digits, '--force')
     assert first.read_bytes().startswith(b'\x89PNG')
     iters = 45
     options = {

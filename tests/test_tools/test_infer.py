@@ -1,8 +1,6 @@
-"""demo/infer.py on a folder, a picture and a video: results, what is passed over, and what is refused."""
+"""`mmsparx infer` on a folder, a picture and a video: results, what is passed over, and what is refused."""
 
-import importlib.util
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -11,23 +9,18 @@ import torch
 
 pytest.importorskip('mmdet', reason='a detector is what is shown')
 from helpers import randomise
-from helpers.tools import CONFIG, ROOT
+from helpers.tools import CONFIG, ROOT, run_command
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 
-spec = importlib.util.spec_from_file_location('infer', ROOT / 'demo/infer.py')
-infer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(infer)
+from mmsparx.__main__ import main
+from mmsparx.engine import inference
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments), '--out-dir', str(tmp_path / 'found')])
-        return infer.main()
-
-    return run
+def run(tmp_path):
+    return lambda *arguments: run_command('infer', *arguments, '--out-dir', tmp_path / 'found')
 
 
 def picture(path, height=48, width=80):
@@ -139,13 +132,13 @@ def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monk
     """Of a network that has seen nothing, whose boxes overlap."""
     config, checkpoint, _ = make('detection/mask_rcnn_sparx_shapes.py', ('circle', 'triangle', 'square', 'star'))
     shown = []
-    visualize = infer.without_doubles
+    visualize = inference.without_doubles
 
     def watched(*arguments):
         shown.append(len(visualize(*arguments).pred_instances))
         return visualize(*arguments)
 
-    monkeypatch.setattr(infer, 'without_doubles', watched)
+    monkeypatch.setattr(inference, 'without_doubles', watched)
     found, network = tmp_path / 'found', (config, checkpoint, '--device', 'cpu', '--score-thr', 0)
     results = {}
     for overlap in (0.1, 1):
@@ -214,9 +207,8 @@ def shown(monkeypatch):
         return np.zeros_like(image), {'mean': image.mean(), 'label_map': np.full(image.shape[:2], 7, np.uint8)}
 
     def run(*arguments):
-        monkeypatch.setattr(infer, 'load_network', lambda args: network)
-        monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
-        return infer.main()
+        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        return run_command('infer', *arguments)
 
     return run
 
@@ -283,6 +275,38 @@ def test_no_two_results_have_one_name(shown, tmp_path):
     for name, value in values.items():
         result = json.loads((tmp_path / f'found/predictions/{stems[name]}.json').read_text())
         assert result == {'mean': pytest.approx(value, abs=2)}
+
+
+class TestCtrlC:
+    """While a network looks at the second image."""
+
+    @pytest.fixture
+    def interrupted(self, monkeypatch, tmp_path):
+        seen = []
+
+        def network(image):
+            seen.append(image)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            return image, {}
+
+        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        return lambda source: main(['infer', str(source), 'config', 'checkpoint', '--out-dir', str(tmp_path / 'found')])
+
+    def test_a_folder_ends_with_what_is_done(self, interrupted, tmp_path, capsys):
+        for name in 'ab':
+            grey(tmp_path / 'given' / f'{name}.png', 50)
+        assert interrupted(tmp_path / 'given') == 130
+        said = capsys.readouterr()
+        assert f'1 pictures done, results in {tmp_path}/found' in said.out
+        assert said.err == 'interrupted\n'
+        assert files(tmp_path / 'found') == {'pictures/a.png', 'predictions/a.json'}
+
+    def test_a_camera_ends_in_no_other_way(self, interrupted, monkeypatch, capsys):
+        frames = ((f'{i}.jpg', np.zeros((8, 8, 3), np.uint8)) for i in range(5))
+        monkeypatch.setattr(inference, 'open_source', lambda source: inference.Source(frames, None))
+        assert interrupted('0') == 0
+        assert '1 pictures done' in capsys.readouterr().out
 
 
 def test_a_folder_of_results_that_cannot_be_written_to(shown, tmp_path):

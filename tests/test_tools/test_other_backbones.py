@@ -1,6 +1,5 @@
-"""SparX-Swin and VMamba as backbones of a detector and of a segmenter, trained as tools/train.py trains."""
+"""SparX-Swin and VMamba as backbones of a detector and of a segmenter, trained as `mmsparx train` trains."""
 
-import sys
 from collections import defaultdict
 
 import pytest
@@ -9,7 +8,10 @@ import torch
 pytest.importorskip('mmdet', reason='the detector needs mmdet')
 pytest.importorskip('mmseg', reason='the segmenter needs mmseg')
 from helpers.segmentation import config, write_ade
-from helpers.tools import CONFIG, load_tool, overrides, write_coco
+from helpers.tools import CONFIG, overrides, parse, write_coco
+
+from mmsparx.engine.command_line import build_runner, load_config
+from mmsparx.engine.training import apply_training_options
 
 BACKBONES = {
     'SparX-Swin': {'model.backbone.type': 'mmsparx.SparXSwin'},
@@ -27,18 +29,16 @@ STEPS = 3
 
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('backbone', BACKBONES)
-def test_every_parameter_gets_a_gradient_in_every_step(backbone, task, tmp_path, monkeypatch):
-    train = load_tool('train')
+def test_every_parameter_gets_a_gradient_in_every_step(backbone, task, tmp_path):
     path, write_images = TASKS[task]
     write_images(tmp_path / 'data')
     options = overrides(tmp_path / 'data', STEPS, task)
     arguments = [path, '--no-pretrained', '--work-dir', str(tmp_path / 'work'), '--cfg-options', *options]
-    monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
-    args = train.parse_args()
-    cfg = train.load_config(args)
-    train.apply_training_options(cfg, args)
+    args = parse('train', *arguments)
+    cfg = load_config(args)
+    apply_training_options(cfg, args)
     cfg.merge_from_dict({**BACKBONES[backbone], 'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None})
-    runner = train.build_runner(cfg)
+    runner = build_runner(cfg)
     assert type(runner.model.backbone).__name__ == backbone.replace('-', '')
 
     gradients = defaultdict(list)

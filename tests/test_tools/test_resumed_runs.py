@@ -22,7 +22,7 @@ model = dict(
 """)
 
     def train(work, *resume):
-        run_tool(monkeypatch, 'train', config, '--no-pretrained', '--work-dir', work, *resume)
+        run_tool('train', config, '--no-pretrained', '--work-dir', work, *resume)
 
     assert_equal_runs(train, tmp_path, by)
 

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shlex
-import sys
 import weakref
 from pathlib import Path
 
@@ -16,13 +15,14 @@ pytest.importorskip('mmdet', reason='the fixtures of the tools need mmdet')
 pytest.importorskip('mmseg', reason='the segmentation tools need mmseg')
 from helpers import randomise
 from helpers.segmentation import KINDS, config, write_ade
-from helpers.tools import load_tool, overrides, read_drawn, scalars
+from helpers.tools import overrides, parse, read_drawn, scalars
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmseg.datasets import ADE20KDataset
 from mmseg.models import SegTTAModel
 
+from mmsparx.engine.command_line import load_config
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.weights import read_checkpoint
 
@@ -146,10 +146,8 @@ def test_the_views_of_a_picture_are_freed(tool, ade, checkpoint, tmp_path, monke
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_backbone_parameter_gets_a_gradient(kind, ade, monkeypatch):
-    train = load_tool('train')
-    monkeypatch.setattr(sys, 'argv', ['train.py', config(kind), '--cfg-options', *overrides(ade, task='segmentation')])
-    cfg = train.load_config(train.parse_args())
+def test_every_backbone_parameter_gets_a_gradient(kind, ade):
+    cfg = load_config(parse('train', config(kind), '--cfg-options', *overrides(ade, task='segmentation')))
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model).train()
     batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))

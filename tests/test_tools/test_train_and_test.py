@@ -3,17 +3,18 @@
 import json
 import pickle
 import shlex
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
-from helpers.tools import CONFIG, load_tool, overrides, read_drawn, scalars
+from helpers.tools import CONFIG, overrides, parse, read_drawn, run_command, scalars
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
+
+from mmsparx.engine import training
 
 # A test needs none.
 NO_TRAINING_DATA = {'train_dataloader.dataset.data_root': 'nowhere'}
@@ -61,10 +62,9 @@ def test_pictures_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch
 def test_every_backbone_parameter_gets_a_gradient(coco):
     from mmengine.runner import Runner
 
-    train = load_tool('train')
-    args = _parse(train, CONFIG, '--no-pretrained', '--work-dir', str(coco), '--cfg-options', *overrides(coco))
-    cfg = train.load_config(args)
-    train.apply_training_options(cfg, args)
+    args = parse('train', CONFIG, '--no-pretrained', '--work-dir', str(coco), '--cfg-options', *overrides(coco))
+    cfg = training.load_config(args)
+    training.apply_training_options(cfg, args)
     runner = Runner.from_cfg(cfg)
     model = runner.model.train()
     batch = model.data_preprocessor(next(iter(runner.build_dataloader(cfg.train_dataloader))), training=True)
@@ -82,12 +82,12 @@ class TestNoPublishedWeights:
         """`log(config, *options)`: what the training tool logs about initial weights, and the backbone's config."""
 
         def run(name, *options):
-            train, said = load_tool('train'), []
-            monkeypatch.setattr(train, 'print_log', lambda message, logger: said.append(message))
-            args = _parse(train, name, *options)
-            cfg = train.load_config(args)
-            train.apply_training_options(cfg, args)
-            train.log_initial_weights(cfg)
+            said = []
+            monkeypatch.setattr(training, 'print_log', lambda message, logger: said.append(message))
+            args = parse('train', name, *options)
+            cfg = training.load_config(args)
+            training.apply_training_options(cfg, args)
+            training.log_initial_weights(cfg)
             return said, cfg.model.backbone
 
         return run
@@ -120,12 +120,10 @@ class TestNoPublishedWeights:
             def train(self):
                 events.append('train')
 
-        train = load_tool('train')
-        monkeypatch.setattr(train, 'check_data', lambda *_: None)
-        monkeypatch.setattr(train, 'build_runner', lambda cfg: events.append('build') or Runner())
-        monkeypatch.setattr(train, 'print_log', lambda message, logger: events.append('log'))
-        monkeypatch.setattr(sys, 'argv', ['train.py', 'upernet_sparx_swin_t_160k', '--work-dir', str(tmp_path)])
-        train.main()
+        monkeypatch.setattr(training, 'check_data', lambda *_: None)
+        monkeypatch.setattr(training, 'build_runner', lambda cfg: events.append('build') or Runner())
+        monkeypatch.setattr(training, 'print_log', lambda message, logger: events.append('log'))
+        run_command('train', 'upernet_sparx_swin_t_160k', '--work-dir', tmp_path)
         assert events == ['build', 'log', 'train']
 
 
@@ -137,15 +135,14 @@ def test_amp_says_that_it_needs_an_accelerator(train):
 
 
 def test_auto_scale_lr(coco, tmp_path):
-    train = load_tool('train')
-    args = _parse(train, CONFIG, '--auto-scale-lr')
-    cfg = train.load_config(args)
-    train.apply_training_options(cfg, args)
+    args = parse('train', CONFIG, '--auto-scale-lr')
+    cfg = training.load_config(args)
+    training.apply_training_options(cfg, args)
     assert cfg.auto_scale_lr.enable
     assert cfg.auto_scale_lr.base_batch_size == 16
     cfg.pop('auto_scale_lr')
     with pytest.raises(ValueError, match='base_batch_size'):
-        train.apply_training_options(cfg, args)
+        training.apply_training_options(cfg, args)
 
 
 def test_a_loader_that_a_config_brings_is_secured(tool, coco, tmp_path, monkeypatch):
@@ -188,12 +185,11 @@ class TestMayDiffer:
     @pytest.fixture
     def apply(self):
         """The config with options of tools/train.py."""
-        train = load_tool('train')
 
         def apply(*options):
-            args = _parse(train, CONFIG, *options)
-            cfg = train.load_config(args)
-            train.apply_training_options(cfg, args)
+            args = parse('train', CONFIG, *options)
+            cfg = training.load_config(args)
+            training.apply_training_options(cfg, args)
             return cfg
 
         return apply
@@ -222,14 +218,6 @@ class TestMayDiffer:
         option = "--may-differ 'roi_head.mask_head.*'"
         with pytest.raises(RuntimeError, match=r'lacks roi_head\.mask_head \(\d+ tensors\)') as error:
             train(**load)
-        assert f'\n  or with tools/train.py: {option}\n' in str(error.value)
+        assert f'\n  or with mmsparx train: {option}\n' in str(error.value)
         work = train(*shlex.split(option), **load)
         assert (work / 'iter_2.pth').is_file()
-
-
-def _parse(tool, *arguments):
-    argv, sys.argv = sys.argv, ['tool', *map(str, arguments)]
-    try:
-        return tool.parse_args()
-    finally:
-        sys.argv = argv

@@ -49,7 +49,7 @@ def test_the_nearest_names_are_listed():
 
 @pytest.mark.parametrize('name', ['zzzzzz', 'rcnn_sparx_t_1x', 'segmentation/mask_rcnn_sparx_t_1x', ''])
 def test_an_unknown_name(name):
-    with pytest.raises(ValueError, match=r"no config '.*' in mmsparx; .*'python -m mmsparx configs' lists all"):
+    with pytest.raises(ValueError, match=r"no config '.*' in mmsparx; .*'mmsparx configs' lists all"):
         zoo.find_config(name)
 
 

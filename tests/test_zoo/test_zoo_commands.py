@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('mmengine', reason='configs and metafiles are read by mmengine')
 from mmsparx.__main__ import main
+from mmsparx.zoo import find_config
 
 
 def test_configs(capsys):
@@ -33,6 +34,14 @@ def test_export_config(tmp_path, capsys):
     assert main(command) == 1
     assert 'is there already' in capsys.readouterr().err
     assert main([*command, '--force']) == 0
+
+
+def test_a_shipped_config_is_not_written_over(capsys):
+    source = find_config('mask_rcnn_sparx_t_1x')
+    before = source.read_bytes()
+    assert main(['export-config', 'mask_rcnn_sparx_t_1x', str(source), '--force']) == 1
+    assert 'is the shipped config, and is not written over' in capsys.readouterr().err
+    assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize(

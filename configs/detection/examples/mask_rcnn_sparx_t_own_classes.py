@@ -2,7 +2,7 @@
 # settings before `model`. It runs as it is on a set that `python demo/make_shapes.py data/own` draws.
 #
 # It starts from ImageNet weights. To start from a detector of other classes, whose last layers are left out:
-#     tools/train.py CONFIG --no-pretrained --cfg-options load_from=FILE
+#     mmsparx train CONFIG --no-pretrained --cfg-options load_from=FILE
 _base_ = '../mask_rcnn_sparx_t_1x.py'
 
 data_root = 'data/own/'  # annotations/instances_{train,val}.json, train/, val/

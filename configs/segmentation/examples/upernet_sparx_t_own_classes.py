@@ -3,7 +3,7 @@
 # tools/dataset_converters/label_maps.py data/own/annotations/instances_SPLIT.json data/own/label_maps/SPLIT.
 #
 # It starts from ImageNet weights. To start from a segmenter of other classes, whose last layers are left out:
-#     tools/train.py CONFIG --no-pretrained --cfg-options load_from=FILE
+#     mmsparx train CONFIG --no-pretrained --cfg-options load_from=FILE
 _base_ = '../upernet_sparx_t_160k.py'
 
 data_root = 'data/own/'  # {train,val}/NAME.jpg, label_maps/{train,val}/NAME.png

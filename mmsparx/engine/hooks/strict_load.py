@@ -95,7 +95,7 @@ def _recipe(runner: Runner, patterns: Sequence[str]) -> str:
     hook = f"dict(type='mmsparx.StrictLoadHook', may_differ={list(patterns)})"
     ways = [
         f'in the config: custom_hooks = [*_base_.custom_hooks, {hook}]',
-        f'or with tools/train.py: --may-differ {" ".join(map(shlex.quote, patterns))}',
+        f'or with mmsparx train: --may-differ {" ".join(map(shlex.quote, patterns))}',
     ]
     for i, hook in enumerate(getattr(runner, 'cfg', {}).get('custom_hooks') or ()):
         if is_of_kind(hook, STRICT_LOAD):

@@ -19,8 +19,9 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
+from mmsparx.cli.arguments import add_option_arguments
 from mmsparx.engine import StrictLoadHook
-from mmsparx.engine.options import add_option_arguments, apply_options
+from mmsparx.engine.options import apply_options
 from mmsparx.models.backbones.sparx import SparXLayer
 from mmsparx.weights import read_checkpoint
 from mmsparx.weights.names import SPARX, convert_names
@@ -161,7 +162,7 @@ class TestMessages:
         assert said.endswith("""\
 To fine-tune on other classes, let these layers keep their initial values:
   in the config: custom_hooks = [*_base_.custom_hooks, dict(type='mmsparx.StrictLoadHook', may_differ=['head.fc.*'])]
-  or with tools/train.py: --may-differ 'head.fc.*'
+  or with mmsparx train: --may-differ 'head.fc.*'
   or with any tool: --cfg-options 'custom_hooks.1.may_differ=[head.fc.*]'
 Nothing was loaded.""")
 

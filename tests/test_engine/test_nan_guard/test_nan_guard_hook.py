@@ -178,9 +178,9 @@ def test_a_scale_below_all_sense_is_a_finding(tmp_path):
     assert "gradient of output of module 'drop'" in message
 
 
-def test_a_detector_whose_rate_is_absurd(tmp_path, monkeypatch):
+def test_a_detector_whose_rate_is_absurd(tmp_path):
     pytest.importorskip('mmdet')
-    from helpers.tools import CONFIG, load_tool, overrides, write_coco
+    from helpers.tools import CONFIG, overrides, run_command, write_coco
 
     write_coco(tmp_path, 'train2017', 4, seed=0)
     write_coco(tmp_path, 'val2017', 2, seed=1)
@@ -189,10 +189,9 @@ def test_a_detector_whose_rate_is_absurd(tmp_path, monkeypatch):
         f"_base_ = {CONFIG!r}\ncustom_hooks = [dict(type='mmsparx.NaNGuardHook')]\nparam_scheduler = None\n"
         "optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=1e30))\n"
     )
-    arguments = ['train', config, '--work-dir', tmp_path, '--no-pretrained', '--cfg-options', *overrides(tmp_path)]
-    monkeypatch.setattr('sys.argv', list(map(str, arguments)))
+    arguments = [config, '--work-dir', tmp_path, '--no-pretrained', '--cfg-options', *overrides(tmp_path)]
     with pytest.raises(FloatingPointError) as error:
-        load_tool('train').main()
+        run_command('train', *arguments)
     assert "\n  output of module 'backbone.stem." in str(error.value)
     kept = reproducer(tmp_path, 2)
     assert kept['findings'][0]['name'].startswith('backbone.stem.')

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks.timing import (
+from mmsparx.analysis.timing import (
     MIN_SAMPLES,
     Protocol,
     Timing,

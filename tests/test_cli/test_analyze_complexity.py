@@ -1,22 +1,20 @@
-"""tools/analysis_tools/get_flops.py, against the paper's figures in the metafiles."""
+"""`mmsparx analyze complexity`, against the paper's figures in the metafiles."""
 
+import json
 import re
-import runpy
-import sys
 
 import pytest
 
 pytest.importorskip('mmengine', reason='configs are read by mmengine')
 from helpers.configs import CONFIGS, TABLE, committed_table
-from helpers.tools import load_tool
+from helpers.tools import run_command
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-import mmsparx.analysis
 from mmsparx import zoo
 from mmsparx.analysis import Complexity
+from mmsparx.cli.analyze import counting, paper_table
 
-TOOL = str(CONFIGS.parent / 'tools/analysis_tools/get_flops.py')
 MODELS = {
     name: model
     for task in ('ablations', 'classification', 'detection', 'segmentation')
@@ -26,15 +24,14 @@ LIBRARIES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'm
 
 
 @pytest.fixture
-def get_flops(monkeypatch, capsys):
-    """Run the tool in this process; returns what it prints."""
+def get_flops(capsys):
+    """Run the command in this process; returns what it prints."""
 
     def run(*arguments):
         logger = MMLogger.get_current_instance()
         level = logger.level
-        monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
         try:
-            runpy.run_path(TOOL, run_name='__main__')
+            run_command('analyze', 'complexity', *arguments)
         finally:
             logger.setLevel(level)
         return capsys.readouterr().out
@@ -101,7 +98,7 @@ def test_overrides(get_flops):
     ('arguments', 'message'),
     [
         ([], '--shape HEIGHT WIDTH is needed for a config whose default_scope is None'),
-        (['--shape', '0', '32'], 'at least 1, got 0 32'),
+        (['--backbone', '--shape', '32', '32'], 'expected a config with a model, got none'),
     ],
 )
 def test_a_shape_that_is_missing_or_wrong(arguments, message, tmp_path, get_flops):
@@ -122,13 +119,45 @@ def test_detectors_that_are_counted_otherwise(tmp_path, get_flops):
 
 
 def test_an_unknown_config(get_flops):
-    with pytest.raises(ValueError, match=r"no config file 'mask_rcnn_sparx_t'.*nearest: mask_rcnn_sparx_"):
+    with pytest.raises(ValueError, match=r"no model 'mask_rcnn_sparx_t'.*nearest: mask_rcnn_sparx_"):
         get_flops('mask_rcnn_sparx_t')
 
 
-@pytest.fixture(scope='module')
-def tool():
-    return load_tool('analysis_tools/get_flops')
+@pytest.mark.parametrize(
+    ('name', 'shape'), [('sparx_mamba_mini_overfit', None), ('mask_rcnn_sparx_mini_overfit', (64, 96))]
+)
+def test_parts_and_operators_are_the_whole(name, shape, get_flops, tmp_path):
+    pytest.importorskip('mmdet')
+    out = tmp_path / 'counted.json'
+    printed = get_flops(name, '--out', out, *(['--shape', *shape] if shape else []))
+    found = json.loads(out.read_text())
+    parts = {name: part for name, part in found['by_part'].items() if name != 'backbone'}
+    assert sum(part['multiply_adds'] for part in parts.values()) == found['multiply_adds']
+    assert sum(part['parameters'] for part in parts.values()) == found['parameters']
+    assert sum(found['by_operator'].values()) == found['multiply_adds']
+    assert {'backbone.stem', *(f'backbone.stages.{i}' for i in range(4))} < parts.keys()
+    inside = [part['multiply_adds'] for name, part in parts.items() if name.startswith('backbone.')]
+    assert sum(inside) == found['by_part']['backbone']['multiply_adds']
+    assert f'{parts["backbone.stem"]["multiply_adds"] / 1e9:10.3f} G' in printed
+
+
+def test_a_model_of_timm(get_flops, tmp_path):
+    """ConvNeXt's figures are those of its paper, 4.5 G and 29 M, and 13.1 G at 384x384."""
+    pytest.importorskip('timm')
+    out = tmp_path / 'counted.md'
+    assert figures(get_flops('convnext_tiny', '--out', out))[:2] == (28.59, 4.46)
+    assert '4.46 G multiply-adds' in out.read_text()
+    assert figures(get_flops('convnext_tiny', '--shape', 384, 384))[1] == pytest.approx(13.1, abs=0.05)
+    with pytest.raises(ValueError, match='is a model of timm, and has no config'):
+        get_flops('convnext_tiny', '--cfg-options', 'a=1')
+
+
+def test_where_counts_cannot_be_written(get_flops, tmp_path):
+    (tmp_path / 'there.md').touch()
+    with pytest.raises(FileExistsError, match='is there already'):
+        get_flops('sparx_mamba_t_in1k', '--out', tmp_path / 'there.md')
+    with pytest.raises(ValueError, match=r'expected the name of a \.json or \.md file'):
+        get_flops('sparx_mamba_t_in1k', '--out', 'there.csv')
 
 
 class TestPaperAgainstCounted:
@@ -138,8 +167,8 @@ class TestPaperAgainstCounted:
     parameters of all.
     """
 
-    def test_rows_and_the_papers_figures(self, tool):
-        assert TABLE.read_text().startswith(f'{tool.PAPER}\n| {" | ".join(tool.COLUMNS)} |\n')
+    def test_rows_and_the_papers_figures(self):
+        assert TABLE.read_text().startswith(f'{paper_table.PAPER}\n| {" | ".join(paper_table.COLUMNS)} |\n')
         assert list(committed_table()) == list(MODELS)
         for name, (_, params, _, flops, _, _, agrees, design) in committed_table().items():
             model = MODELS[name]
@@ -149,10 +178,10 @@ class TestPaperAgainstCounted:
                 assert 'does not agree' in design
 
     @pytest.mark.parametrize('name', [name for name in MODELS if name.endswith('_in1k')])
-    def test_classifiers(self, name, tool):
+    def test_classifiers(self, name):
         pytest.importorskip('mmpretrain')
-        costs = tool.count_both(Config.fromfile(zoo.find_config(name)))
-        assert list(tool.compare(MODELS[name], *costs)) == committed_table()[name]
+        costs = paper_table.count_both(Config.fromfile(zoo.find_config(name)))
+        assert list(paper_table.compare(MODELS[name], *costs)) == committed_table()[name]
 
     @pytest.mark.parametrize(
         ('params', 'plain', 'norms', 'agrees'),
@@ -164,30 +193,30 @@ class TestPaperAgainstCounted:
             (20, 5.0, 5.1, 'no: parameters, GFLOPs'),
         ],
     )
-    def test_agreement(self, params, plain, norms, agrees, tool):
+    def test_agreement(self, params, plain, norms, agrees):
         costs = [Complexity(round(params * 1e6), {'mm': round(macs * 1e9)}) for macs in (plain, norms)]
-        assert tool.compare(MODELS['sparx_mamba_t_in1k'], *costs)[6] == agrees
+        assert paper_table.compare(MODELS['sparx_mamba_t_in1k'], *costs)[6] == agrees
 
-    def test_the_whole_table(self, tool, monkeypatch, get_flops):
+    def test_the_whole_table(self, monkeypatch, get_flops):
         """Each row once, and a network of two configs is counted once."""
         pytest.importorskip('mmdet')
         names = [f'mask_rcnn_sparx_t_{schedule}' for schedule in ('1x', '3x')]
         monkeypatch.setattr(
-            zoo, 'read_models', lambda task: {name: MODELS[name] for name in names if task == 'detection'}
+            paper_table, 'read_models', lambda task: {name: MODELS[name] for name in names if task == 'detection'}
         )
-        monkeypatch.setattr(zoo, 'list_configs', lambda: [zoo.ShippedConfig(CONFIGS, 'detection')] * 2)
+        monkeypatch.setattr(paper_table, 'list_configs', lambda: [zoo.ShippedConfig(CONFIGS, 'detection')] * 2)
         counts = []
-        whole = mmsparx.analysis.two_stage_complexity
+        whole = counting.two_stage_complexity
         monkeypatch.setattr(
-            mmsparx.analysis, 'two_stage_complexity', lambda *a, **k: counts.append(k) or whole(*a, **k)
+            counting, 'two_stage_complexity', lambda *a, **k: counts.append(k['norms']) or whole(*a, **k)
         )
         *_, first, second = get_flops('--paper').splitlines()
         assert [first, second] == [f'| {" | ".join(committed_table()[name])} |' for name in names]
-        assert counts == [{'norms': False}, {'norms': True}]
+        assert counts == [False, True]
 
 
-def test_a_config_or_the_table(get_flops, capsys):
-    for arguments in ([], ['sparx_mamba_t_in1k', '--paper']):
+def test_wrong_arguments_of_a_count(get_flops, capsys):
+    for arguments in ([], ['sparx_mamba_t_in1k', '--paper'], ['sparx_mamba_t_in1k', '--shape', '0', '32']):
         with pytest.raises(SystemExit):
             get_flops(*arguments)
-        assert 'config' in capsys.readouterr().err
+        assert 'error: ' in capsys.readouterr().err

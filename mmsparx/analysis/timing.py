@@ -150,7 +150,8 @@ def interleave(
     for name, run in contenders.items():
         timing = timings[name]
         # If it never returns, the log says who it was.
-        print(f'  warming up {name}', file=sys.stderr, flush=True)
+        sys.stderr.write(f'  warming up {name}\n')
+        sys.stderr.flush()
         try:
             time_calls(run, 1)  # may compile, and touches memory for the first time
             taken = time_calls(run, 1)

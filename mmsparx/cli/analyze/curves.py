@@ -1,0 +1,34 @@
+"""Curves over input sizes."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from mmsparx.cli.analyze.resolution import Row
+
+
+def draw_sizes(rows: 'Sequence[Row]', path: str | os.PathLike) -> None:
+    """Draw accuracy over sizes, the paper's dashed, or multiply-adds where nothing was measured.
+
+    Args:
+        rows: Models at sizes.
+        path: Image file to write.
+    """
+    figure = Figure(figsize=(5, 3.6), layout='constrained', dpi=150)
+    panel = figure.subplots()
+    measured = rows[0].accuracies is not None
+    for i, label in enumerate(dict.fromkeys(row.model for row in rows)):
+        own = sorted((row for row in rows if row.model == label), key=lambda row: row.size)
+        values = [row.accuracies.top1 if measured else row.macs / 1e9 for row in own]
+        panel.plot([row.size for row in own], values, color=f'C{i % 10}', marker='o', markersize=4, label=label)
+        printed = [(row.size, row.paper_top1) for row in own if row.paper_top1 is not None]
+        if measured and printed:
+            panel.plot(*zip(*printed, strict=True), color=f'C{i % 10}', linestyle='--', label=f"{label}, the paper's")
+    panel.set(xlabel='side of the image in pixels', ylabel='top-1 accuracy in %' if measured else 'GFLOPs')
+    panel.grid(alpha=0.3)
+    panel.spines[['top', 'right']].set_visible(False)
+    panel.legend(frameon=False, fontsize=8)
+    figure.savefig(path)

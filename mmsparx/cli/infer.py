@@ -1,0 +1,55 @@
+"""`mmsparx infer`, and demo/infer.py."""
+
+import argparse
+
+from mmsparx.cli.arguments import FILES, FOLDERS, add_config_argument, at_least, completed, share
+from mmsparx.cli.running import Command
+
+DESCRIPTION = """\
+What a trained network sees: in an image, a folder of images, a video or a camera.
+
+Works with any config of this package and a checkpoint of it: detection, segmentation or classification, by the
+inferencer of mmdet, mmseg or mmpretrain. Writes each image with what was found drawn into it, and the predictions as
+JSON; a segmentation's label map as PNG, too. Each class is drawn in one colour; the JSON has all predictions, also
+those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over, and named at the end. No
+result is written onto an input or among the inputs, and no two have one name: beside a.png, the predictions of a.jpg
+are in a.jpg.json.
+
+    mmsparx infer street.jpg CONFIG CHECKPOINT
+    mmsparx infer pictures/ CONFIG CHECKPOINT --out-dir found --device cpu
+    mmsparx infer 0 CONFIG CHECKPOINT            # the first camera; Ctrl-C ends it
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of an inference."""
+    source = parser.add_argument('source', help='image, folder of images, video, or the number of a camera')
+    completed(source, FILES)
+    add_config_argument(parser)
+    completed(parser.add_argument('checkpoint', help='checkpoint file or address'), FILES)
+    out_dir = parser.add_argument('--out-dir', default='found', help='where the results go (default: %(default)s)')
+    completed(out_dir, FOLDERS)
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='draw what scores higher (default: %(default)s)')
+    parser.add_argument(
+        '--max-overlap',
+        type=share,
+        default=0.6,
+        metavar='IOU',
+        help='of detections that overlap by more, whatever their classes, draw the best alone, since they are of one '
+        'object and their labels would hide each other; a higher --score-thr would hide other objects as well. 1 draws '
+        'all (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--max-frames', type=at_least(1, '; without it, all are read'), metavar='N', help='stop after so many images'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show a network the images; returns 1 where some cannot be read."""
+    from mmsparx.engine.inference import run_inference
+
+    return run_inference(args)
+
+
+COMMAND = Command('infer', 'show a trained network images, a video or a camera', add_arguments, run, DESCRIPTION)

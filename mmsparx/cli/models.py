@@ -1,0 +1,222 @@
+"""Models by name: a config file, a shipped config, or a model of timm's, with a checkpoint or random weights.
+
+A command takes `--model NAME [CHECKPOINT]`, once for each model: a checkpoint stands beside its model, and no character
+of a path or a name is special.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+from mmsparx.cli.named_model import PUBLISHED, NamedModel, scope_of
+from mmsparx.cli.preprocessing import Preprocessing, of_config, of_timm
+from mmsparx.engine.pretrained import drop_pretrained
+from mmsparx.weights import match_weights, read_weights
+from mmsparx.weights.contents import Weights
+from mmsparx.zoo import list_configs, resolve_config
+
+
+def load_models(
+    given: Sequence[Sequence[str]], labels: Sequence[str] | None = None, *, seed: int = 0, device: str | None = None
+) -> list[NamedModel]:
+    """Build the models that `--model` names, each with its own checkpoint or random weights.
+
+    Args:
+        given: For each model its name, and a checkpoint if there is one.
+        labels: What to call them; by default by their names, and checkpoints where these are the same.
+        seed: Seed of random weights.
+        device: As 'cpu' or 'cuda:0'; by default a GPU if there is one.
+
+    Raises:
+        ValueError: Several values for one model, labels that are not one for each model or not different, or see
+            `load_model`.
+        RuntimeError: See `load_model`.
+    """
+    for values in given:
+        if len(values) > 2:
+            raise ValueError(
+                f'--model: expected NAME or NAME CHECKPOINT, got {" ".join(values)}; repeat --model for others'
+            )
+    if labels is not None and len(labels) != len(given):
+        raise ValueError(f'--labels: expected one for each of the {len(given)} models, got {len(labels)}')
+    chosen = labels or _labels(given)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f'expected different names for the models, got {", ".join(chosen)}; give --labels')
+    return [
+        load_model(*values, seed=seed, device=device, label=label) for values, label in zip(given, chosen, strict=True)
+    ]
+
+
+def load_model(
+    name: str, checkpoint: str | None = None, *, seed: int = 0, device: str | None = None, label: str | None = None
+) -> NamedModel:
+    """Build a model by its name, in evaluation mode.
+
+    Args:
+        name: Config file, name of a shipped config, or of a model in timm's registry, which has this package's.
+        checkpoint: File or address, which has to match the model; 'published' for the weights that timm, or a
+            classification config, names; None for random ones, those that training from scratch would start from.
+        seed: Seed of random weights.
+        device: As 'cpu' or 'cuda:0'; by default a GPU if there is one.
+        label: What to call it; by default its name.
+
+    Raises:
+        ValueError: There is no model of that name, it is not of RGB images, it has no published weights, or there is no
+            such device.
+        RuntimeError: The checkpoint cannot be read, or does not match; see `mmsparx.weights.load_pretrained`.
+    """
+    device = _device(device)
+    path = config_path(name)
+    build = _from_timm if path is None else _from_config
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, cfg, preprocessing, classes = build(name if path is None else path, checkpoint)
+    module.to(device)
+    module.eval()  # which does not return the model for all of mmdet's backbones
+    short = name if path is None else path.stem
+    return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes)
+
+
+def _device(name: str | None) -> str:
+    """The device of that name, if it is there; a GPU, or else the CPU, for None."""
+    if name is None:
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        raise ValueError(f'--device: {name!r} cannot be used: {str(error).splitlines()[0]}') from error
+    return name
+
+
+def _labels(given: Sequence[Sequence[str]]) -> list[str]:
+    names = [_short(name) for name, *_ in given]
+    return [
+        name if names.count(name) == 1 else f'{name}, {Path(checkpoint[0]).stem if checkpoint else "random"}'
+        for name, (_, *checkpoint) in zip(names, given, strict=True)
+    ]
+
+
+def _short(name: str) -> str:
+    return Path(name).stem if name.endswith('.py') else name.rpartition('/')[2]
+
+
+def config_path(name: str) -> Path | None:
+    """The config file of that name, shipped or not; None for a model of timm's.
+
+    Raises:
+        ValueError: Neither; the nearest names are listed.
+    """
+    try:
+        return resolve_config(name)
+    except ValueError as error:
+        known = [] if name.endswith('.py') else _timm_models()
+        if name.partition('.')[0] in known:  # what follows a point names weights
+            return None
+        known += [config.name for config in list_configs()]
+        near = difflib.get_close_matches(name, known)
+        hint = f'; nearest: {", ".join(near)}' if near and not name.endswith('.py') else ''
+        raise ValueError(
+            f'no model {name!r}: expected a config file, the name of a shipped config (`mmsparx configs` lists them) '
+            f'or a model of timm{hint}'
+        ) from error
+
+
+def _timm_models() -> list[str]:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != 'timm':
+            raise
+        return []
+    import mmsparx.timm  # noqa: F401  (registers the package's models)
+
+    return timm.list_models()
+
+
+Built = tuple[nn.Module, Config | None, Preprocessing, tuple[str, ...] | None]
+
+
+def _from_config(path: Path, checkpoint: str | None) -> Built:
+    cfg = Config.fromfile(path)
+    if 'model' not in cfg:
+        raise ValueError(f'{path}: expected a config with a model, got none')
+    if checkpoint == PUBLISHED:
+        checkpoint = _published_address(cfg, path)
+    # Names in the config would be loaded into the backbone, and then written over.
+    drop_pretrained(cfg.model)
+    preprocessor = {'data_preprocessor': cfg.data_preprocessor} if 'data_preprocessor' in cfg else {}
+    with scope_of(cfg):
+        model = MODELS.build({**preprocessor, **cfg.model})
+        if checkpoint is None:
+            model.init_weights()
+        weights = None if checkpoint is None else _load(model, read_weights(checkpoint), checkpoint)
+        classes = _classes(cfg, weights)
+    return model, cfg, of_config(cfg), classes
+
+
+def _published_address(cfg: Config, path: Path) -> str:
+    address = (cfg.get('init_cfg') or {}).get('checkpoint')
+    if address is None or cfg.get('default_scope') != 'mmpretrain':
+        raise ValueError(f'{path.stem}: no weights of the whole model are published; name a checkpoint')
+    return address
+
+
+def _from_timm(name: str, checkpoint: str | None) -> Built:
+    import timm
+
+    published = checkpoint == PUBLISHED
+    if published and not getattr(timm.get_pretrained_cfg(name), 'has_weights', False):
+        raise ValueError(f'{name}: no weights are published; name a checkpoint')
+    options, weights = {}, None
+    if checkpoint is not None and not published:
+        weights = read_weights(checkpoint)
+        classifier = f'{(timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).classifier}.weight'
+        if classifier in weights.state_dict:
+            options['num_classes'] = len(weights.state_dict[classifier])
+    model = timm.create_model(name, pretrained=published, **options)
+    if weights is not None:
+        _load(model, weights, checkpoint)
+    return model, None, of_timm(model), None
+
+
+def _load(model: nn.Module, weights: Weights, source: str) -> Weights:
+    """Load weights that must match."""
+    found, _ = match_weights(model, weights.state_dict, str(source))
+    model.load_state_dict(found, strict=False)  # what may be left is in the report
+    return weights
+
+
+def _classes(cfg: Config, weights: Weights | None) -> tuple[str, ...] | None:
+    """Names of the classes, as the checkpoint has them, or the config's test set."""
+    meta = ((weights.meta if weights else None) or {}).get('dataset_meta') or {}
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    classes = meta.get('classes') or meta.get('CLASSES') or (dataset.get('metainfo') or {}).get('classes')
+    if classes is None and dataset.get('type') is not None:
+        found = dataset['type']
+        if isinstance(found, str):
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                found = registry.get(found)
+        classes = (getattr(found, 'METAINFO', None) or {}).get('classes')
+    return tuple(classes) if classes and not isinstance(classes, str) else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, reports of what matched are not logged, as mmengine's stream is stdout, nor do the libraries warn."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module=r'(mmcv|mmdet|mmseg|mmpretrain|timm)\.')
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,90 @@
+"""`mmsparx analyze throughput`, on a CPU; the protocol is tested with mmsparx.analysis.timing."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('mmpretrain', reason='a classifier is what is measured')
+pytest.importorskip('timm', reason='its models are asked for by name')
+from mmsparx.__main__ import main
+from mmsparx.analysis.saved import saved_bytes
+from mmsparx.cli.analyze import speed
+
+DIGITS = 'sparx_mamba_mini_digits'
+
+
+@pytest.fixture
+def throughput(tmp_path):
+    """Run the command; returns the exit status."""
+
+    def run(*arguments):
+        options = ('--out', tmp_path / 'out', '--device', 'cpu', '--seconds', 0.01, '--samples', 3)
+        return main(['analyze', 'throughput', *map(str, (*options, *arguments))])
+
+    return run
+
+
+def test_two_models_in_two_cases(throughput, tmp_path, capsys):
+    given = ('--model', DIGITS, '--model', 'resnet18', '--labels', 'ours', 'ResNet')
+    assert throughput(*given, '--cases', '32/1', '64/2') == 0
+    found = json.loads((tmp_path / 'out/throughput.json').read_text())
+    rows = found['rows']
+    cases = [(32, 1), (64, 2)]
+    assert [(row['size'], row['batch'], row['model']) for row in rows] == [
+        (*case, label) for case in cases for label in ('ours', 'ResNet')
+    ]
+    for row in rows:
+        middle = sorted(row['seconds'])[1]
+        assert row['images_per_second'] == pytest.approx(row['batch'] / middle)
+        assert row['peak_bytes'] is None
+        assert row['saved_bytes_per_image'] > 0
+        assert row['paper_images_per_second'] is None
+    # Twice the side, about four times the maps.
+    for i in (0, 1):
+        assert 3 < rows[2 + i]['saved_bytes_per_image'] / rows[i]['saved_bytes_per_image'] < 4.5
+    out = capsys.readouterr().out
+    assert f'Measured on CPU, {torch.get_num_threads()} thread' in out
+    assert (tmp_path / 'out/throughput.md').read_text().partition('\n\n')[2].strip() in out
+
+
+def test_what_fails_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, capsys):
+    """As a GPU says it; the paper's figures stand beside it."""
+    call = speed._inference
+
+    def inference(model, *arguments):
+        def fail():
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+
+        return fail if model.name == 'sparx_mamba_t_in1k' else call(model, *arguments)
+
+    monkeypatch.setattr(speed, '_inference', inference)
+    monkeypatch.setattr(speed, '_saved_by_an_image', lambda *_: None)
+    assert throughput('--model', DIGITS, '--model', 'sparx_mamba_t_in1k', '--cases', '32/2') == 0
+    fits, fails = json.loads((tmp_path / 'out/throughput.json').read_text())['rows']
+    assert fits['images_per_second'] > 0
+    assert fails['images_per_second'] is None
+    out = capsys.readouterr().out
+    assert 'sparx_mamba_t_in1k at 32/2: OutOfMemoryError: CUDA out of memory.' in out
+
+
+@pytest.mark.parametrize('case', ['224', '224/0', '224x8', 'a/8'])
+def test_a_case_that_is_none(case, throughput, capsys):
+    with pytest.raises(SystemExit):
+        throughput('--model', DIGITS, '--cases', case)
+    assert f'expected SIZE/BATCH as 224/128, got {case!r}' in capsys.readouterr().err
+
+
+def test_a_protocol_that_is_impossible(throughput, capsys):
+    assert throughput('--model', DIGITS, '--seconds', -1) == 1
+    assert 'expected seconds > 0' in capsys.readouterr().err
+
+
+def test_saved_bytes():
+    """Of linear layers and ReLUs: the input of each layer, and the output of each ReLU, which is the next input."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.ReLU())
+    x = torch.randn(5, 8)
+    assert saved_bytes(model, lambda: model(x)) == 4 * 5 * (8 + 16 + 4)
+    with torch.no_grad():  # it is of gradients, whoever asks
+        assert saved_bytes(model, lambda: model(x)) == 4 * 5 * (8 + 16 + 4)
