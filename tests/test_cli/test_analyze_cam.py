@@ -1,5 +1,7 @@
 """`mmsparx analyze cam`: what it draws, for every task, says and refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -154,7 +156,7 @@ class TestDensePrediction:
 
 class TestFeatures:
     def test_a_figure_for_each_image(self, cam, tmp_path, capsys, monkeypatch):
-        monkeypatch.setitem(__import__('sys').modules, 'mmsparx.analysis.cam', None)  # it is not needed
+        monkeypatch.setitem(sys.modules, 'mmsparx.analysis.cam', None)  # it is not needed
         assert cam('--model', DIGITS, '--features', '--channels', 3) == 0
         out = tmp_path / 'out'
         files = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}
