@@ -111,7 +111,7 @@ class TestDensePrediction:
         chosen = found.scores[(found.labels == label) & (found.scores > threshold)]
         value = score.function(subject.x.requires_grad_())
         assert value.item() == pytest.approx(chosen.sum().item(), rel=1e-5)
-        assert score.text == f'{len(chosen)} detection{"s" if len(chosen) > 1 else ""}'
+        assert score.text == f'{len(chosen)} detection{"s" if len(chosen) > 1 else ""}, best {chosen.max():.2f}'
         assert torch.autograd.grad(value, subject.x)[0].abs().sum() > 0
         best = score_of(detector, prepare(detector, images / '3.png'), None, 0.0)
         assert best.label == found.labels[found.scores.argmax()]
