@@ -1,5 +1,7 @@
 """`mmsparx analyze cam`: what it draws, for every task, says and refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -109,7 +111,7 @@ class TestDensePrediction:
         chosen = found.scores[(found.labels == label) & (found.scores > threshold)]
         value = score.function(subject.x.requires_grad_())
         assert value.item() == pytest.approx(chosen.sum().item(), rel=1e-5)
-        assert score.text == f'{len(chosen)} detection{"s" if len(chosen) > 1 else ""}'
+        assert score.text == f'{len(chosen)} detection{"s" if len(chosen) > 1 else ""}, best {chosen.max():.2f}'
         assert torch.autograd.grad(value, subject.x)[0].abs().sum() > 0
         best = score_of(detector, prepare(detector, images / '3.png'), None, 0.0)
         assert best.label == found.labels[found.scores.argmax()]
@@ -154,7 +156,7 @@ class TestDensePrediction:
 
 class TestFeatures:
     def test_a_figure_for_each_image(self, cam, tmp_path, capsys, monkeypatch):
-        monkeypatch.setitem(__import__('sys').modules, 'mmsparx.analysis.cam', None)  # it is not needed
+        monkeypatch.setitem(sys.modules, 'mmsparx.analysis.cam', None)  # it is not needed
         assert cam('--model', DIGITS, '--features', '--channels', 3) == 0
         out = tmp_path / 'out'
         files = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,7 +178,7 @@ def choose_layer(model: 'NamedModel', name: str | None) -> 'tuple[str, nn.Module
     return name, known[name]
 
 
-def _to_map(model: 'NamedModel', size: tuple[int, int]):
+def _to_map(model: 'NamedModel', size: tuple[int, int]) -> 'Callable[[Tensor], Tensor]':
     """A function that makes maps (B, C, h, w) of what a layer of timm's gives: channels last, or tokens."""
     prefix = getattr(model.module, 'num_prefix_tokens', 0)
     last = getattr(model.module, 'output_fmt', 'NCHW') == 'NHWC'

@@ -92,14 +92,15 @@ def choose_layers(model: 'NamedModel', patterns: list[str] | None, inputs: bool)
     from fnmatch import fnmatchcase
 
     if patterns is not None:
+        named = list(model.module.named_modules())[1:]  # without the model itself
         found = {}
         for pattern in patterns:
-            matched = {name: each for name, each in model.module.named_modules() if fnmatchcase(name, pattern)}
+            matched = {name: each for name, each in named if fnmatchcase(name, pattern)}
             if not matched:
-                names = ', '.join(name for name, _ in list(model.module.named_modules())[1:6])
+                names = ', '.join(name for name, _ in named[:5])
                 raise ValueError(f'--layers: {pattern!r} fits no module of {model.label}; they are called {names}, ...')
             found |= matched
-        in_order = {name: each for name, each in model.module.named_modules() if name in found}
+        in_order = {name: each for name, each in named if name in found}
     elif model.backbone is None:
         raise ValueError(
             f'{model.label} is no network of mmsparx: name the modules to compare with --layers, as in '

@@ -167,9 +167,11 @@ def _detector(model: NamedModel, subject: Subject, label: int | None, threshold:
             if not (found.scores > threshold).any():
                 return None
             label = found.labels[found.scores.argmax()].item()
-        count = len(scores(subject.x, label))
-    text = f'{count} detection{"" if count == 1 else "s"}'
-    return Score(label, text, lambda x: scores(x, label).sum()) if count else None
+        of_class = scores(subject.x, label)
+    if not len(of_class):
+        return None
+    text = f'{len(of_class)} detection{"" if len(of_class) == 1 else "s"}, best {of_class.max():.2f}'
+    return Score(label, text, lambda x: scores(x, label).sum())
 
 
 _TASKS = {'timm': _classifier, 'mmpretrain': _classifier, 'mmseg': _segmenter, 'mmdet': _detector}
