@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL_ARCH, oracle_shapes, randomise
+from helpers import SMALL_ARCH, oracle_shapes, randomise, relative_error
 from helpers.weights import assert_loaded, assert_unchanged, build_classifier, published_classifier, state_of
 
 pytest.importorskip('timm', reason='its registry is what is tested')
@@ -208,6 +208,19 @@ def test_gradient_checkpointing(create_any):
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(stage.with_cp for stage in model.backbone.stages)
     assert all(map(torch.equal, *gradients))
+
+
+def test_compiled_gradient_checkpointing(create):
+    """As timm's train.py has it for --grad-checkpointing --torchcompile."""
+    model = randomise(create())
+    x = torch.randn(2, 3, 64, 64)
+    model(x).square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.set_grad_checkpointing()
+    torch.compile(model, backend='aot_eager', fullgraph=True)(x).square().sum().backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert relative_error(parameter.grad, gradient) < 1e-4
 
 
 def test_layers_for_layer_wise_rates(create_any):
