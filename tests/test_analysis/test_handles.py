@@ -1,0 +1,24 @@
+"""Counters over traced graphs, given the scans' formulas."""
+
+import pytest
+import torch
+from helpers.networks import NETWORKS, TWO_STAGES
+from mmengine.analysis import FlopAnalyzer
+
+from mmsparx.analysis import complexity, jit_handles
+from mmsparx.models import SparXNet
+
+
+@pytest.mark.parametrize('name', ['SS2D', 'SSM', 'BiSSM'])
+def test_mmengines_analyzer(name):
+    """fvcore's `FlopCountAnalysis`, of which it is a copy, takes the handles in the same way."""
+    model = SparXNet(TWO_STAGES, out_indices=(1,), **NETWORKS[name]).eval()
+    x = torch.randn(1, 3, 40, 56)
+    counter = FlopAnalyzer(model, x).unsupported_ops_warnings(False)
+    scans = {op: macs for op, macs in complexity(model, x).macs_by_op.items() if 'scan_fwd' in op}
+    before = counter.total()
+    assert {op.replace('::', '.') for op in counter.unsupported_ops() if 'mmsparx' in op} == scans.keys()
+    counter = FlopAnalyzer(model, x).unsupported_ops_warnings(False).set_op_handle(**jit_handles())
+    assert scans
+    assert counter.total() - before == sum(scans.values())
+    assert not any('mmsparx' in op for op in counter.unsupported_ops())
