@@ -84,7 +84,7 @@ class OptionsAction(argparse.Action):
                 )
             try:
                 options[key] = parse_value(value)
-            except AssertionError as error:  # mmengine's, of brackets
+            except (AssertionError, ValueError) as error:  # mmengine's, of brackets, and ours, of braces
                 raise argparse.ArgumentError(self, f'{argument!r}: {error}') from error
         setattr(namespace, self.dest, options)
 

@@ -1,5 +1,6 @@
 """`--cfg-options`: values as they are typed, and keys that mean something."""
 
+import ast
 import difflib
 import inspect
 import re
@@ -27,8 +28,18 @@ from mmsparx.engine.run_hooks import WITHOUT
 
 
 def parse_value(text: str) -> Any:
-    """A value as mmengine reads it (numbers, True, None, lists and tuples), with the blanks in its strings."""
-    text = text.strip().strip('\'"')
+    """A value as mmengine reads it (numbers, True, None, lists and tuples), with the blanks in its strings; or a literal.
+
+    Raises:
+        ValueError: What has braces within brackets is no literal of Python, as a dict has to be.
+    """
+    text = text.strip()
+    if '{' in text and text.startswith(('[', '(', '{')):  # mmengine knows no dicts
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"expected a literal of Python, as [{{'type': 'EMAHook'}}], got {text}") from error
+    text = text.strip('\'"')
     if ',' in text or (text[:1], text[-1:]) in (('[', ']'), ('(', ')')):
         text = re.sub(r'\s*,\s*', ',', text)
         text = re.sub(r'(?<=[\[(])\s+|\s+(?=[\])])', '', text)

@@ -28,6 +28,8 @@ from mmsparx.zoo import list_configs
         ('(a b,)', ('a b',)),
         ('[/my data/a (1),/b]', ['/my data/a (1)', '/b']),
         ('a=b', 'a=b'),
+        ("[{'type': 'EMAHook', 'momentum': 1e-4}]", [{'type': 'EMAHook', 'momentum': 1e-4}]),
+        ('/data/{a}', '/data/{a}'),
     ],
 )
 def test_values(text, value):
@@ -53,6 +55,8 @@ def test_options_of_a_command_line():
         ('=3', "expected KEY=VALUE, got '=3'"),
         ('a..b=3', "expected KEY=VALUE, got 'a..b=3'"),
         ('a=[1,(2]', "'a=[1,(2]': Imbalanced brackets"),
+        ('a=[{b,c}]', "'a=[{b,c}]': expected a literal of Python, as [{'type': 'EMAHook'}], got [{b,c}]"),
+        ("a={'b'", 'expected a literal of Python'),
     ],
 )
 def test_arguments_that_are_no_options(argument, message, capsys):
