@@ -28,7 +28,7 @@ from mmsparx.engine.run_hooks import WITHOUT
 
 
 def parse_value(text: str) -> Any:
-    """A value as mmengine reads it (numbers, True, None, lists and tuples), with the blanks in its strings; or a literal.
+    """A value as mmengine reads it (numbers, True, None, lists, tuples), with the blanks in its strings; or a literal.
 
     Raises:
         ValueError: What has braces within brackets is no literal of Python, as a dict has to be.
