@@ -21,8 +21,46 @@ NO_CLASS = Kind(
     f'labels are neither classes nor {IGNORED}, which ends a run',
     'Correct the files, or the number of classes; where 0 is no class and the first is 1, --reduce-zero-label.',
 )
+NO_PARTNER = Kind(
+    'an image has no label map of its name',
+    'Add it, or remove the image; the endings are the img_suffix and seg_map_suffix of the dataset.',
+)
 NEVER = Kind('a class occurs in no pixel', 'Correct the labels, if that is not meant.', False)
 NOTHING = Kind('every pixel of a label map is ignored', 'Correct the labels, if that is not meant.', False)
+
+
+def check_pairs(
+    images: str | os.PathLike, maps: str | os.PathLike, suffix: str = '.jpg', of_map: str = '.png'
+) -> Findings:
+    """Check that each image in a folder, and below it, has a label map of its name in another.
+
+    Args:
+        images: Folder of the images.
+        maps: Folder of the label maps.
+        suffix: What names of images end with; files of other names are none.
+        of_map: What the names of label maps have in its place.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    findings = Findings(maps)
+    for name in sorted(_names(images, suffix) - _names(maps, of_map)):
+        findings.add(NO_PARTNER, f'{name}{suffix}')
+    return findings
+
+
+def _names(root: str | os.PathLike, suffix: str) -> set[str]:
+    """Names of the files that end with a suffix, without it, relative to a folder; mmseg passes over hidden ones."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = set()
+    for folder, _, files in os.walk(root, onerror=fail, followlinks=True):
+        inside = os.path.relpath(folder, root)
+        names = (name for name in files if name.endswith(suffix) and not name.startswith('.'))
+        found.update(os.path.normpath(os.path.join(inside, name[: len(name) - len(suffix)])) for name in names)
+    return found
 
 
 def check_label_maps(

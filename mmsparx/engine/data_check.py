@@ -1,9 +1,11 @@
 """Checks of the data that a config names, before a model is built.
 
 Paths are checked wherever they are on this machine. What is in the files is checked where the format is known:
-annotations in COCO's format, of mmdet's `CocoDataset` and `CocoMetric`, and mmpretrain's folders of classes.
+annotations in COCO's format, of mmdet's `CocoDataset` and `CocoMetric`, mmpretrain's folders of classes, and mmseg's
+pairs of images and label maps.
 """
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,8 @@ from mmsparx.annotations.classes import check_classes
 from mmsparx.annotations.coco import CocoFile, check_coco
 from mmsparx.annotations.findings import Findings, Kind
 from mmsparx.annotations.folders import EXTENSIONS, check_folders, check_same_folders
-from mmsparx.engine.common import is_first_process, named_dicts
+from mmsparx.annotations.label_maps import check_pairs
+from mmsparx.engine.common import is_first_process, is_of_kind, named_dicts
 
 # By their full names, since mmdet and mmpretrain need not be installed.
 _COCO = 'mmdet.datasets.coco.CocoDataset'
@@ -26,6 +29,7 @@ _NOT_COCO = ('mmdet.datasets.coco_panoptic.CocoPanopticDataset', 'mmdet.datasets
 _SORTED_BY_ID = 'mmdet.datasets.objects365.Objects365V1Dataset'
 _COCO_METRIC = 'mmdet.evaluation.metrics.coco_metric.CocoMetric'
 _FOLDERS = 'mmpretrain.datasets.custom.CustomDataset'
+_SEGMENTATION = 'mmseg.datasets.basesegdataset.BaseSegDataset'
 
 _OTHER_IMAGES = Kind(
     'images of the dataset are not in the annotation file of its evaluator',
@@ -192,6 +196,8 @@ def _look_into(cfg: Config, sources: list[_Source]) -> Iterator[Findings]:
                 files.append((source, checked[case]))
             elif _has_class_folders(source):
                 yield _look_into_folders(cfg, source)
+            elif (pairs := _pairs_of(source)) is not None:
+                yield check_pairs(*pairs)
         measured = [file for source, file in files if source in metrics]
         for source, file in files:
             if source not in metrics:
@@ -238,6 +244,22 @@ def _folder_of(source: _Source) -> str | None:
     if given is None and 'data_root' in source.paths and not source.node.get('data_prefix'):
         given = os.path.join(source.root, source.node.get('split') or '')
     return given if given is not None and os.path.isdir(given) else None
+
+
+def _pairs_of(source: _Source) -> tuple[str, str, str, str] | None:
+    """Folders of images and label maps, and what names in them end with, of a dataset that pairs them by names."""
+    base, node = source.base(_SEGMENTATION), source.node
+    folders = [source.paths.get(name) for name in ('img_path', 'seg_map_path')]
+    if base is None or node.get('ann_file') or source.cls.load_data_list is not base.load_data_list or None in folders:
+        return None
+    if not any(is_of_kind(part, r'([\w.]+\.)?LoadAnnotations') for _, part in named_dicts(node.get('pipeline'), '')):
+        return None
+    parameters = inspect.signature(source.cls).parameters
+    suffixes = (
+        node.get(name, parameters[name].default if name in parameters else default)
+        for name, default in (('img_suffix', '.jpg'), ('seg_map_suffix', '.png'))
+    )
+    return *folders, *suffixes
 
 
 def _look_into_folders(cfg: Config, source: _Source) -> Findings:

@@ -271,3 +271,43 @@ def test_class_folders_of_imagenet(folders):
     for loader in LOADERS:
         cfg[loader].dataset.ann_file = 'train/cat/1.png'  # a list of images, as far as the config says
     check_data(cfg, LOADERS)
+
+
+class TestLabelMaps:
+    @pytest.fixture
+    def maps(self, tmp_path):
+        pytest.importorskip('mmseg', reason="the datasets are mmseg's")
+        for folder in ('images/a', 'maps/a'):
+            (tmp_path / folder).mkdir(parents=True)
+        for name in ('1', 'a/2', 'a/3.x'):
+            (tmp_path / 'images' / f'{name}.jpg').touch()
+            (tmp_path / 'maps' / f'{name}.png').touch()
+        (tmp_path / 'images' / 'notes.txt').touch()
+        (tmp_path / 'maps' / 'of_no_image.png').touch()
+        return tmp_path
+
+    def config(self, root, **dataset):
+        prefix = dict(img_path='images', seg_map_path='maps')
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+        dataset = dict(data_root=str(root), data_prefix=prefix, pipeline=pipeline) | dataset
+        return Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dict(type='ADE20KDataset') | dataset)))
+
+    def test_pairs(self, maps, logged):
+        check_data(self.config(maps), LOADERS)
+        assert not logged
+
+    @pytest.mark.parametrize('type', ['ADE20KDataset', 'BaseSegDataset', 'mmseg.CityscapesDataset'])
+    def test_an_image_without_one(self, type, maps):
+        endings = dict(img_suffix='.jpg', seg_map_suffix='.png') if 'Cityscapes' in type else {}
+        (maps / 'maps' / 'a' / '2.png').unlink()
+        with pytest.raises(ValueError, match=r'maps: an image has no label map of its name \(1 time\)\n    a/2\.jpg\n'):
+            check_data(self.config(maps, type=type, **endings), LOADERS)
+
+    def test_other_endings(self, maps):
+        with pytest.raises(ValueError, match=r'\(3 times\)\n    1\.jpg'):
+            check_data(self.config(maps, seg_map_suffix='_labels.png'), LOADERS)
+        check_data(self.config(maps, img_suffix='.tif'), LOADERS)
+
+    def test_a_test_without_labels(self, maps):
+        (maps / 'maps' / '1.png').unlink()
+        check_data(self.config(maps, pipeline=[dict(type='LoadImageFromFile')]), LOADERS)
