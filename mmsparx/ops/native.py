@@ -22,7 +22,7 @@ from torch import Tensor
 
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[1]
-_NEWEST = 'depthwise_conv2d_native'  # the operator that came last, which an older library lacks
+_NEWEST = 'map_norm_native'  # the operator that came last, which an older library lacks
 REMEDY = '; to compile it: '  # between what is wrong and `rebuild()`
 
 

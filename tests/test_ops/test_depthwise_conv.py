@@ -57,11 +57,12 @@ def by_torch(x, weight, bias, *, residual, activation):
     return ACTIVATIONS[activation](x + z if residual else z)
 
 
-def run(function, tensors):
-    """The output and the gradients of all inputs, for a gradient that depends on the shape alone."""
+def run(function, tensors, rounded=None):
+    """The output and the gradients of all inputs, for a gradient of that type that depends on the shape alone."""
     leaves = [None if x is None else x.detach().requires_grad_() for x in tensors]
     out = function(*leaves)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    grad = grad.to(rounded or out.dtype).to(out.dtype)
     found = torch.autograd.grad(out, [x for x in leaves if x is not None], grad)
     return [out, *found]
 
@@ -70,7 +71,7 @@ def assert_close_to_truth(tensors, kind, backend, tolerance=None):
     """Against float64 on the same inputs."""
     _, residual, activation = kind
     options = dict(residual=residual, activation=activation)
-    truth = run(partial(by_torch, **options), [None if x is None else x.double() for x in tensors])
+    truth = run(partial(by_torch, **options), [None if x is None else x.double() for x in tensors], tensors[0].dtype)
     found = run(partial(depthwise_conv2d, **options, backend=backend), tensors)
     for name, ours, exact in zip(('out', 'x', 'weight', 'bias'), found, truth, strict=False):
         assert relative_error(ours, exact) <= (tolerance or TOLERANCE[ours.dtype]), name
