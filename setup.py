@@ -1,11 +1,11 @@
-"""Compiles the selective scan where it can be compiled; all metadata is in pyproject.toml.
+"""Compiles the operators where they can be compiled; all metadata is in pyproject.toml.
 
 The package works without it, in pure torch, so whatever fails here does not fail the installation,
 unless that is asked for. What was built, or why nothing was, is kept in mmsparx/_build.json.
 
 Environment variables:
-    MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail where the scan cannot be
-        compiled; unset, it is compiled where there are torch and a C++ compiler.
+    MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail where the operators cannot be
+        compiled; unset, they are compiled where there are torch and a C++ compiler.
     CXX: the compiler, such as "ccache g++" (default: the first of c++, g++ and clang++ that is found).
     CFLAGS, CXXFLAGS: further flags for it.
     FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well; together with
@@ -36,7 +36,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 NAME = 'mmsparx._C'
-SOURCES = Path('csrc/selective_scan')
+SOURCES = Path('csrc')
 RECORD = '_build.json'
 AGAIN = 'then install again'  # for which mmsparx.ops knows the command, since it knows what was installed
 
@@ -54,9 +54,8 @@ def get_switch() -> str:
 
 def get_sources(cuda: bool = False) -> list[str]:
     """Those of the CPU's extension, or those that the GPU's has besides."""
-    folder = SOURCES / 'cuda'
     found = [path for suffix in ('cpp', 'cu') for path in SOURCES.rglob(f'*.{suffix}')]
-    return sorted(path.as_posix() for path in found if (folder in path.parents) == cuda)
+    return sorted(path.as_posix() for path in found if ('cuda' in path.parts) == cuda)
 
 
 def get_digest(root: Path = Path()) -> str:
@@ -128,7 +127,7 @@ def one_program(command: str, name: str):
 def import_torch():
     """torch, under pip's build isolation as well, which hides the environment that is installed into.
 
-    A build requirement would fetch the newest torch, and the scan runs only with the one it is compiled against.
+    A build requirement would fetch the newest torch, and the operators run only with the one it is compiled against.
     """
     try:
         with contextlib.suppress(ModuleNotFoundError):
@@ -261,8 +260,8 @@ def output_to(file):
             os.close(old)
 
 
-class BuildScan(build_ext):
-    """Compiles the scan, or goes on without it, and keeps which of the two and why."""
+class BuildOperators(build_ext):
+    """Compiles the operators, or goes on without it, and keeps which of the two and why."""
 
     def run(self):
         keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version')
@@ -273,14 +272,14 @@ class BuildScan(build_ext):
         try:
             self.compile(record)
             record['built'] = True
-            told = f'compiled the selective scan with {record["compiler"]} for torch {record["torch"]}'
+            told = f'compiled the operators with {record["compiler"]} for torch {record["torch"]}'
             if record['cuda']:
                 told += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
             elif os.getenv('FORCE_CUDA') == '1':
                 told += f', and not for GPUs: {record["cuda_reason"]}'
         except Exception as error:  # whatever it is, the package works without: it is kept and told
             record['reason'] = ' '.join(scrub(str(error)).split())
-            told = f'no compiled selective scan: {record["reason"]}'
+            told = f'no compiled operators: {record["reason"]}'
             self.remove_libraries()
             # Pure Python from here on, so that a wheel is named as one.
             self.extensions = self.distribution.ext_modules = []
@@ -384,7 +383,7 @@ if __name__ == '__main__':
     setup(
         # What it is compiled with is known to get_extension, once the build has found torch.
         ext_modules=[Extension(NAME, get_sources(), language='c++', py_limited_api=True)],
-        cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildScan},
+        cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildOperators},
         # Which a Python without the global lock does not have.
         options={} if sysconfig.get_config_var('Py_GIL_DISABLED') else {'bdist_wheel': {'py_limited_api': 'cp310'}},
     )

@@ -16,8 +16,8 @@ import torch
 
 import mmsparx
 from mmsparx.analysis.timing import Timing
-from mmsparx.ops import available_backends
-from mmsparx.ops.selective_scan import backends, native
+from mmsparx.ops import available_backends, native
+from mmsparx.ops.selective_scan import backends
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = 'benchmarks/results'

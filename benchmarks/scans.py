@@ -26,7 +26,8 @@ from mmsparx.analysis.timing import (
     peak_memory,
 )
 from mmsparx.models.backbones import SparXMamba
-from mmsparx.ops.selective_scan import backends, native
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends
 
 CPU = torch.device('cpu')
 DIRECTIONS = 4

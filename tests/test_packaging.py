@@ -232,7 +232,7 @@ class TestTheCompiledScan:
         assert record['flags'][:2] == ['-O3', '-g0']
         no_gpu = 'torch saw no GPU when mmsparx was built. Set FORCE_CUDA=1, then install again'
         assert record['cuda_reason'].startswith(no_gpu if torch.version.cuda else 'torch ')
-        assert f'mmsparx: compiled the selective scan with {record["compiler"]}' in printed
+        assert f'mmsparx: compiled the operators with {record["compiler"]}' in printed
         assert not [name for name in files if name.startswith('csrc')]
 
     @needs_compiler
@@ -284,7 +284,7 @@ class TestTheCompiledScan:
         record = json.loads((copy / RECORD).read_text())
         assert record['built'] is False
         assert re.search('failed: csrc/selective_scan/cpu/scan.cpp:1:2: error: .*too old', record['reason'])
-        assert f'no compiled selective scan: {record["reason"]}' in done.stderr
+        assert f'no compiled operators: {record["reason"]}' in done.stderr
         assert any('too old' in line for line in record['log'])
         assert str(tmp_path) not in json.dumps(record)
         assert not stale.exists()
@@ -310,7 +310,7 @@ class TestTheCompiledScan:
 
     def test_not_without_sources(self, isolated, copy, tmp_path):
         shutil.rmtree(copy / 'csrc')
-        assert 'csrc/selective_scan holds no C++ sources' in self.reason(isolated, copy, tmp_path)
+        assert 'csrc holds no C++ sources' in self.reason(isolated, copy, tmp_path)
 
     def reason(self, isolated, source, folder, **variables):
         """Why a wheel has no compiled scan; it is there all the same, and is one for every platform."""
@@ -327,7 +327,7 @@ class TestTheCompiledScan:
     @needs_torch
     def test_the_printed_command_compiles_it(self, isolated, small_source, copy, tmp_path):
         """After installations without it from an archive, a wheel and a clone, in an environment that begins empty."""
-        from mmsparx.ops.selective_scan import native
+        from mmsparx.ops import native
 
         index = tmp_path / 'index'
         index.mkdir()
@@ -353,7 +353,7 @@ class TestTheCompiledScan:
         variables = dict(MMSPARX_WITH_OPS='1', CXX=self.failing_compiler(tmp_path))
         done = run_build(isolated, 'wheel', copy, tmp_path, **variables)
         assert done.returncode == 1
-        assert 'MMSPARX_WITH_OPS=1, but no compiled selective scan: the C++ compiler' in done.stderr
+        assert 'MMSPARX_WITH_OPS=1, but no compiled operators: the C++ compiler' in done.stderr
         assert not list(tmp_path.glob('*.whl'))
 
     def test_an_unknown_switch(self, isolated, copy, tmp_path):
@@ -433,7 +433,7 @@ class TestTheCudaKernels:
             isolated, 'wheel', copy, tmp_path, 'with torch', FORCE_CUDA='1', MMSPARX_WITH_OPS='1', CUDA_HOME=home
         )
         assert done.returncode == 1
-        assert f'MMSPARX_WITH_OPS=1, but no compiled selective scan: {reason[:60]}' in done.stderr
+        assert f'MMSPARX_WITH_OPS=1, but no compiled operators: {reason[:60]}' in done.stderr
 
     def test_not_with_an_nvcc_that_fails(self, isolated, copy, tmp_path, release, toolkit):
         reason = self.reason(isolated, copy, tmp_path, CUDA_HOME=toolkit(release))

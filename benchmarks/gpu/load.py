@@ -16,7 +16,8 @@ import torch
 from benchmarks import command_line, sanitize
 from benchmarks.report import ROOT
 from mmsparx.analysis.timing import Copying, clock_of
-from mmsparx.ops.selective_scan import native, triton_backend
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import triton_backend
 
 BUILT = '--built'  # given to the process that looks at what was built
 MATRIX = 8192

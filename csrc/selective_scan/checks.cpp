@@ -12,21 +12,6 @@ void check(const char* name, const at::Tensor& x, at::IntArrayRef shape, at::Sca
               x.device());
 }
 
-Type type_of(const at::Tensor& u) {
-  switch (u.scalar_type()) {
-    case at::kDouble:
-      return Type::kDouble;
-    case at::kFloat:
-      return Type::kFloat;
-    case at::kBFloat16:
-      return Type::kBFloat16;
-    case at::kHalf:
-      return Type::kHalf;
-    default:
-      TORCH_CHECK(false, "selective_scan: expected u in Double, Float, BFloat16 or Half, got ", u.scalar_type());
-  }
-}
-
 // Kernels walk along positions in steps of 1, and through a map row after row; other strides are as they come.
 void make_last_stride_one(at::Tensor& x) {
   if (x.size(-1) > 1 && x.stride(-1) != 1) x = x.contiguous();
@@ -68,14 +53,12 @@ int64_t checked_states(const at::Tensor& A, int64_t dim) {
 
 }  // namespace
 
-at::ScalarType state_type(const at::Tensor& u) { return u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
   const at::Tensor& u = t.u;
   const bool map = scanned == Scanned::kMap;
   map ? check_map(u) : check_sequences(u);
   Inputs in{};
-  in.type = type_of(u);
+  in.type = type_of("selective_scan", "u", u);
   in.batch = u.size(0);
   in.dim = map ? 4 * u.size(1) : u.size(1);
   in.length = map ? u.size(2) * u.size(3) : u.size(2);
@@ -105,7 +88,7 @@ MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
   const at::Tensor& x = t.x;
   check_map(x);
   MapInputs in{};
-  in.type = type_of(x);
+  in.type = type_of("selective_scan", "u", x);
   in.batch = x.size(0);
   in.channels = x.size(1);
   in.height = x.size(2);

@@ -7,6 +7,7 @@
 
 #include <optional>
 
+#include "../common/tensors.h"
 #include "selective_scan.h"
 
 namespace mmsparx {
@@ -24,9 +25,6 @@ struct MapTensors {
   at::Tensor x, step, weight, A, B, C;
   std::optional<at::Tensor> D, delta_bias;
 };
-
-// The type of the state, A, D, delta_bias and all arithmetic beside u.
-at::ScalarType state_type(const at::Tensor& u);
 
 // Raise c10::Error (RuntimeError in Python) for what does not fit together; otherwise return the sizes and
 // where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept

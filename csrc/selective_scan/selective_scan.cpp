@@ -29,7 +29,4 @@ TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
       "map_selective_scan_bwd_native(Tensor grad, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
       "Tensor? delta_bias, Tensor states, bool delta_softplus) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("cpu_instruction_sets() -> str[]");
-  m.def("cpu_instruction_set() -> str");
-  m.def("use_cpu_instruction_set(str name) -> ()");
 }

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "../common/types.h"
+
 namespace mmsparx {
 
 // Positions between two saved states: reference.py's CHUNK.
@@ -15,10 +17,6 @@ constexpr int64_t kChunk = 64;
 
 // Saved states of a sequence: entry c enters chunk c, entry 0 is h_0 = 0, the last is the final state.
 constexpr int64_t state_count(int64_t length) { return 1 + (length + kChunk - 1) / kChunk; }
-
-// Of u, delta, B, C, out and their gradients. The state, A, D, delta_bias and all arithmetic are
-// float, or double for double.
-enum class Type { kDouble, kFloat, kBFloat16, kHalf };
 
 // A (batch, dim, L) tensor, of any strides but the last, which is 1. Strides are in elements.
 struct Rows {
@@ -36,7 +34,7 @@ struct Matrices {
 };
 
 struct Inputs {
-  Type type;
+  Type type;  // of u, delta, B, C, out and their gradients; the state, A, D and delta_bias are float or double
   int64_t batch, dim, length, groups, states;
   Rows u, delta;
   const void* A;  // (dim, states), contiguous, of the state's type like the next two

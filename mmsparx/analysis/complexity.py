@@ -154,6 +154,7 @@ def _norm_formulas() -> dict:
     return {
         aten.native_layer_norm: layer_norm,
         aten.native_group_norm: group_norm,
+        torch.ops.mmsparx.map_norm: group_norm,
         operator: scan,
         **dict.fromkeys(found, batch_norm),
     }

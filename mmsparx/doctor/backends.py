@@ -7,8 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from mmsparx.ops import cross_selective_scan, selective_scan
-from mmsparx.ops.selective_scan import native
+from mmsparx.ops import cross_selective_scan, native, selective_scan
 from mmsparx.ops.selective_scan.backends import AUTO, BACKENDS, choose
 
 # Largest ||a - b|| / ||b|| of a float32 result against float64; rounding alone makes it some 1e-7.

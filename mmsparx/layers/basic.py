@@ -1,4 +1,4 @@
-"""Small parts: stems, downsamplings and feed-forwards by name; shortcut scale, drop path, initial values."""
+"""Small parts: stems, downsamplings, feed-forwards by name; convolutions, shortcut scale, drop path, initial values."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.norm import build_norm
+from mmsparx.ops import depthwise_conv2d
 
 
 def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
@@ -119,6 +120,34 @@ DOWNSAMPLES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution that keeps the map's size, and what follows it, by `mmsparx.ops.depthwise_conv2d`.
+
+    Its parameters are those of the `nn.Conv2d` that the published networks have in its place.
+
+    Args:
+        dim: Number of channels.
+        kernel_size: Side of the window, odd.
+        bias: Whether there is a bias per channel.
+        residual: Whether the input is added to the convolution.
+        activation: What follows: 'none', 'gelu' or 'silu'.
+    """
+
+    def __init__(
+        self, dim: int, kernel_size: int, *, bias: bool = True, residual: bool = False, activation: str = 'none'
+    ):
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
+        self.residual = residual
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        return depthwise_conv2d(x, self.weight, self.bias, residual=self.residual, activation=self.activation)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, residual={self.residual}, activation={self.activation}'
+
+
 class ConvFFN(nn.Module):
     """Feed-forward with a residual depthwise 3x3 convolution on the hidden map.
 
@@ -134,15 +163,12 @@ class ConvFFN(nn.Module):
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
         self.fc1 = nn.Conv2d(dim, hidden, 1)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = nn.GELU()
+        self.dwconv = DepthwiseConv2d(hidden, 3, residual=True, activation='gelu')
         self.fc2 = nn.Conv2d(hidden, dim if out_dim is None else out_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, out_dim, H, W)."""
-        x = self.fc1(x)
-        x = self.act(x + self.dwconv(x))
-        return self.fc2(x)
+        return self.fc2(self.dwconv(self.fc1(x)))
 
 
 class FFN(nn.Module):

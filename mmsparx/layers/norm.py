@@ -6,14 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsparx import ops
+
 # What BN and SyncBN have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class MapNorm(nn.GroupNorm):
-    """GroupNorm that takes a float32 map, as the scan of a float16 model gives, where its parameters are in 16 bits."""
+    """GroupNorm that takes a float32 map, as the scan of a float16 model gives, where its parameters are in 16 bits.
+
+    With one group it is `mmsparx.ops.map_norm`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.num_groups == 1:
+            return ops.map_norm(x, self.weight, self.bias, self.eps)
         dtype = torch.promote_types(x.dtype, self.weight.dtype)
         return F.group_norm(x, self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps)
 

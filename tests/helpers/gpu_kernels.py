@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmsparx.ops.selective_scan import cross, native
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import cross
 from mmsparx.ops.selective_scan.backends import Backend
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from benchmarks import network, peers, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report
 from benchmarks.scan_tables import copy_speed
 from mmsparx.analysis.timing import Copying, Protocol, Timing
-from mmsparx.ops.selective_scan import backends, native
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')
 # Of stage 1 of tiny at 224x224, batch 128, with one state and four directions.

@@ -21,7 +21,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import load, runner, stages
 from benchmarks.gpu.runner import FAILED, NOT_RUN, PASSED, TIMED_OUT, Run, Stage
 from benchmarks.report import Report
-from mmsparx.ops.selective_scan import native
+from mmsparx.ops import native
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device('cpu')

@@ -15,9 +15,9 @@ from benchmarks.report import Comparison, Report
 from mmsparx.analysis.timing import Protocol, Timing
 from mmsparx.layers.mixers import ss2d
 from mmsparx.models import SparXMamba
-from mmsparx.ops import cross_merge, cross_scan
+from mmsparx.ops import cross_merge, cross_scan, native
 from mmsparx.ops import cross_selective_scan as scan
-from mmsparx.ops.selective_scan import backends, native, reference
+from mmsparx.ops.selective_scan import backends, reference
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')
 SHORT = Protocol(1e-3, 3, 0)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mmsparx.doctor import backends as doctor
-from mmsparx.ops.selective_scan import backends, cross, native, reference
+from mmsparx.ops import backends as common
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends, cross, reference
 
 pytestmark = pytest.mark.filterwarnings('ignore:selective scan runs on the slower')
 
@@ -22,7 +24,7 @@ def replace(monkeypatch):
         monkeypatch.setattr(backends, 'BACKENDS', [broken, *backends.BACKENDS])
         monkeypatch.setattr(doctor, 'BACKENDS', backends.BACKENDS)
 
-    monkeypatch.setattr(backends, '_told', set())
+    monkeypatch.setattr(common, '_told', set())
     return replace
 
 

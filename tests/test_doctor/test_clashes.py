@@ -9,7 +9,8 @@ from helpers.fresh import FreshEnvironment, installed_wheel, stub_sdist, stub_wh
 
 from mmsparx.doctor.clashes import CHECKS, STATUSES, TESTED, find_clashes
 from mmsparx.doctor.environment import VARIABLES, Environment
-from mmsparx.ops.selective_scan import backends, native
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends
 
 PARTS = tuple(f'{name}.{part}' for name in ('mmdet', 'mmseg', 'mmpretrain') for part in ('models', 'datasets'))
 MODULES = ('torch', 'mmsparx.ops', 'torchvision', 'mmengine', 'pkg_resources', 'mmsparx.models', 'mmcv', 'mmcv.ops')

@@ -14,7 +14,8 @@ from mmsparx.doctor import backends as doctor_backends
 from mmsparx.doctor import environment, isolated
 from mmsparx.doctor.environment import VARIABLES, Environment
 from mmsparx.doctor.report import as_text, make_report
-from mmsparx.ops.selective_scan import backends, native, reference
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends, reference
 
 ROOT = os.path.dirname(os.path.dirname(mmsparx.__file__))
 

@@ -14,6 +14,7 @@ from mmsparx.layers.basic import (
     STEMS,
     ChannelScale,
     ConvFFN,
+    DepthwiseConv2d,
     DropPath,
     PatchMerging,
     init_weights,
@@ -142,6 +143,28 @@ class TestFFN:
     def test_hidden(self):
         assert FFN(4, hidden=6).fc2.weight.shape == (4, 6, 1, 1)
         assert {'conv': ConvFFN, 'plain': FFN} == FFNS
+
+
+class TestDepthwiseConv2d:
+    @pytest.mark.parametrize('kernel_size', [3, 5, 7])
+    @pytest.mark.parametrize('residual', [False, True])
+    @pytest.mark.parametrize(('activation', 'then'), [('none', nn.Identity), ('gelu', nn.GELU), ('silu', nn.SiLU)])
+    def test_a_convolution_and_what_follows_it(self, activation, then, residual, kernel_size):
+        conv = nn.Conv2d(3, 3, kernel_size, padding=kernel_size // 2, groups=3).double()
+        ours = DepthwiseConv2d(3, kernel_size, residual=residual, activation=activation).double()
+        ours.load_state_dict(conv.state_dict())
+        x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+        assert relative_error(ours(x), then()(conv(x) + residual * x)) < 1e-13
+        assert f'residual={residual}, activation={activation}' in repr(ours)
+
+    def test_initial_values_are_the_convolutions(self):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(3, 3, 3, padding=1, groups=3)
+        torch.manual_seed(0)
+        ours = DepthwiseConv2d(3, 3)
+        assert torch.equal(ours.weight, conv.weight)
+        assert torch.equal(ours.bias, conv.bias)
+        assert DepthwiseConv2d(3, 3, bias=False).bias is None
 
 
 class TestConvFFN:

@@ -108,9 +108,10 @@ class TestTypes:
         assert watch.types['aten._softmax.default'] == [torch.float32] * 4 * 2
         assert watch.types['aten._softmax_backward_data.default'] == [torch.float32] * 4 * 3
 
-    def test_of_statistics(self, watch):
+    def test_of_statistics(self, watch, device):
         # Of input, weight, bias, output, mean and 1 / deviation, the last two.
-        for norm in ('aten.native_group_norm.default', 'aten.native_layer_norm.default'):
+        map_norm = 'mmsparx.map_norm.default' if device == 'cpu' else 'aten.native_group_norm.default'
+        for norm in (map_norm, 'aten.native_layer_norm.default'):
             types = watch.types[norm]
             assert {*types[4::6], *types[5::6]} == {torch.float32}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import gpu_kernels
 
-from mmsparx.ops.selective_scan import backends, native, triton_backend
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import backends, triton_backend
 
 if os.environ.get(triton_backend.INTERPRET):
     from helpers import triton_interpreter

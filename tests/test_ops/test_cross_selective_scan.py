@@ -9,8 +9,7 @@ from helpers import relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, selective_scan
-from mmsparx.ops.selective_scan import native
+from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, selective_scan
 
 FORWARD = torch.ops.mmsparx.cross_selective_scan_fwd.default
 BACKWARD = torch.ops.mmsparx.cross_selective_scan_bwd.default

@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers.kernels import backward, forward, inputs, to
 
-from mmsparx.ops.selective_scan import native, triton_backend
+from mmsparx.ops import native
+from mmsparx.ops.selective_scan import triton_backend
 
 GPU = torch.device('cuda')
 map_forward = torch.ops.mmsparx.cross_selective_scan_fwd

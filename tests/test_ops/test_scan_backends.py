@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmsparx.ops import available_backends, selective_scan
+from mmsparx.ops import backends as common
 from mmsparx.ops.selective_scan import backends, reference, triton_backend
 from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 
@@ -19,7 +20,7 @@ from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 def _fresh(monkeypatch):
     """No environment variable, and nothing told yet."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(backends, '_told', set())
+    monkeypatch.setattr(common, '_told', set())
 
 
 class Planted(Backend):

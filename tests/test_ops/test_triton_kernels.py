@@ -11,8 +11,8 @@ from helpers import relative_error
 from helpers.kernels import NAMES, OWN_TOLERANCE, assert_close_to_truth, backward, forward, inputs, run, to
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, selective_scan
-from mmsparx.ops.selective_scan import native, reference, triton_backend
+from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, selective_scan
+from mmsparx.ops.selective_scan import reference, triton_backend
 
 if not (os.environ.get(triton_backend.INTERPRET) or torch.cuda.is_available()):
     pytest.skip('needs a GPU; test_triton runs it in the interpreter', allow_module_level=True)

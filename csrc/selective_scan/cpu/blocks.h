@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "convert.h"
+#include "../../common/cpu/convert.h"
 #include "tiles.h"
 
 namespace mmsparx {

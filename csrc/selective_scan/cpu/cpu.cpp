@@ -1,38 +1,16 @@
 // The CPU backend: from tensors to units of work on torch's threads.
 
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
-
+#include "../../common/cpu/instruction_sets.h"
+#include "../../common/cpu/parallel.h"
 #include "../run.h"
-#include "instruction_sets.h"
+#include "kernels.h"
 
 namespace mmsparx {
 namespace {
 
-// One thread's working memory, on a cache line.
-class ThreadScratch {
- public:
-  // As floats, so that torch's filling of uninitialised memory, for tests, fills it with NaN.
-  explicit ThreadScratch(int64_t bytes) : memory_(at::empty({(bytes + kLine) / 4}, at::kFloat)) {}
-
-  void* get() {
-    char* const start = static_cast<char*>(memory_.mutable_data_ptr());
-    return start + (kLine - reinterpret_cast<uintptr_t>(start) % kLine) % kLine;
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  Tensor memory_;
-};
-
-// run(begin, end) over all units, at least 2^15 elements at a time: below that, starting a thread takes longer.
-template <typename Run>
-void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, elements_per_unit));
-  at::parallel_for(0, units, grain, run);
-}
+const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                                    const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
@@ -46,22 +24,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
     isa.forward(run.kernels, begin, end, ThreadScratch(scratch_bytes).get());
   });
   return {run.out, run.states};
-}
-
-// (batch, ...) -> (...), summed in order, in the type of `like`.
-Tensor sum_over_batch(const Tensor& partial, const Tensor& like) {
-  Tensor total = at::empty(partial.sizes().slice(1), like.options());
-  const int64_t batch = partial.size(0), size = total.numel();
-  const double* const from = partial.const_data_ptr<double>();
-  auto add = [&](auto* to) {
-    for (int64_t i = 0; i < size; i++) {
-      double sum = 0;
-      for (int64_t b = 0; b < batch; b++) sum += from[b * size + i];
-      to[i] = sum;
-    }
-  };
-  total.scalar_type() == at::kDouble ? add(total.mutable_data_ptr<double>()) : add(total.mutable_data_ptr<float>());
-  return total;
 }
 
 Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
@@ -170,13 +132,6 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
           sum_if(delta_bias.has_value(), dbias)};
 }
 
-void use_instruction_set(const std::string& name) {
-  if (choose_instruction_set(name)) return;
-  std::string known;
-  for (const auto& one : instruction_sets()) known += (known.empty() ? "" : ", ") + one;
-  TORCH_CHECK_VALUE(false, "selective_scan: unknown instruction set '", name, "'; this machine and build have: ", known);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
@@ -184,12 +139,6 @@ TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
   m.impl("selective_scan_bwd_native", backward);
   m.impl("cross_selective_scan_fwd_native", map_forward);
   m.impl("cross_selective_scan_bwd_native", map_backward);
-}
-
-TORCH_LIBRARY_IMPL(mmsparx, CompositeExplicitAutograd, m) {
-  m.impl("cpu_instruction_sets", instruction_sets);
-  m.impl("cpu_instruction_set", [] { return std::string(kernels().name); });
-  m.impl("use_cpu_instruction_set", use_instruction_set);
 }
 
 }  // namespace mmsparx

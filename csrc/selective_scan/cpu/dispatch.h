@@ -14,20 +14,6 @@ struct Is {
   static constexpr bool value = Value;
 };
 
-template <typename Run>
-void with_type(Type type, Run run) {
-  switch (type) {
-    case Type::kDouble:
-      return run(double{});
-    case Type::kFloat:
-      return run(float{});
-    case Type::kBFloat16:
-      return run(BFloat16{});
-    case Type::kHalf:
-      return run(Half{});
-  }
-}
-
 template <typename In, typename Run>
 void with_kind(const In& inputs, Run run) {
   with_type(inputs.type, [&](auto x) {
@@ -71,10 +57,8 @@ void map_add_partials(const MapBackward& b, int64_t begin, int64_t end) {
   b.inputs.type == Type::kDouble ? map_add_partials<double>(b, begin, end) : map_add_partials<float>(b, begin, end);
 }
 
-constexpr Kernels kernels_named(const char* name) {
-  return {name,         scratch_bytes, forward,          backward, add_partials, map_scratch_bytes, map_forward,
-          map_backward, map_add_partials};
-}
+constexpr Kernels kKernels = {scratch_bytes,     forward,     backward,     add_partials,
+                              map_scratch_bytes, map_forward, map_backward, map_add_partials};
 
 }  // namespace
 }  // namespace mmsparx

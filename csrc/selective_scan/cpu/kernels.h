@@ -1,25 +1,11 @@
 // The CPU kernels, once per instruction set.
-//
-// Each kernels_*.cpp includes this file, then chooses an instruction set by a pragma, then includes
-// the kernels. A pragma rather than a compiler flag, so that any build system compiles them alike.
 
 #pragma once
 
-#include <cstdint>
-#include <utility>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
+#include "../../common/cpu/prelude.h"
 #include "../selective_scan.h"
 
 namespace mmsparx {
-
-template <int... I>
-using Indices = std::integer_sequence<int, I...>;
-template <int N>
-using Range = std::make_integer_sequence<int, N>;
 
 // Rows of u that are scanned by one call. Fixed, not derived from the number of threads: the sums over
 // the rows of a block are part of the result.
@@ -28,8 +14,6 @@ constexpr int64_t kBackwardRows = 32;
 constexpr int64_t kMapRows = 16;  // channels of a map, in the backward
 // Channels of a map that are scanned side by side, so that they share what they read of the step.
 constexpr int kAbreast = 4;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t forward_blocks(const Inputs& in) { return ceil_div(in.group_dim(), kForwardRows); }
 inline int64_t backward_blocks(const Inputs& in) { return ceil_div(in.group_dim(), kBackwardRows); }
@@ -41,7 +25,6 @@ inline int64_t map_backward_blocks(const MapInputs& in) { return ceil_div(in.cha
 // (batch, block of channels) for those of maps. Their partial sums are added up in units of (batch, group).
 // `scratch` is the caller's, one per thread.
 struct Kernels {
-  const char* name;
   int64_t (*scratch_bytes)(const Inputs&);  // for forward or backward
   void (*forward)(const Forward&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Backward&, int64_t begin, int64_t end, void* scratch);

@@ -4,25 +4,12 @@
 
 #if defined(__x86_64__)
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define MMSPARX_VECTOR_BYTES 32
+#include "../../common/cpu/target_avx2.h"
 #include "dispatch.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "../../common/cpu/target_end.h"
 
 namespace mmsparx {
-const Kernels* avx2_kernels() {
-  static constexpr Kernels kernels = kernels_named("avx2");
-  return &kernels;
-}
+const Kernels* avx2_kernels() { return &kKernels; }
 }  // namespace mmsparx
 
 #else

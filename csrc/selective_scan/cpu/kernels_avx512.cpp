@@ -4,25 +4,12 @@
 
 #if defined(__x86_64__)
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
-#endif
-#define MMSPARX_VECTOR_BYTES 64
+#include "../../common/cpu/target_avx512.h"
 #include "dispatch.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "../../common/cpu/target_end.h"
 
 namespace mmsparx {
-const Kernels* avx512_kernels() {
-  static constexpr Kernels kernels = kernels_named("avx512");
-  return &kernels;
-}
+const Kernels* avx512_kernels() { return &kKernels; }
 }  // namespace mmsparx
 
 #else

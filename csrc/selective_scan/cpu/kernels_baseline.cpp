@@ -6,8 +6,5 @@
 #include "dispatch.h"
 
 namespace mmsparx {
-const Kernels* baseline_kernels() {
-  static constexpr Kernels kernels = kernels_named("baseline");
-  return &kernels;
-}
+const Kernels* baseline_kernels() { return &kKernels; }
 }  // namespace mmsparx

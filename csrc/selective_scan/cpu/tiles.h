@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "vector.h"
+#include "../../common/cpu/vector.h"
 
 namespace mmsparx {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "platform.h"
 //
-#include "../numbers.h"
+#include "../../common/numbers.h"
 
 namespace mmsparx {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "platform.h"
 //
-#include "../numbers.h"
+#include "../../common/numbers.h"
 
 namespace mmsparx {
 namespace {

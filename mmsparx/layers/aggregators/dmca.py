@@ -12,6 +12,7 @@ from mmsparx.layers.aggregators.parts import (
     source_projection,
     spatial_reducer,
 )
+from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
 from mmsparx.ops import state_dtype
@@ -93,4 +94,5 @@ class DMCA(nn.Module):
 
 def plain_mix(dim: int, out_dim: int) -> nn.Sequential:
     """Depthwise 3x3 convolution, GELU, 1x1 convolution."""
-    return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.GELU(), nn.Conv2d(dim, out_dim, 1))
+    # The identity keeps the place of GELU in the names of parameters.
+    return nn.Sequential(DepthwiseConv2d(dim, 3, activation='gelu'), nn.Identity(), nn.Conv2d(dim, out_dim, 1))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.norm import build_norm
 from mmsparx.layers.precision import full_precision
 from mmsparx.ops import state_dtype
@@ -19,7 +20,7 @@ def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequentia
         norm_cfg: Config of the batch norms, see `mmsparx.layers.norm.build_norm`.
     """
     return nn.Sequential(
-        nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
+        DepthwiseConv2d(dim, 3, bias=False),
         build_norm(dim, norm_cfg),
         nn.GELU(),
         nn.Conv2d(dim, out_dim, 1),
@@ -100,8 +101,8 @@ class GroupedMix(nn.Sequential):
     def __init__(self, dim: int, out_dim: int):
         missing = out_dim % 3
         super().__init__(
-            nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim),
-            nn.GELU(),
+            DepthwiseConv2d(3 * dim, 3, activation='gelu'),
+            nn.Identity(),  # in the place of GELU, whose number is left out in the names of parameters
             nn.Conv2d(3 * dim, out_dim - missing, 1, groups=3),
         )
         self.missing = missing

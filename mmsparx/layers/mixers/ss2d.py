@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.mixers.scan_parameters import default_step_rank, reset_scan_parameters
 from mmsparx.layers.norm import build_norm
@@ -75,7 +76,7 @@ class SS2D(nn.Module):
         self.step_rank = step_rank
         self.backend = backend
         self.in_proj = nn.Conv2d(dim, inner, 1, bias=proj_bias) if aggregator is None else aggregator(dim, inner)
-        self.conv = nn.Conv2d(inner, inner, kernel_size, padding=kernel_size // 2, groups=inner, bias=conv_bias)
+        self.conv = DepthwiseConv2d(inner, kernel_size, bias=conv_bias, activation='silu')
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS * (step_rank + 2 * state_size), inner, 1))
         self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, step_rank))
         self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
@@ -90,7 +91,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
-        h = F.silu(self.conv(self.in_proj(x, *sources)))
+        h = self.conv(self.in_proj(x, *sources))
         y = self.out_norm(self.scan(h))
         return self.out_proj(y.to(h.dtype))
 

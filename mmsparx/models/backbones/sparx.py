@@ -12,7 +12,7 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
-from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, ChannelScale, DropPath, init_weights
+from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, ChannelScale, DepthwiseConv2d, DropPath, init_weights
 from mmsparx.layers.checkpointing import checkpointed
 from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.norm import NORMS, BatchNorm, ChannelLayerNorm, build_norm
@@ -40,7 +40,7 @@ class SparXLayer(nn.Module):
 
     def __init__(self, dim: int, mixer: nn.Module, style: Style, drop_path: float, shortcut_scale: bool):
         super().__init__()
-        self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if style.position_encoding else None
+        self.position = DepthwiseConv2d(dim, 3, residual=True) if style.position_encoding else None
         self.norm1 = build_norm(dim, {'type': style.norm})
         self.mixer = mixer
         self.scale1 = ChannelScale(dim) if shortcut_scale else nn.Identity()
@@ -52,7 +52,7 @@ class SparXLayer(nn.Module):
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
         if self.position is not None:
-            x = x + self.position(x)
+            x = self.position(x)
         x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x), *sources))
         return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
 

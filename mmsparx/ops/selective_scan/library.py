@@ -1,4 +1,4 @@
-"""The operator as torch sees it: schema, kernels, fake, derivatives (of `derivatives`) and FLOP formula.
+"""The operator as torch sees it: schema, kernels, fake, derivatives (of `mmsparx.ops.derivatives`) and FLOP formula.
 
 The schemas are the contract: a compiled extension adds kernels behind `backends`, never another
 operator, so graphs that were exported with one set of backends run with any other.
@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from mmsparx.ops.selective_scan import cross, derivatives, differentiable
+from mmsparx.ops import derivatives
+from mmsparx.ops.selective_scan import cross, differentiable
 from mmsparx.ops.selective_scan.backends import choose
 from mmsparx.ops.selective_scan.reference import state_count, state_dtype
 

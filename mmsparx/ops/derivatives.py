@@ -1,7 +1,7 @@
 """Derivatives of the operators in every mode, and vmap.
 
 - Gradients: the operators' own backward, by a backend.
-- Tangents (forward-mode AD) and second derivatives: `differentiable`, composed of torch operations.
+- Tangents (forward-mode AD) and second derivatives: the same, composed of differentiable torch operations.
 - torch.func: `torch.library.register_autograd` refuses its transforms and drops tangents without a word, so the kernel
   for autograd is one of our own.
 - vmap: along the batch where the parameters are shared, else one after the other, since a gradient of a parameter is a
@@ -27,16 +27,29 @@ def register(
 ) -> None:
     """Register the derivatives, and vmap, of a forward operator and of its backward.
 
+    The forward takes tensors, then options, the last of which names the backend, and returns its output, alone or
+    before tensors that are kept for the backward and carry no derivative. The backward takes the output's gradient, the
+    same tensors, what was kept, and the options, and returns a gradient of every tensor.
+
     Args:
         forward, backward: Names of the operators.
         differentiable_forward, differentiable_backward: The same, composed of torch operations, without the argument
             `backend`.
         parameters: Positions of the forward's tensors that have no axis of the batch.
     """
-    gradients = partial(_differentiate, _overload(backward))
-    second = partial(_differentiate_twice, differentiable_backward)
-    _register(forward, differentiable_forward, _save, gradients)
-    _register(backward, differentiable_backward, _save_for_second, second)
+    tensors, given = _tensor_count(forward), _tensor_count(backward)
+    _register(
+        forward,
+        differentiable_forward,
+        partial(_save, tensors),
+        partial(_differentiate, _overload(backward), tensors),
+    )
+    _register(
+        backward,
+        differentiable_backward,
+        partial(_save_for_second, tensors, given),
+        partial(_differentiate_twice, differentiable_backward, given - 1 - tensors),
+    )
     if hasattr(torch.library, 'register_vmap'):  # since torch 2.5; before, torch goes along the axis itself
         for name, rule in ((forward, partial(_vmap, parameters)), (backward, _vmap_one_by_one)):
             torch.library.register_vmap(name, partial(rule, _overload(name)))
@@ -44,6 +57,10 @@ def register(
 
 def _overload(name: str) -> torch._ops.OpOverload:
     return getattr(torch.ops.mmsparx, name.partition('::')[2]).default
+
+
+def _tensor_count(name: str) -> int:
+    return sum('Tensor' in str(argument.type) for argument in _overload(name)._schema.arguments)
 
 
 _library = torch.library.Library('mmsparx', 'FRAGMENT')
@@ -93,7 +110,7 @@ def _function(
         @staticmethod
         def jvp(ctx, *_):
             raise RuntimeError(
-                'selective_scan: a compiled graph that enters a dual level itself has no tangents of the scan. Enter '
+                f'{operator}: a compiled graph that enters a dual level itself has no tangents of it. Enter '
                 'torch.autograd.forward_ad.dual_level() outside of torch.compile, or use torch.func.jvp in it'
             )
 
@@ -110,26 +127,26 @@ def _modes():
         yield
 
 
-def _save(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.backend = inputs
-    states = output[1]
-    ctx.save_for_backward(*tensors, states)
-    ctx.mark_non_differentiable(states)
+def _save(count: int, ctx, inputs, output) -> None:
+    kept = output[1:] if isinstance(output, tuple) else ()
+    ctx.options = inputs[count:]
+    ctx.save_for_backward(*inputs[:count], *kept)
+    ctx.mark_non_differentiable(*kept)
 
 
-def _differentiate(backward: Callable, ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Callable, count: int, ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # read once: gradient checkpointing allows no more
-    gradients = backward(grad, *saved, ctx.delta_softplus, ctx.backend)
-    present = (None if x is None else gradient for x, gradient in zip(saved, gradients, strict=False))
-    return *present, None, None
+    gradients = backward(grad, *saved, *ctx.options)
+    present = (None if x is None else gradient for x, gradient in zip(saved[:count], gradients, strict=True))
+    return *present, *(None for _ in ctx.options)
 
 
-def _save_for_second(ctx, inputs, output) -> None:
-    *tensors, _, ctx.delta_softplus, _ = inputs  # the saved states are computed again
-    ctx.save_for_backward(*tensors)
+def _save_for_second(count: int, given: int, ctx, inputs, output) -> None:
+    ctx.options = inputs[given:-1]
+    ctx.save_for_backward(*inputs[: 1 + count])  # what was kept is computed again
 
 
-def _differentiate_twice(backward: Callable, ctx, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_twice(backward: Callable, kept: int, ctx, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     wanted = [i for i in range(len(saved)) if ctx.needs_input_grad[i]]
 
@@ -137,12 +154,12 @@ def _differentiate_twice(backward: Callable, ctx, *cotangents: Tensor) -> tuple[
         inputs = list(saved)
         for i, value in zip(wanted, values, strict=True):
             inputs[i] = value
-        return backward(*inputs, None, ctx.delta_softplus)
+        return backward(*inputs, *(None for _ in range(kept)), *ctx.options)
 
     # Not torch.autograd.grad: within torch.func, too, the result can be differentiated again.
     _, pull_back = torch.func.vjp(first, *(saved[i] for i in wanted))
     found = dict(zip(wanted, pull_back(cotangents), strict=True))
-    return *(found.get(i) for i in range(len(saved))), None, None, None
+    return *(found.get(i) for i in range(len(saved))), *(None for _ in range(kept + len(ctx.options) + 1))
 
 
 def _vmap(parameters: Collection[int], operator: Callable, info, in_dims, *arguments):
@@ -155,14 +172,24 @@ def _vmap(parameters: Collection[int], operator: Callable, info, in_dims, *argum
             x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
             batch = x.shape[:2]
             inputs[i] = x.flatten(0, 1)
-    return tuple(x.unflatten(0, batch) for x in operator(*inputs)), (0, 0)
+    return _axis_first([x.unflatten(0, batch) for x in _as_tuple(operator(*inputs))])
 
 
 def _vmap_one_by_one(operator: Callable, info, in_dims, *arguments):
     """One after the other: a gradient of a parameter is a sum over the batch."""
     results = [
-        operator(*(x if dim is None else x.select(dim, i) for x, dim in zip(arguments, in_dims, strict=True)))
+        _as_tuple(
+            operator(*(x if dim is None else x.select(dim, i) for x, dim in zip(arguments, in_dims, strict=True)))
+        )
         for i in range(info.batch_size)
     ]
-    outputs = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-    return outputs, (0,) * len(outputs)
+    return _axis_first([torch.stack(parts) for parts in zip(*results, strict=True)])
+
+
+def _as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _axis_first(outputs: list[Tensor]):
+    """What an operator returns, with the new axis first, and where that axis is."""
+    return (outputs[0], 0) if len(outputs) == 1 else (tuple(outputs), (0,) * len(outputs))

@@ -1,14 +1,14 @@
-// Vectors of the instruction set that this file is compiled for, and the functions a scan needs.
+// Vectors of the instruction set that this file is compiled for, and the functions that kernels need.
 //
 // GCC's and Clang's vector extensions: the same source becomes AVX-512, AVX2, SSE2 or NEON, but for the few
 // functions at the end of which compilers make too much. It is included once per instruction set, after
-// the pragma that chooses it (see kernels.h).
+// the pragma that chooses it (see prelude.h).
 // Nothing of the standard library may be instantiated here: the linker would keep one copy for all
 // instruction sets, and a machine without AVX-512 could be given that one.
 
 #pragma once
 
-#include "kernels.h"
+#include "prelude.h"
 
 #ifndef MMSPARX_VECTOR_BYTES
 #error "MMSPARX_VECTOR_BYTES: expected the bytes of a vector, from the file that includes this one"

@@ -1,13 +1,14 @@
-// Rows of inputs to what a tile reads, and back.
+// Rows of inputs to what kernels compute in, and back.
 
 #pragma once
 
+#include "../types.h"
 #include "vector.h"
 
 namespace mmsparx {
 namespace {
 
-// `count` numbers for a tile: where they are, or converted to T in `buffer`.
+// `count` numbers for a kernel: where they are, or converted to T in `buffer`.
 template <typename T, typename In>
 MMSPARX_INLINE const T* stage(const In* from, int count, T* buffer) {
   if constexpr (sizeof(In) == sizeof(T)) {
@@ -18,7 +19,7 @@ MMSPARX_INLINE const T* stage(const In* from, int count, T* buffer) {
   }
 }
 
-// Where a tile may write its output: `to` itself, or `buffer`, which `unstage` then converts.
+// Where a kernel may write its output: `to` itself, or `buffer`, which `unstage` then converts.
 template <typename T, typename Out>
 MMSPARX_INLINE T* destination(Out* to, T* buffer) {
   if constexpr (sizeof(Out) == sizeof(T)) {
@@ -32,6 +33,21 @@ template <typename T, typename Out>
 MMSPARX_INLINE void unstage(const T* from, int count, Out* to) {
   if (static_cast<const void*>(from) == to) return;
   for (int i = 0; i < count; i++) narrow(from[i], to[i]);
+}
+
+// Calls `run` with a value of the C++ type that a tensor's type stands for.
+template <typename Run>
+void with_type(Type type, Run run) {
+  switch (type) {
+    case Type::kDouble:
+      return run(double{});
+    case Type::kFloat:
+      return run(float{});
+    case Type::kBFloat16:
+      return run(BFloat16{});
+    case Type::kHalf:
+      return run(Half{});
+  }
 }
 
 }  // namespace

@@ -1,0 +1,52 @@
+// Units of work on torch's threads, and the memory that each thread works in.
+
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+namespace mmsparx {
+
+// One thread's working memory, on a cache line.
+class ThreadScratch {
+ public:
+  // As floats, so that torch's filling of uninitialised memory, for tests, fills it with NaN.
+  explicit ThreadScratch(int64_t bytes) : memory_(at::empty({(bytes + kLine) / 4}, at::kFloat)) {}
+
+  void* get() {
+    char* const start = static_cast<char*>(memory_.mutable_data_ptr());
+    return start + (kLine - reinterpret_cast<uintptr_t>(start) % kLine) % kLine;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  at::Tensor memory_;
+};
+
+// run(begin, end) over all units, at least 2^15 elements at a time: below that, starting a thread takes longer.
+template <typename Run>
+void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, elements_per_unit));
+  at::parallel_for(0, units, grain, run);
+}
+
+// (batch, ...) doubles -> (...), summed in order, in the type of `like`.
+inline at::Tensor sum_over_batch(const at::Tensor& partial, const at::Tensor& like) {
+  at::Tensor total = at::empty(partial.sizes().slice(1), like.options());
+  const int64_t batch = partial.size(0), size = total.numel();
+  const double* const from = partial.const_data_ptr<double>();
+  auto add = [&](auto* to) {
+    for (int64_t i = 0; i < size; i++) {
+      double sum = 0;
+      for (int64_t b = 0; b < batch; b++) sum += from[b * size + i];
+      to[i] = sum;
+    }
+  };
+  total.scalar_type() == at::kDouble ? add(total.mutable_data_ptr<double>()) : add(total.mutable_data_ptr<float>());
+  return total;
+}
+
+}  // namespace mmsparx

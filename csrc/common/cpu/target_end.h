@@ -1,0 +1,7 @@
+// The end of what target_avx2.h or target_avx512.h begins.
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

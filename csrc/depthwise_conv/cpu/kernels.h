@@ -1,0 +1,22 @@
+// The CPU kernels, once per instruction set.
+
+#pragma once
+
+#include "../../common/cpu/prelude.h"
+#include "../depthwise_conv.h"
+
+namespace mmsparx::depthwise {
+
+// A unit of work is a plane: one channel of one sample. `scratch` is the caller's, one per thread.
+struct Kernels {
+  int64_t (*scratch_bytes)(const Inputs&);  // for forward or backward
+  void (*forward)(const Forward&, int64_t begin, int64_t end, void* scratch);
+  void (*backward)(const Backward&, int64_t begin, int64_t end, void* scratch);
+};
+
+// Null where this build has none for this kind of machine.
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* baseline_kernels();
+
+}  // namespace mmsparx::depthwise

@@ -1,0 +1,187 @@
+// Whole planes, forward and backward.
+
+#pragma once
+
+#include "activations.h"
+#include "rows.h"
+
+namespace mmsparx::depthwise {
+namespace {
+
+template <typename In>
+const In* plane_of(const Planes& planes, int64_t channels, int64_t unit) {
+  return static_cast<const In*>(planes.data) + unit / channels * planes.batch_stride +
+         unit % channels * planes.channel_stride;
+}
+
+template <typename T>
+T bias_of(const Inputs& in, int64_t channel) {
+  return in.bias ? static_cast<const T*>(in.bias)[channel] : T(0);
+}
+
+// Of the type of the arithmetic: the frames of x and of the gradient, and rows of results.
+template <typename T>
+int64_t scratch_numbers(const Inputs& in) {
+  const int64_t halo = in.side / 2;
+  return frame_stride<T>(in.width) * (2 * band_rows<T>(in.height, in.width) + 6 * halo + kAbreast);
+}
+
+// Takes `Rows` rows of results and leaves them in `to`, whose rows are `width` long.
+template <int Rows, typename T, typename Out, typename Compute>
+MMSPARX_INLINE void write_rows(Out* to, int64_t width, T* buffer, const Compute& compute) {
+  if constexpr (sizeof(T) == sizeof(Out)) {
+    compute([&](int row, int64_t x, Vector<T> v) { store_row(to + row * width, x, width, v); });
+  } else {
+    const int64_t stride = frame_stride<T>(width);
+    compute([&](int row, int64_t x, Vector<T> v) { store(buffer + row * stride + x, v); });
+    for (int row = 0; row < Rows; row++) unstage(buffer + row * stride, int(width), to + row * width);
+  }
+}
+
+template <typename In, int Side, Activation A>
+void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch) {
+  using T = typename StateOf<In>::type;
+  constexpr int halo = Side / 2;
+  const Inputs& in = f.inputs;
+  const int64_t stride = frame_stride<T>(in.width), band = band_rows<T>(in.height, in.width);
+  T* const frame = static_cast<T*>(scratch);
+  T* const buffer = frame + (band + 2 * halo) * stride;
+  for (int64_t unit = begin; unit < end; unit++) {
+    const int64_t channel = unit % in.channels;
+    const In* const x = plane_of<In>(in.x, in.channels, unit);
+    In* const out = static_cast<In*>(f.out) + unit * in.height * in.width;
+    Vector<T> weight[Side * Side];
+    broadcast_weight<Side>(static_cast<const T*>(in.weight) + channel * Side * Side, false, weight);
+    const T bias = bias_of<T>(in, channel);
+    for (int64_t first = 0; first < in.height; first += band) {
+      const int64_t rows = first + band < in.height ? band : in.height - first;
+      fill_frame(x, in.height, in.width, first - halo, rows + 2 * halo, halo, frame);
+      in_blocks(rows, [&](int64_t y, auto count) {
+        const T* const from = frame + y * stride;
+        const T* const centre = from + halo * stride + halo;
+        write_rows<count.value>(out + (first + y) * in.width, in.width, buffer, [&](auto write) {
+          convolve<Side, count.value>(from, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
+            if (in.residual) z += load(centre + row * stride + at);
+            write(row, at, activate<A, T>(z));
+          });
+        });
+      });
+    }
+  }
+}
+
+// Columns of the window whose weights' gradients are summed in one pass, so that the sums fit into registers.
+template <int Side>
+constexpr int kColumns = MMSPARX_VECTOR_BYTES == 64 || Side == 3 ? Side : 1;
+
+// Adds to `sums` (Side, Columns), from column `Columns * pass` of the window on.
+template <int Side, int Columns, int Rows, typename T>
+MMSPARX_INLINE void add_products(const T* x, const T* gradient, int64_t stride, int64_t width, Vector<T>* sums) {
+  for (int64_t at = 0; at < width; at += kLanes<T>) {
+    Vector<T> g[Rows];
+#pragma GCC unroll 8
+    for (int row = 0; row < Rows; row++) g[row] = load(gradient + row * stride + at);
+#pragma GCC unroll 16
+    for (int from = 0; from < Rows + Side - 1; from++) {
+#pragma GCC unroll 8
+      for (int k = 0; k < Columns; k++) {
+        const Vector<T> v = load(x + from * stride + at + k);
+#pragma GCC unroll 8
+        for (int row = 0; row < Rows; row++) {
+          if (from >= row && from - row < Side) sums[(from - row) * Columns + k] += v * g[row];
+        }
+      }
+    }
+  }
+}
+
+// Adds the gradient of a plane's weight, from frames of x and of the gradient whose first windows begin at `x`.
+template <int Side, typename T>
+MMSPARX_INLINE void add_weight_gradient(const T* x, const T* gradient, int64_t stride, int64_t rows, int64_t width,
+                                        double* to) {
+  constexpr int columns = kColumns<Side>;
+  for (int first = 0; first < Side; first += columns) {
+    Vector<T> sums[Side * columns] = {};
+    int64_t y = 0;
+    for (; y + kAbreast <= rows; y += kAbreast) {
+      add_products<Side, columns, kAbreast>(x + y * stride + first, gradient + y * stride, stride, width, sums);
+    }
+    for (; y < rows; y++) {
+      add_products<Side, columns, 1>(x + y * stride + first, gradient + y * stride, stride, width, sums);
+    }
+    for (int row = 0; row < Side; row++) {
+      for (int k = 0; k < columns; k++) to[row * Side + first + k] += sum<T>(sums[row * columns + k]);
+    }
+  }
+}
+
+template <typename In, int Side, Activation A>
+void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratch) {
+  using T = typename StateOf<In>::type;
+  constexpr int halo = Side / 2, size = Side * Side;
+  const Inputs& in = b.inputs;
+  const int64_t stride = frame_stride<T>(in.width), band = band_rows<T>(in.height, in.width);
+  T* const frame = static_cast<T*>(scratch);
+  T* const gradient = frame + (band + 4 * halo) * stride;
+  T* const buffer = gradient + (band + 2 * halo) * stride;
+  for (int64_t unit = begin; unit < end; unit++) {
+    const int64_t channel = unit % in.channels;
+    const In* const x = plane_of<In>(in.x, in.channels, unit);
+    const In* const grad = plane_of<In>(b.grad, in.channels, unit);
+    In* const dx = static_cast<In*>(b.dx) + unit * in.height * in.width;
+    double* const dweight = b.dweight_partial + unit * size;
+    double* const dbias = b.dbias_partial + unit;
+    for (int i = 0; i < size; i++) dweight[i] = 0;
+    *dbias = 0;
+    const T* const own = static_cast<const T*>(in.weight) + channel * size;
+    Vector<T> weight[size], flipped[size];
+    broadcast_weight<Side>(own, false, weight);
+    broadcast_weight<Side>(own, true, flipped);
+    const T bias = bias_of<T>(in, channel);
+    for (int64_t first = 0; first < in.height; first += band) {
+      const int64_t rows = first + band < in.height ? band : in.height - first;
+      fill_frame(x, in.height, in.width, first - 2 * halo, rows + 4 * halo, halo, frame);
+      // The gradient before the activation, with `halo` rows around it, whose x is in the frame.
+      fill_frame(grad, in.height, in.width, first - halo, rows + 2 * halo, halo, gradient);
+      if constexpr (A != Activation::kNone) {
+        const int64_t from = first < halo ? halo - first : 0;
+        const int64_t behind = in.height - first + halo, to = behind < rows + 2 * halo ? behind : rows + 2 * halo;
+        // Not in blocks that overlap: it is changed in place.
+        const auto differentiate = [&](int64_t y, auto count) {
+          const T* const window = frame + y * stride;
+          const T* const centre = window + halo * stride + halo;
+          T* const g = gradient + y * stride + halo;
+          convolve<Side, count.value>(window, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
+            if (in.residual) z += load(centre + row * stride + at);
+            T* const here = g + row * stride + at;
+            const Vector<T> product = load(here) * derivative<A, T>(z);
+            store(here, at + kLanes<T> <= in.width ? product : first_lanes<T>(product, in.width - at, 0));
+          });
+        };
+        int64_t y = from;
+        for (; y + kAbreast <= to; y += kAbreast) differentiate(y, Count<kAbreast>{});
+        for (; y < to; y++) differentiate(y, Count<1>{});
+      }
+      in_blocks(rows, [&](int64_t y, auto count) {
+        const T* const from = gradient + y * stride;
+        const T* const centre = from + halo * stride + halo;
+        write_rows<count.value>(dx + (first + y) * in.width, in.width, buffer, [&](auto write) {
+          convolve<Side, count.value>(from, stride, flipped, T(0), in.width, [&](int row, int64_t at, Vector<T> d) {
+            if (in.residual) d += load(centre + row * stride + at);
+            write(row, at, d);
+          });
+        });
+      });
+      const T* const inner = gradient + halo * stride + halo;
+      add_weight_gradient<Side>(frame + halo * stride, inner, stride, rows, in.width, dweight);
+      Vector<T> total = {};
+      for (int64_t y = 0; y < rows; y++) {
+        for (int64_t at = 0; at < in.width; at += kLanes<T>) total += load(inner + y * stride + at);
+      }
+      *dbias += sum<T>(total);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mmsparx::depthwise

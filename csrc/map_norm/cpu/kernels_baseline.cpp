@@ -1,0 +1,10 @@
+// The kernels for what the compiler may assume without being told: SSE2 on x86-64, NEON on ARM.
+
+#include "kernels.h"
+
+#define MMSPARX_VECTOR_BYTES 16
+#include "dispatch.h"
+
+namespace mmsparx::map_norm {
+const Kernels* baseline_kernels() { return &kKernels; }
+}  // namespace mmsparx::map_norm
