@@ -12,8 +12,8 @@ import mmsparx.ops  # noqa: F401  (registers their formulas)
 def jit_handles() -> dict[str, Callable]:
     """Handles of this package's operators for fvcore's `FlopCountAnalysis` and mmengine's `FlopAnalyzer`.
 
-    They do not see these otherwise: `FlopCountAnalysis(model, inputs).set_op_handle(**jit_handles())`. Norms count 5 for
-    each element, as these counters have it.
+    They do not see these otherwise: `FlopCountAnalysis(model, inputs).set_op_handle(**jit_handles())`. Norms count 5
+    for each element, as these counters have it.
 
     Returns:
         Multiply-adds of a node of a traced graph, by the operator's name.
