@@ -16,7 +16,7 @@ result is written onto an input or among the inputs, and no two have one name: b
 are in a.jpg.json.
 
     mmsparx infer street.jpg CONFIG CHECKPOINT
-    mmsparx infer pictures/ CONFIG CHECKPOINT --out-dir found --device cpu
+    mmsparx infer photos/ CONFIG CHECKPOINT --out-dir found --device cpu
     mmsparx infer 0 CONFIG CHECKPOINT            # the first camera; Ctrl-C ends it
 """
 

@@ -70,7 +70,7 @@ def test_mixers_of_two_models(cka, matrices, images, tmp_path, capsys):
     assert row == ['mini', '7', f'{mean:.3f}', '5', '1']
     said = capsys.readouterr().out
     assert 'VMamba: random weights (seed 0), images of 32x32.' in said
-    assert '1 images cannot be read and were passed over: broken.jpg.' in said
+    assert '1 image cannot be read and was passed over: broken.jpg.' in said
     with Image.open(tmp_path / 'out/cka.png') as figure:
         assert figure.width > figure.height > 300
 
@@ -94,7 +94,7 @@ def test_modules_by_name(cka, matrices, images):
 def test_what_is_left_out_of_minibatches_is_said(cka, capsys):
     assert cka('--model', DIGITS, '--batch-size', 4) == 0
     said = capsys.readouterr().out
-    assert f'{DIGITS}: 1 images are left out, as the last minibatch would be of fewer than 4.' in said
+    assert f'{DIGITS}: the last minibatch would be of fewer than 4 images, and is left out: 1.' in said
 
 
 def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
@@ -108,7 +108,7 @@ def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
     monkeypatch.setattr(models, 'load_model', broken)
     assert cka('--model', DIGITS) == 0
     said = capsys.readouterr().out
-    assert f'{DIGITS}: 2.0 gives the same for all images, and has no similarity.' in said
+    assert f'{DIGITS}: without similarity, as they give the same for all images: 2.0.' in said
     assert 'nan' not in said
 
 

@@ -90,8 +90,8 @@ def test_a_backbone_and_what_it_is_of_the_whole(get_flops):
 def test_overrides(get_flops):
     pytest.importorskip('mmpretrain')
     name = 'sparx_mamba_mini_overfit'
-    fewer = figures(get_flops(name, '--cfg-options', 'model.head.num_classes=10'))[0]
-    assert figures(get_flops(name))[0] - fewer == pytest.approx(990 * 129 / 1e6, abs=0.011)
+    more = figures(get_flops(name, '--cfg-options', 'model.head.num_classes=1000'))[0]
+    assert more - figures(get_flops(name))[0] == pytest.approx(986 * 129 / 1e6, abs=0.011)
 
 
 @pytest.mark.parametrize(
