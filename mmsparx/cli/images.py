@@ -65,20 +65,21 @@ def passed_over(names: Sequence[str], why: str = 'cannot be read') -> str:
     return f'{counted} {why} and {"was" if len(names) == 1 else "were"} passed over: {listed}{more}'
 
 
-def choose_images(folder: str | Path, count: int | None = None, seed: int = 0) -> Images:
+def choose_images(folder: str | Path, count: int | None = None, seed: int = 0, shuffled: bool = False) -> Images:
     """Draw images from a folder and its subfolders, and see which can be read.
 
     Args:
         folder: Folder to look in.
         count: Number of images that can be read; all of them for None, or where there are fewer.
         seed: Seed of the choice, where a part is taken. The choice is the same wherever the folder lies.
+        shuffled: Whether all of them are in a random order, too, instead of that of their paths.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
         ValueError: None of the images can be read.
     """
     paths = find_images(folder)
-    if count is not None and count < len(paths):
+    if shuffled or (count is not None and count < len(paths)):
         random.Random(seed).shuffle(paths)
     wanted, found, unreadable = count or len(paths), [], []
     for path in shown(paths, 'images'):
