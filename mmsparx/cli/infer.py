@@ -11,9 +11,9 @@ Show what a trained network sees in an image, a folder of images, a video or a c
 Works with any config of this package and a checkpoint of it: detection, segmentation or classification, by the
 inferencer of mmdet, mmseg or mmpretrain. Writes each image with what was found drawn into it, and the predictions as
 JSON; a segmentation's label map as PNG, too. Each class is drawn in one colour; the JSON has all predictions, also
-those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over, and named at the end, with exit status 1. No
-result is written onto an input or among the inputs, and no two have one name: beside a.png, the predictions of a.jpg
-are in a.jpg.json.
+those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over, and named at the end; the
+exit status is 1 then. No result is written onto an input or among the inputs, and no two have one name: beside a.png,
+the predictions of a.jpg are in a.jpg.json.
 
     mmsparx infer street.jpg CONFIG CHECKPOINT
     mmsparx infer photos/ CONFIG CHECKPOINT --out-dir found --device cpu

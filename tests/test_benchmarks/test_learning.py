@@ -83,18 +83,18 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(learning, 'LOGGED_EVERY', 1)
     write_digits(tmp_path / 'data/digits')
-    options = ['--variants', 'VMamba', '--iterations', '2', '--threads', '1', '--keep', 'kept']
+    options = ['--variants', 'plain', '--iterations', '2', '--threads', '1', '--keep', 'kept']
     path = learning.main(['--task', 'digits', *options])
     (comparison,) = Report.load(path).comparisons
     assert comparison.case == {'seed': 0, 'iterations': 2, 'batch': 64, 'learning rate': 2e-3}
-    facts = comparison.timings['VMamba'].facts
+    facts = comparison.timings['plain'].facts
     assert facts.keys() == {'parameters', 'multiply_adds', 'accuracy_at_half', 'accuracy', 'loss'}
     assert 0 <= facts['accuracy'] <= 100
-    assert '| VMamba  |' in path.with_suffix('.md').read_text()
+    assert '| plain   |' in path.with_suffix('.md').read_text()
     # What is kept is a model to name, wherever it is moved to.
     moved = (tmp_path / 'kept').rename(tmp_path / 'moved')
-    assert {file.name for file in moved.iterdir()} == {'vmamba_seed0.py', 'vmamba_seed0.pth'}
-    model = load_model(str(moved / 'vmamba_seed0.py'), str(moved / 'vmamba_seed0.pth'), device='cpu')
+    assert {file.name for file in moved.iterdir()} == {'plain_seed0.py', 'plain_seed0.pth'}
+    model = load_model(str(moved / 'plain_seed0.py'), str(moved / 'plain_seed0.pth'), device='cpu')
     assert sum(x.numel() for x in model.module.parameters()) == facts['parameters']
 
 
