@@ -13,6 +13,8 @@ best.
 import argparse
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from benchmarks import command_line
 from benchmarks.report import ROOT, Comparison, Report, markdown
 from mmsparx.analysis import Complexity, complexity
 from mmsparx.analysis.timing import Timing
+from mmsparx.engine.outputs import check_writable
 from mmsparx.models import SparXMamba, StagePlan
 
 CONFIGS = ROOT / 'configs' / 'classification'
@@ -190,12 +193,28 @@ def train(config: Path, work_dir: Path, options: Mapping[str, object]) -> list[d
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def measure(task: Task, name: str, seed: int) -> Timing:
-    """Train one variant once: seconds per iteration, and as facts what it has learned."""
+def kept_as(name: str, seed: int) -> str:
+    """Name of a trained network's files below `--keep`, without a suffix."""
+    return f'{re.sub("[^a-z0-9]+", "_", name.lower())}_seed{seed}'
+
+
+def measure(task: Task, name: str, seed: int, keep: Path | None = None) -> Timing:
+    """Train one variant once: seconds per iteration, and as facts what it has learned.
+
+    Args:
+        task: What is trained.
+        name: Name in `VARIANTS`.
+        seed: Seed of the run.
+        keep: Folder to copy the config, as one file, and the last checkpoint to.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, 'config.py')
+        config, work_dir = Path(folder, 'config.py'), Path(folder, 'work')
         counted = count(write_config(config, task, name), task.side)
-        logged = train(config, Path(folder, 'work'), schedule(task, seed))
+        logged = train(config, work_dir, schedule(task, seed))
+        if keep is not None:
+            kept = keep / kept_as(name, seed)
+            shutil.copy(work_dir / config.name, kept.with_suffix('.py'))
+            shutil.copy(work_dir / f'iter_{task.iterations}.pth', kept.with_suffix('.pth'))
     steps = [line for line in logged if 'loss' in line]
     half, end = [line[METRIC] for line in logged if METRIC in line]
     facts = {'parameters': counted.params, 'multiply_adds': counted.macs}
@@ -203,13 +222,13 @@ def measure(task: Task, name: str, seed: int) -> Timing:
     return Timing([line['time'] for line in steps], LOGGED_EVERY, facts=facts)
 
 
-def comparisons(task: Task) -> Iterator[Comparison]:
-    """All variants with one seed after the other."""
+def comparisons(task: Task, keep: Path | None = None) -> Iterator[Comparison]:
+    """All variants with one seed after the other; see `measure`."""
     case = {'iterations': task.iterations, 'batch': task.batch, 'learning rate': task.lr}
     for seed in task.seeds:
         timings = {}
         for name in task.variants:
-            timings[name] = measure(task, name, seed)
+            timings[name] = measure(task, name, seed, keep)
             print(f'{name}, seed {seed}: {timings[name].facts["accuracy"]:.2f} %', flush=True)
         yield Comparison({'seed': seed, **case}, timings)
 
@@ -252,13 +271,21 @@ def main(argv: Sequence[str] | None = None) -> Path:
     add('--variants', nargs='+', choices=VARIANTS, metavar='NAME', help=f"(default: the task's); {', '.join(VARIANTS)}")
     add('--seeds', nargs='+', type=int, metavar='N', help='(default: 0 1 2 in a comparison, 0 in the others)')
     add('--iterations', type=iterations, metavar='N', help="batches to train on (default: the task's)")
+    add('--keep', type=Path, metavar='FOLDER', help="empty folder to keep each run's config and last checkpoint in")
     parser.set_defaults(device=torch.device('cpu'))
     args = parser.parse_args(argv)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     given = {key: getattr(args, key) for key in ('variants', 'seeds', 'iterations')}
     task = replace(TASKS[args.task], **{key: value for key, value in given.items() if value is not None})
-    return command_line.run('learning', args, argv, comparisons(task), tables, args.task)
+    if args.keep is not None:
+        try:
+            check_writable(args.keep, '--keep')
+        except OSError as error:
+            parser.error(str(error))
+        if any(args.keep.iterdir()):
+            parser.error(f'--keep: {args.keep} is not empty; name another folder')
+    return command_line.run('learning', args, argv, comparisons(task, args.keep), tables, args.task)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 
+class LayerError(ValueError):
+    """A layer shows nothing of a score; another one may."""
+
+
 def class_activation(
     model: nn.Module,
     layer: nn.Module,
@@ -42,7 +46,7 @@ def class_activation(
         score, or all of it does evenly.
 
     Raises:
-        ValueError: The layer does not run, or does not give a map of several positions, or the score does not depend on
+        LayerError: The layer does not run, or does not give a map of several positions, or the score does not depend on
             it.
     """
     cam = _GradCAM(_Scored(model, score, x), [layer], to_map)
@@ -74,13 +78,13 @@ class _GradCAM(GradCAM):
 
     def get_cam_weights(self, input_tensor, target_layer, target_category, activations, grads):
         if activations is None:
-            raise ValueError('the layer does not run where the model looks at an image; choose another one')
+            raise LayerError('the layer does not run where the model looks at an image; choose another one')
         if activations.ndim != 4:
-            raise ValueError(
+            raise LayerError(
                 f'expected a layer that gives a map (1, channels, h, w), got {activations.shape}; choose another one'
             )
         if activations.shape[2:] == (1, 1):
-            raise ValueError('the layer gives a map of one position, which shows no place; choose an earlier one')
+            raise LayerError('the layer gives a map of one position, which shows no place; choose an earlier one')
         if grads is None:
-            raise ValueError('the score does not depend on the layer; choose an earlier one')
+            raise LayerError('the score does not depend on the layer; choose an earlier one')
         return super().get_cam_weights(input_tensor, target_layer, target_category, activations, grads)

@@ -31,6 +31,8 @@ SETTLE_BELOW = 1.0
 COPIED = 2**29
 # Characters of an error's text in a table.
 LONGEST_REASON = 300
+# What the reason begins with where memory is wanting.
+OUT_OF_MEMORY = 'out of memory'
 
 
 @dataclass
@@ -50,9 +52,10 @@ class Timing:
     facts: dict[str, float | int | str] = field(default_factory=dict)
 
     def skip(self, why: Exception | str) -> None:
-        """Drop the samples and keep the reason; the traceback of an exception goes to stderr."""
+        """Drop the samples and keep the reason; the traceback goes to stderr, unless it is want of memory."""
         if isinstance(why, Exception):
-            traceback.print_exception(why)
+            if not is_of_memory(why):
+                traceback.print_exception(why)
             why = reason_of(why)
         self.seconds, self.calls, self.skipped = [], 1, why
 
@@ -194,13 +197,19 @@ def interleave(
     return timings
 
 
+def is_of_memory(error: BaseException) -> bool:
+    """Whether a call has failed for want of memory, of a GPU or of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def reason_of(error: BaseException) -> str:
-    """Class and text of an exception on one line, without its middle where it is long."""
+    """Class and text of an exception on one line, without its middle where it is long; `OUT_OF_MEMORY` in its place."""
     text = ' '.join(str(error).split())
     if len(text) > LONGEST_REASON:
         half = LONGEST_REASON // 2
         text = f'{text[:half]} [...] {text[-half:]}'
-    return f'{type(error).__name__}: {text}'.rstrip(': ')
+    kind = OUT_OF_MEMORY if is_of_memory(error) else type(error).__name__
+    return f'{kind}: {text}'.rstrip(': ')
 
 
 def _lost(clock: Callable[[], float], name: str, timings: Mapping[str, Timing]) -> bool:

@@ -1,11 +1,12 @@
 """Images of a folder, for commands that go through them."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -36,9 +37,7 @@ class Images:
         """A sentence that names the files that cannot be read; None without any."""
         if not self.unreadable:
             return None
-        names = [path.relative_to(self.folder).as_posix() for path in self.unreadable[:_LISTED]]
-        more = ', ...' if len(self.unreadable) > _LISTED else ''
-        return f'{len(self.unreadable)} images cannot be read and were passed over: {", ".join(names)}{more}'
+        return passed_over([path.relative_to(self.folder).as_posix() for path in self.unreadable])
 
     def batches(self, prepare: Callable[[Image.Image], Tensor], size: int, text: str) -> Iterator[Tensor]:
         """Batches of inputs, (size, C, H, W), the last one of what is left; with a progress bar.
@@ -53,20 +52,34 @@ class Images:
             yield torch.stack(batch)
 
 
-def choose_images(folder: str | Path, count: int | None = None, seed: int = 0) -> Images:
+def passed_over(names: Sequence[str], why: str = 'cannot be read') -> str:
+    """A clause that counts images that are passed over, and names the first of them.
+
+    Args:
+        names: Names of the images, at least one.
+        why: What is wrong with them.
+    """
+    listed = ', '.join(names[:_LISTED])
+    more = f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''
+    counted = '1 image' if len(names) == 1 else f'{len(names)} images'
+    return f'{counted} {why} and {"was" if len(names) == 1 else "were"} passed over: {listed}{more}'
+
+
+def choose_images(folder: str | Path, count: int | None = None, seed: int = 0, shuffled: bool = False) -> Images:
     """Draw images from a folder and its subfolders, and see which can be read.
 
     Args:
         folder: Folder to look in.
         count: Number of images that can be read; all of them for None, or where there are fewer.
         seed: Seed of the choice, where a part is taken. The choice is the same wherever the folder lies.
+        shuffled: Whether all of them are in a random order, too, instead of that of their paths.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
         ValueError: None of the images can be read.
     """
     paths = find_images(folder)
-    if count is not None and count < len(paths):
+    if shuffled or (count is not None and count < len(paths)):
         random.Random(seed).shuffle(paths)
     wanted, found, unreadable = count or len(paths), [], []
     for path in shown(paths, 'images'):
@@ -99,10 +112,13 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image file in RGB, turned as its camera was held.
+    """An image file in RGB, turned as its camera was held; of 16 bits the upper 8 are kept, as OpenCV does.
 
     Raises:
         OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: It cannot be read.
     """
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert('RGB')
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith('I'):  # grey of 16 bits, which Pillow would cut off at 255
+            upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+        return upright.convert('RGB')

@@ -6,17 +6,17 @@ from mmsparx.cli.arguments import FILES, FOLDERS, add_config_argument, at_least,
 from mmsparx.cli.running import Command
 
 DESCRIPTION = """\
-What a trained network sees: in an image, a folder of images, a video or a camera.
+Show what a trained network sees in an image, a folder of images, a video or a camera.
 
 Works with any config of this package and a checkpoint of it: detection, segmentation or classification, by the
 inferencer of mmdet, mmseg or mmpretrain. Writes each image with what was found drawn into it, and the predictions as
 JSON; a segmentation's label map as PNG, too. Each class is drawn in one colour; the JSON has all predictions, also
-those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over, and named at the end. No
-result is written onto an input or among the inputs, and no two have one name: beside a.png, the predictions of a.jpg
-are in a.jpg.json.
+those that are not drawn (--score-thr, --max-overlap). What cannot be read is passed over, and named at the end; the
+exit status is 1 then. No result is written onto an input or among the inputs, and no two have one name: beside a.png,
+the predictions of a.jpg are in a.jpg.json.
 
     mmsparx infer street.jpg CONFIG CHECKPOINT
-    mmsparx infer pictures/ CONFIG CHECKPOINT --out-dir found --device cpu
+    mmsparx infer photos/ CONFIG CHECKPOINT --out-dir found --device cpu
     mmsparx infer 0 CONFIG CHECKPOINT            # the first camera; Ctrl-C ends it
 """
 
@@ -27,10 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     completed(source, FILES)
     add_config_argument(parser)
     completed(parser.add_argument('checkpoint', help='checkpoint file or address'), FILES)
-    out_dir = parser.add_argument('--out-dir', default='found', help='where the results go (default: %(default)s)')
+    out_dir = parser.add_argument(
+        '--out-dir', default='found', metavar='FOLDER', help='folder that the results go to (default: %(default)s)'
+    )
     completed(out_dir, FOLDERS)
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='draw what scores higher (default: %(default)s)')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, metavar='SCORE', help='draw what scores higher (default: %(default)s)'
+    )
     parser.add_argument(
         '--max-overlap',
         type=share,

@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmsparx.cli.named_model import PUBLISHED, NamedModel, scope_of
 from mmsparx.cli.preprocessing import Preprocessing, of_config, of_timm
+from mmsparx.engine.classes import classes_of
+from mmsparx.engine.command_line import read_config
+from mmsparx.engine.devices import device_of
 from mmsparx.engine.pretrained import drop_pretrained
 from mmsparx.weights import match_weights, read_weights
 from mmsparx.weights.contents import Weights
@@ -73,7 +76,7 @@ def load_model(
             such device.
         RuntimeError: The checkpoint cannot be read, or does not match; see `mmsparx.weights.load_pretrained`.
     """
-    device = _device(device)
+    device = device_of(device)
     path = config_path(name)
     build = _from_timm if path is None else _from_config
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -83,17 +86,6 @@ def load_model(
     module.eval()  # which does not return the model for all of mmdet's backbones
     short = name if path is None else path.stem
     return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes)
-
-
-def _device(name: str | None) -> str:
-    """The device of that name, if it is there; a GPU, or else the CPU, for None."""
-    if name is None:
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        raise ValueError(f'--device: {name!r} cannot be used: {str(error).splitlines()[0]}') from error
-    return name
 
 
 def _labels(given: Sequence[Sequence[str]]) -> list[str]:
@@ -117,12 +109,14 @@ def config_path(name: str) -> Path | None:
     try:
         return resolve_config(name)
     except ValueError as error:
-        known = [] if name.endswith('.py') else _timm_models()
-        if name.partition('.')[0] in known:  # what follows a point names weights
+        known_to_timm = [] if name.endswith('.py') else _timm_models()
+        if name.partition('.')[0] in known_to_timm:  # what follows a point names weights
             return None
-        known += [config.name for config in list_configs()]
+        known = [*known_to_timm, *(config.name for config in list_configs())]
         near = difflib.get_close_matches(name, known)
         hint = f'; nearest: {", ".join(near)}' if near and not name.endswith('.py') else ''
+        if not known_to_timm and not name.endswith('.py'):
+            hint += ". timm is not installed: pip install 'mmsparx[cls]'"
         raise ValueError(
             f'no model {name!r}: expected a config file, the name of a shipped config (`mmsparx configs` lists them) '
             f'or a model of timm{hint}'
@@ -145,7 +139,7 @@ Built = tuple[nn.Module, Config | None, Preprocessing, tuple[str, ...] | None]
 
 
 def _from_config(path: Path, checkpoint: str | None) -> Built:
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     if 'model' not in cfg:
         raise ValueError(f'{path}: expected a config with a model, got none')
     if checkpoint == PUBLISHED:
@@ -158,7 +152,7 @@ def _from_config(path: Path, checkpoint: str | None) -> Built:
         if checkpoint is None:
             model.init_weights()
         weights = None if checkpoint is None else _load(model, read_weights(checkpoint), checkpoint)
-        classes = _classes(cfg, weights)
+        classes = classes_of(cfg, weights.meta if weights else None)
     return model, cfg, of_config(cfg), classes
 
 
@@ -192,20 +186,6 @@ def _load(model: nn.Module, weights: Weights, source: str) -> Weights:
     found, _ = match_weights(model, weights.state_dict, str(source))
     model.load_state_dict(found, strict=False)  # what may be left is in the report
     return weights
-
-
-def _classes(cfg: Config, weights: Weights | None) -> tuple[str, ...] | None:
-    """Names of the classes, as the checkpoint has them, or the config's test set."""
-    meta = ((weights.meta if weights else None) or {}).get('dataset_meta') or {}
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    classes = meta.get('classes') or meta.get('CLASSES') or (dataset.get('metainfo') or {}).get('classes')
-    if classes is None and dataset.get('type') is not None:
-        found = dataset['type']
-        if isinstance(found, str):
-            with DATASETS.switch_scope_and_registry(None) as registry:
-                found = registry.get(found)
-        classes = (getattr(found, 'METAINFO', None) or {}).get('classes')
-    return tuple(classes) if classes and not isinstance(classes, str) else None
 
 
 @contextmanager

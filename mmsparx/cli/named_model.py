@@ -55,6 +55,11 @@ class NamedModel:
         return self.checkpoint is None
 
     @property
+    def library(self) -> str:
+        """The library whose model it is: timm, or the scope that the config names."""
+        return 'timm' if self.config is None else self.config.get('default_scope') or 'mmengine'
+
+    @property
     def backbone(self) -> nn.Module | None:
         """The network of this package in it; None where there is none, or there are several."""
         found = list(backbones_of(self.module).values())
@@ -117,7 +122,10 @@ class NamedModel:
         """
         self.preprocessing = self.preprocessing.at_size(side)
         if side is not None and self.config is None and hasattr(self.module, 'set_input_size'):
-            self.module.set_input_size(img_size=(side, side))
+            try:
+                self.module.set_input_size(img_size=(side, side))
+            except (RuntimeError, AssertionError, ZeroDivisionError) as error:  # whatever timm's networks raise
+                raise ValueError(f'{self.label} does not take images of {side}x{side}: {error}') from error
             self.module.to(next(self.module.parameters()).device)
         return self
 

@@ -25,6 +25,8 @@ _RESAMPLING = {
     'box': Image.Resampling.BOX,
     'area': Image.Resampling.BOX,
 }
+# Times the pixels of the input that a resized image may have before the crop: one of 1x10000 would have 10000 times.
+_MOST = 16
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,29 @@ class Preprocessing:
         """The same for square images of another side; as it is for None."""
         return self if side is None else replace(self, size=(side, side))
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image of any size -> (3, height, width), float32."""
-        return self.normalise(np.asarray(self.resize(image)))
-
-    def resize(self, image: Image.Image) -> Image.Image:
-        """The resized and cropped image.
+    def check(self) -> None:
+        """Fail where images would not become of one size.
 
         Raises:
-            ValueError: There is no size.
+            ValueError: There is no size, or one that Pillow takes for an attack.
         """
         if self.size is None:
             raise ValueError(
                 'expected a size (--size), since the test pipeline of the config neither resizes nor crops'
             )
+
+        most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+        if math.prod(self.size) > most:
+            height, width = self.size
+            raise ValueError(f'--size: images of {height}x{width} are too large; Pillow makes up to {most} pixels')
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image of any size -> (3, height, width), float32."""
+        return self.normalise(np.asarray(self.resize(image)))
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The resized and cropped image; errors as for `check`."""
+        self.check()
         height, width = self.size
         resampling = _RESAMPLING[self.interpolation]
         if self.whole:
@@ -73,9 +84,14 @@ class Preprocessing:
         # The short side, where the crop is square; for other crops, as much as both sides need.
         needed = [math.floor(side / self.crop_ratio) for side in (width, height)]
         scale = max(Fraction(side, given) for side, given in zip(needed, image.size, strict=True))
-        resized = image.resize([math.floor(side * scale) for side in image.size], resampling)
-        left, top = (round((side - crop) / 2) for side, crop in zip(resized.size, (width, height), strict=True))
-        return resized.crop((left, top, left + width, top + height))
+        resized = [math.floor(side * scale) for side in image.size]
+        left, top = (round((side - crop) / 2) for side, crop in zip(resized, (width, height), strict=True))
+        if math.prod(resized) <= _MOST * width * height:
+            return image.resize(resized, resampling).crop((left, top, left + width, top + height))
+        # The same but for rounding, without what is cropped away.
+        across, down = (given / side for given, side in zip(image.size, resized, strict=True))
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return image.resize((width, height), resampling, box=box)
 
     def normalise(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) RGB from 0 to 255 -> (3, H, W), float32."""

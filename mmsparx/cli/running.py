@@ -114,11 +114,20 @@ def _sentence(error: Exception) -> str | None:
         return f'{error}. This command needs {package}: {_INSTALLED_BY.get(package, "install it, see the README")}'
     if isinstance(error, ImportError) and not (error.name or '').startswith('mmsparx'):
         return f'{error}. `mmsparx doctor` says what does not work here, and how to fix it'
+    if _is_of_memory(error):
+        text = str(error).partition('\n')[0] or type(error).__name__
+        return f'the memory does not suffice: {text}. Smaller images, or fewer of them at once, take less'
     if isinstance(error, OSError):
         return re.sub(r'^\[Errno \d+\] ', '', str(error)) or type(error).__name__
     if not _is_foreseen(error):
         return None
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that is not there; of torch's CPU and of OpenCV by their messages."""
+    known = ("can't allocate memory", 'CUDA out of memory', 'Insufficient memory')
+    return isinstance(error, MemoryError) or any(text in str(error) for text in known)
 
 
 def _is_foreseen(error: Exception) -> bool:

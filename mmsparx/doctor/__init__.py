@@ -25,7 +25,7 @@ from mmsparx.doctor.report import as_text, make_report
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add `doctor` to the commands of a parser."""
     text = 'say what is installed, what does not work, and how to fix it'
-    parser = commands.add_parser('doctor', help=text, description=text, allow_abbrev=False)
+    parser = commands.add_parser('doctor', help=text, description=f'{text[0].upper()}{text[1:]}.', allow_abbrev=False)
     parser.add_argument('--json', action='store_true', help='write one JSON object')
     parser.set_defaults(run=run)
 

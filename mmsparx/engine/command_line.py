@@ -2,7 +2,7 @@
 
 The runner, its hooks and its loops are mmengine's, and what a config says is done. What is added:
 weights-only loading on every torch, weights that match or an error, checkpoints that are whole at every
-moment, several processes without a GPU, and errors that say how to mend what is wrong, where possible
+moment, several processes without a GPU, and errors that say how to fix what is wrong, where possible
 before a model is built.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -31,18 +32,25 @@ from mmsparx.version import __version__
 from mmsparx.weights import secure_mmengine
 from mmsparx.zoo import resolve_config
 
+# Scopes of configs, which are the packages that have the types.
+LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
+
 
 def read_config(path: Path) -> Config:
-    """A config file.
+    """A config file, whose library is imported.
 
     Raises:
         ValueError: It, or one of its bases, is not Python.
+        ModuleNotFoundError: Its library is not installed, of which a registry would say that it lacks a type.
     """
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except SyntaxError as error:
         line = f' in line {error.lineno}, {error.text.strip()!r}' if error.text else ''
         raise ValueError(f'{path}, or a base of it, is not Python: {error.msg}{line}. Correct the config') from error
+    if cfg.get('default_scope') in LIBRARIES:
+        import_module(cfg.default_scope)
+    return cfg
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -98,15 +106,15 @@ def harden(cfg: Config) -> None:
 
 @contextmanager
 def empty_data_explained() -> Iterator[None]:
-    """Within it, what mmengine raises for a dataset without pictures says what it is about."""
+    """Within it, what mmengine raises for a dataset without images says what it is about."""
     try:
         yield
     except ValueError as error:
         if 'need at least one array to concatenate' not in str(error):
             raise
         raise ValueError(
-            'a dataset holds no picture. Either its annotation file names none, or its filter leaves none: a training '
-            'set is without pictures that have no objects of the classes, unless filter_cfg has filter_empty_gt=False'
+            'a dataset holds no image. Either its annotation file names none, or its filter leaves none: a training '
+            'set is without images that have no objects of the classes, unless filter_cfg has filter_empty_gt=False'
         ) from error
 
 

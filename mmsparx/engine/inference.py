@@ -12,20 +12,24 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from rich.progress import track
 
+from mmsparx.engine.classes import names_classes, of_dataset
+from mmsparx.engine.command_line import read_config
+from mmsparx.engine.devices import device_of
 from mmsparx.engine.outputs import check_outside, check_writable, distinct_stems
 from mmsparx.engine.predictions import use_class_colours, without_doubles
+from mmsparx.weights import read_weights
 from mmsparx.zoo import resolve_config
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 # Folders of the results, below --out-dir.
-KINDS = ('pictures', 'labels', 'predictions')
+KINDS = ('images', 'labels', 'predictions')
 
-# A picture (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
+# An image (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
 # if there is one, the class of each pixel (H, W).
 Network = Callable[[np.ndarray], tuple[np.ndarray, dict]]
 
@@ -36,14 +40,15 @@ def detector(config: str, checkpoint: str, device: str, args: argparse.Namespace
     cfg = Config.fromfile(config)
     use_class_colours(cfg)
     inferencer = DetInferencer(model=cfg, weights=checkpoint, device=device, show_progress=False)
+    inferencer.model.dataset_meta.update(classes=class_meta(cfg, checkpoint, inferencer.model.dataset_meta)['classes'])
     classes = inferencer.model.dataset_meta['classes']
 
-    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
-        (sample,) = inferencer(picture, return_datasamples=True)['predictions']
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+        (sample,) = inferencer(image, return_datasamples=True)['predictions']
         result = inferencer.pred2dict(sample)
-        # Pictures are drawn as they are given, and drawn into in RGB.
+        # Images are drawn as they are given, and drawn into in RGB.
         (drawn,) = inferencer.visualize(
-            [picture[..., ::-1]],
+            [image[..., ::-1]],
             [without_doubles(sample, args.max_overlap)],
             return_vis=True,
             pred_score_thr=args.score_thr,
@@ -58,14 +63,18 @@ def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespac
 
     inferencer = MMSegInferencer(model=config, weights=checkpoint, device=device)
     inferencer.show_progress = False
-    classes = inferencer.model.dataset_meta['classes']
+    meta = class_meta(Config.fromfile(config), checkpoint, inferencer.model.dataset_meta)
+    inferencer.model.dataset_meta = meta  # which the visualizer is given with each image
+    classes = meta['classes']
 
-    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
-        sample = inferencer(picture, return_datasamples=True)
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+        sample = inferencer(image, return_datasamples=True)
         label_map = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
         labels, counts = np.unique(label_map, return_counts=True)
         shares = {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
-        (drawn,) = inferencer.visualize([picture[..., ::-1]], [sample], return_vis=True, opacity=0.5)
+        if label_map.size == 1:  # which mmseg's visualizer would take for an index
+            return image, {'shares': shares, 'label_map': label_map}
+        (drawn,) = inferencer.visualize([image[..., ::-1]], [sample], return_vis=True, opacity=0.5)
         return drawn[..., ::-1], {'shares': shares, 'label_map': label_map}
 
     return infer
@@ -78,13 +87,14 @@ def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespa
     inferencer = ImageClassificationInferencer(model=config, pretrained=checkpoint, device=device)
     visualizer = UniversalVisualizer()
 
-    def infer(picture: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
         # Not by calling it, which shows a progress bar of its own.
-        (sample,) = inferencer.forward(next(inferencer.preprocess([picture])))
+        (sample,) = inferencer.forward(next(inferencer.preprocess([image])))
         (result,) = inferencer.postprocess([sample], [])
-        width = max(picture.shape[1], 320)  # else there is no room for the text
+        height, width = image.shape[:2]
+        scale = max(1, min(320 / width, 2048 / height))  # narrow ones have no room for the text
         drawn = visualizer.visualize_cls(
-            mmcv.imrescale(picture[..., ::-1], width / picture.shape[1]), sample, inferencer.classes, draw_gt=False
+            mmcv.imrescale(image[..., ::-1], scale), sample, inferencer.classes, draw_gt=False
         )
         return drawn[..., ::-1], {**result, 'pred_scores': result['pred_scores'].tolist()}
 
@@ -94,41 +104,65 @@ def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespa
 NETWORKS = {'mmdet': detector, 'mmseg': segmenter, 'mmpretrain': classifier}
 
 
+def class_meta(cfg: Config, checkpoint: str, otherwise: Mapping) -> Mapping:
+    """Names and colours of the classes, which the libraries take from the checkpoint alone.
+
+    Args:
+        cfg: Config of the network.
+        checkpoint: Checkpoint, which may name no classes, as one of weights alone.
+        otherwise: What the library has taken: the checkpoint's, or else those of COCO or Cityscapes, whatever the
+            network has been trained on.
+
+    Returns:
+        Those of the config's test set where the checkpoint names none, with colours where these are not known; else
+        `otherwise`.
+    """
+    if names_classes(read_weights(checkpoint).meta):
+        return otherwise
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        found = of_dataset(cfg)
+    if not found:
+        return otherwise
+    if len(found.get('palette', ())) != len(found['classes']):
+        found['palette'] = np.random.default_rng(0).integers(0, 256, (len(found['classes']), 3)).tolist()
+    return found
+
+
 def load_network(args: argparse.Namespace) -> Network:
     """The network that a config and a checkpoint make.
 
     Raises:
-        ValueError: the config is neither a file nor a shipped config, or of none of the three libraries.
+        ValueError: the config is neither a file nor a shipped config, or of none of the three libraries; or there is no
+            such device.
     """
     config = str(resolve_config(args.config))
-    library = Config.fromfile(config).get('default_scope')
+    library = read_config(Path(config)).get('default_scope')
     if library not in NETWORKS:
         raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
-    device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    return NETWORKS[library](config, args.checkpoint, device, args)
+    return NETWORKS[library](config, args.checkpoint, device_of(args.device), args)
 
 
 @dataclass
 class Source:
-    """Where pictures come from.
+    """Where images come from.
 
     Attributes:
-        pictures: Pairs of the name for a picture's results and the picture, None for one that cannot be read.
-        count: Number of the pictures; None of a camera.
-        stems: Names without suffix for predictions and label maps, where it is not the name of the picture's alone.
+        images: Pairs of the name for an image's results and the image, None for one that cannot be read.
+        count: Number of the images; None of a camera.
+        stems: Names without suffix for predictions and label maps, where it is not the name of the image's alone.
     """
 
-    pictures: Iterator[tuple[str, np.ndarray | None]]
+    images: Iterator[tuple[str, np.ndarray | None]]
     count: int | None
     stems: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_source(source: str) -> Source:
-    """The pictures of a file, a folder, a video or a camera.
+    """The images of a file, a folder, a video or a camera.
 
     Raises:
-        FileNotFoundError: there is no such source, or no picture in it.
-        ValueError: it is a file that is neither picture nor video, or the camera gives nothing.
+        FileNotFoundError: there is no such source, or no image in it.
+        ValueError: it is a file that is neither image nor video, or the camera gives nothing.
     """
     path = Path(source)
     if source.isdecimal() and not path.exists():
@@ -137,33 +171,33 @@ def open_source(source: str) -> Source:
             raise ValueError(f'camera {source} cannot be opened')
         return Source(((f'{i:06d}.jpg', frame) for i, frame in enumerate(iter(lambda: camera.read()[1], None))), None)
     if path.is_dir():
-        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in PICTURES)
+        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise FileNotFoundError(f'no picture in {path}; known kinds: {", ".join(PICTURES)}')
+            raise FileNotFoundError(f'no image in {path}; known kinds: {", ".join(SUFFIXES)}')
         names = [file.relative_to(path).as_posix() for file in files]
-        pictures = zip(names, map(read_picture, files), strict=True)
-        return Source(pictures, len(files), distinct_stems(names))
+        images = zip(names, map(read_image, files), strict=True)
+        return Source(images, len(files), distinct_stems(names))
     if not path.is_file():
-        raise FileNotFoundError(f'no picture, folder or video {source}')
-    if path.suffix.lower() in PICTURES:
-        return Source(iter([(path.name, read_picture(path))]), 1)
+        raise FileNotFoundError(f'no image, folder or video {source}')
+    if path.suffix.lower() in SUFFIXES:
+        return Source(iter([(path.name, read_image(path))]), 1)
     video = mmcv.VideoReader(str(path))
     if video.frame_cnt < 1:  # negative where OpenCV does not know the format
-        raise ValueError(f'{source} is no picture ({", ".join(PICTURES)}), and no video that OpenCV reads')
+        raise ValueError(f'{source} is neither an image ({", ".join(SUFFIXES)}), nor a video that OpenCV reads')
     return Source(((f'{path.stem}/{i:06d}.jpg', frame) for i, frame in enumerate(video)), len(video))
 
 
-def read_picture(path: Path) -> np.ndarray | None:
+def read_image(path: Path) -> np.ndarray | None:
     data = np.fromfile(path, np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
 
 
 def write(out: Path, name: str, stem: str, drawn: np.ndarray, result: dict) -> None:
-    """Write what was found in a picture.
+    """Write what was found in an image.
 
     Args:
         out: Folder of the results.
-        name: Name of the picture.
+        name: Name of the image.
         stem: Name of the other results, without a suffix.
         drawn: (H, W, 3), BGR.
         result: As a `Network` returns it.
@@ -172,25 +206,25 @@ def write(out: Path, name: str, stem: str, drawn: np.ndarray, result: dict) -> N
         FileExistsError: A file of that name is there that no earlier run has written.
     """
     files = [out / kind / file for kind, file in zip(KINDS, (name, f'{stem}.png', f'{stem}.json'), strict=True)]
-    picture, labels, predictions = files
+    image, labels, predictions = files
     result = dict(result)
     label_map = result.pop('label_map', None)
     if not predictions.exists():  # they are written first: where they are not, the others are not of this command
-        for file in (picture, labels):
+        for file in (image, labels):
             if os.path.lexists(file):
                 raise FileExistsError(f'{file} is there already, and no result of this command. Name another --out-dir')
     predictions.parent.mkdir(parents=True, exist_ok=True)
     predictions.write_text(json.dumps(result))
     if label_map is not None:
         mmcv.imwrite(label_map, str(labels))
-    mmcv.imwrite(np.ascontiguousarray(drawn), str(picture))
+    mmcv.imwrite(np.ascontiguousarray(drawn), str(image))
 
 
 def run_inference(args: argparse.Namespace) -> int:
     """Show a network what the arguments of the command name.
 
     Returns:
-        Exit status: 1 if some images could not be read.
+        Exit status: 1 if some images could not be read, or resized.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, before the last image of a source that has one; what is done is said first.
@@ -204,21 +238,28 @@ def run_inference(args: argparse.Namespace) -> int:
     check_writable(out, '--out-dir')
     network = load_network(args)
     total = min(source.count or sys.maxsize, args.max_frames or sys.maxsize)
-    unread, done, interrupted = [], 0, False
+    unread, refused, done, interrupted = [], [], 0, False
     try:
-        shown = track(islice(source.pictures, total), 'pictures', None if total == sys.maxsize else total)
-        for name, picture in shown:
-            if picture is None:
+        shown = track(islice(source.images, total), 'images', None if total == sys.maxsize else total)
+        for name, image in shown:
+            if image is None:
                 unread.append(name)
                 continue
             stem = source.stems.get(name) or str(Path(name).with_suffix(''))
-            write(out, name, stem, *network(picture))
+            try:
+                drawn, result = network(image)
+            except cv2.error:  # as of an image of 1x10000, which the pipeline would make 0 pixels high
+                refused.append(name)
+                continue
+            write(out, name, stem, drawn, result)
             done += 1
     except KeyboardInterrupt:
         interrupted = source.count is not None  # a camera ends in this way
-    sys.stdout.write(f'{done} pictures done, results in {out}\n')
+    sys.stdout.write(f'{done} images done, results in {out}\n')
     if unread:
         sys.stdout.write(f'{len(unread)} cannot be read and were passed over: {", ".join(unread)}\n')
+    if refused:
+        sys.stdout.write(f'{len(refused)} cannot be resized by OpenCV and were passed over: {", ".join(refused)}\n')
     if interrupted:
         raise KeyboardInterrupt
-    return 1 if unread else 0
+    return 1 if unread or refused else 0

@@ -126,7 +126,7 @@ def test_a_contender_that_fails_later_has_no_samples():
             raise MemoryError
 
     timings = interleave({'a': fail, 'b': machine.contender('b', 1.0)}, Protocol(5.0, 5), machine.clock)
-    assert timings['a'] == Timing(skipped='MemoryError')
+    assert timings['a'] == Timing(skipped='out of memory')
     assert len(calls) == 4
     assert len(timings['b'].seconds) == 5
 
@@ -151,6 +151,21 @@ def test_nobody_was_measured_where_one_has_left_the_gpu_unusable(good):
     error = 'RuntimeError: CUDA error: an illegal memory access was encountered'
     assert timings['c'] == Timing(skipped=error)
     assert timings['a'] == timings['z'] == Timing(skipped=f'not measured: c has left the GPU unusable ({error})')
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (torch.OutOfMemoryError('CUDA out of memory.'), 'out of memory: CUDA out of memory.'),
+        (RuntimeError("can't allocate memory: 8 bytes"), "out of memory: can't allocate memory: 8 bytes"),
+        (RuntimeError('another'), 'RuntimeError: another'),
+    ],
+)
+def test_want_of_memory_is_told_from_faults(error, reason, capsys):
+    timing = Timing()
+    timing.skip(error)
+    assert timing.skipped == reason
+    assert ('another' in capsys.readouterr().err) == ('another' in reason)  # its traceback
 
 
 def test_a_long_text_is_cut_in_its_middle():

@@ -14,6 +14,7 @@ from benchmarks import command_line, learning, report
 from benchmarks.learning import TASKS, VARIANTS
 from benchmarks.report import Comparison, Report
 from mmsparx.analysis.timing import Timing
+from mmsparx.cli.models import load_model
 from mmsparx.models import SparXMamba, StagePlan
 
 ROOT = Path(__file__).parents[2]
@@ -82,13 +83,29 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(learning, 'LOGGED_EVERY', 1)
     write_digits(tmp_path / 'data/digits')
-    path = learning.main(['--task', 'digits', '--variants', 'VMamba', '--iterations', '2', '--threads', '1'])
+    options = ['--variants', 'plain', '--iterations', '2', '--threads', '1', '--keep', 'kept']
+    path = learning.main(['--task', 'digits', *options])
     (comparison,) = Report.load(path).comparisons
     assert comparison.case == {'seed': 0, 'iterations': 2, 'batch': 64, 'learning rate': 2e-3}
-    facts = comparison.timings['VMamba'].facts
+    facts = comparison.timings['plain'].facts
     assert facts.keys() == {'parameters', 'multiply_adds', 'accuracy_at_half', 'accuracy', 'loss'}
     assert 0 <= facts['accuracy'] <= 100
-    assert '| VMamba  |' in path.with_suffix('.md').read_text()
+    assert '| plain   |' in path.with_suffix('.md').read_text()
+    # What is kept is a model to name, wherever it is moved to.
+    moved = (tmp_path / 'kept').rename(tmp_path / 'moved')
+    assert {file.name for file in moved.iterdir()} == {'plain_seed0.py', 'plain_seed0.pth'}
+    model = load_model(str(moved / 'plain_seed0.py'), str(moved / 'plain_seed0.pth'), device='cpu')
+    assert sum(x.numel() for x in model.module.parameters()) == facts['parameters']
+
+
+def test_names_of_what_is_kept(tmp_path, capsys):
+    names = {learning.kept_as(name, seed) for name in VARIANTS for seed in (0, 1)}
+    assert len(names) == 2 * len(VARIANTS)
+    assert 'w_o_gcca_seed1' in names
+    (tmp_path / 'x').touch()
+    with pytest.raises(SystemExit):
+        learning.main(['--keep', str(tmp_path)])
+    assert f'--keep: {tmp_path} is not empty; name another folder' in capsys.readouterr().err
 
 
 def test_images_that_are_not_there(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ class TestClassifier:
             with Image.open(out / 'overlays' / f'{name}.png') as overlay:
                 assert np.array_equal(np.asarray(overlay), Overlay('', '', subject.image, activation).blended)
         assert f'{DIGITS}: weights of weights.pth. Layer: {LAYER}.' in said
-        assert '1 images cannot be read and were passed over: broken.jpg.' in said
+        assert '1 image cannot be read and was passed over: broken.jpg.' in said
         with Image.open(out / 'cam.png') as sheet:
             assert min(sheet.size) > 300
 
@@ -161,7 +161,7 @@ class TestFeatures:
         out = tmp_path / 'out'
         files = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}
         assert files == {f'features/{name}.png' for name in ('0', '1', '2', '3', 'deep/4')}
-        assert f'5 figures are written to {out / "features"}\n1 images cannot' in capsys.readouterr().out
+        assert f'Figures of 5 images are written to {out / "features"}.\n1 image cannot' in capsys.readouterr().out
         assert cam('--model', DIGITS, '--features') == 1
         assert 'holds features already' in capsys.readouterr().err
 
@@ -175,11 +175,35 @@ class TestFeatures:
         assert torch.equal(channels[0][1], y[3])
 
 
+class TestImagesThatOpenCVCannotResize:
+    @pytest.fixture(autouse=True)
+    def line(self, images):
+        """One of 1 row, of which nothing is left at the scale of a test pipeline that keeps ratios."""
+        pytest.importorskip('mmseg')
+        Image.new('RGB', (10000, 1)).save(images / 'line.png')
+
+    @pytest.mark.parametrize('options', [(), ('--features',)])
+    def test_are_passed_over_and_named(self, options, cam, images, tmp_path, capsys):
+        for i in range(1, 5):
+            next(images.rglob(f'{i}.png')).unlink()
+        assert cam('--model', SEGMENTER, *options) == 0
+        assert '1 image cannot be resized by OpenCV and was passed over: line.png.' in capsys.readouterr().out
+        folder = tmp_path / 'out' / ('features' if options else 'overlays')
+        assert [path.name for path in folder.iterdir()] == ['0.png']
+
+    def test_and_no_other(self, cam, images, capsys):
+        for path in (*images.rglob('[0-4].png'),):
+            path.unlink()
+        assert cam('--model', SEGMENTER) == 1
+        assert '--images: OpenCV can resize none of the 1 images, such as line.png' in capsys.readouterr().err
+
+
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
             (('--model', DIGITS), 'the layer gives a map of one position, which shows no place; choose an earlier one'),
+            (('--model', DIGITS), '. The stages are backbone.stages.0, backbone.stages.1, backbone.stages.2, '),
             (('--model', DIGITS, '--layer', 'stages.1'), f"--layer: {DIGITS} has no module 'stages.1'; nearest: "),
             (('--model', DIGITS, '--layer', LAYER, '--class', '10'), f'--class: {DIGITS} has classes 0 to 9, got 10'),
             (('--model', DIGITS, '--layer', LAYER, '--class', 'cat'), f"--class: {DIGITS} has no class 'cat'; its"),

@@ -70,7 +70,7 @@ def test_mixers_of_two_models(cka, matrices, images, tmp_path, capsys):
     assert row == ['mini', '7', f'{mean:.3f}', '5', '1']
     said = capsys.readouterr().out
     assert 'VMamba: random weights (seed 0), images of 32x32.' in said
-    assert '1 images cannot be read and were passed over: broken.jpg.' in said
+    assert '1 image cannot be read and was passed over: broken.jpg.' in said
     with Image.open(tmp_path / 'out/cka.png') as figure:
         assert figure.width > figure.height > 300
 
@@ -91,10 +91,31 @@ def test_modules_by_name(cka, matrices, images):
     assert [name.split('.')[1] for name in matrices()['convnext_atto.layers']] == ['0', '0', '1', '1']
 
 
+def test_minibatches_are_not_of_the_order_of_a_folder(matrices, tmp_path):
+    """Folders are sorted by class: minibatches of one class each would show the similarity within classes.
+
+    Two layers of a network tell dark images from bright ones alike, and the noise within a class is another for each of
+    them: 0.999 over all images at once, and 0.171 over minibatches of one class.
+    """
+    rng = np.random.default_rng(0)
+    for i in range(64):
+        folder = tmp_path / 'sorted' / ('dark' if i < 32 else 'bright')
+        folder.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8) + (0 if i < 32 else 180)
+        Image.fromarray(values.astype(np.uint8)).save(folder / f'{i:02}.png')
+    found = []
+    for size in (64, 8):
+        options = ('--images', tmp_path / 'sorted', '--out', tmp_path / 'out', '--device', 'cpu', '--force')
+        layers = ('--layers', 'conv1', 'global_pool', '--batch-size', size)
+        assert main(['analyze', 'cka', *map(str, (*options, '--model', 'resnet18', *layers, '--size', 32))]) == 0
+        found.append(matrices()['resnet18'][0, 1])
+    assert found[1] == pytest.approx(found[0], abs=0.1)
+
+
 def test_what_is_left_out_of_minibatches_is_said(cka, capsys):
     assert cka('--model', DIGITS, '--batch-size', 4) == 0
     said = capsys.readouterr().out
-    assert f'{DIGITS}: 1 images are left out, as the last minibatch would be of fewer than 4.' in said
+    assert f'{DIGITS}: the last minibatch would be of fewer than 4 images, and is left out: 1.' in said
 
 
 def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
@@ -108,7 +129,7 @@ def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
     monkeypatch.setattr(models, 'load_model', broken)
     assert cka('--model', DIGITS) == 0
     said = capsys.readouterr().out
-    assert f'{DIGITS}: 2.0 gives the same for all images, and has no similarity.' in said
+    assert f'{DIGITS}: without similarity, as they give the same for all images: 2.0.' in said
     assert 'nan' not in said
 
 

@@ -1,6 +1,7 @@
 """`mmsparx analyze erf`: what it measures, writes, says and refuses."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip('timm', reason='its models are asked for by name')
 from mmsparx.__main__ import main
 from mmsparx.analysis.erf import centred_square, receptive_fields
 from mmsparx.cli import models
+from mmsparx.cli.analyze import figures, memory
 
 DIGITS = 'sparx_mamba_mini_digits'
 
@@ -50,7 +52,7 @@ def test_fields_of_two_models(erf, images, tmp_path, capsys):
     assert (row[2], row[5]) == ('8x8', f'{side} ({area:.2%})')
     for sentence in (
         'ours: random weights (seed 0), 5 images of 64x64.',
-        '1 images cannot be read and were passed over: broken.jpg.',
+        '1 image cannot be read and was passed over: broken.jpg.',
     ):
         assert sentence in text
         assert sentence in said
@@ -64,7 +66,7 @@ def test_of_a_choice_of_stages_and_images_with_trained_weights(erf, save, tmp_pa
     assert erf('--model', DIGITS, path, *options, '--batch-size', 1) == 0
     with np.load(tmp_path / 'out/erf.npz') as arrays:
         one = dict(arrays)
-    assert list(one) == [f'{DIGITS}.stage3', f'{DIGITS}.stage1']
+    assert list(one) == [f'{DIGITS}.stage1', f'{DIGITS}.stage3']
     assert one[f'{DIGITS}.stage1'].shape == (32, 32)  # of its test pipeline
     assert f'{DIGITS}: weights of trained.pth, 2 images of 32x32.' in capsys.readouterr().out
 
@@ -110,6 +112,17 @@ class TestWhatIsRefused:
         assert 'Traceback' not in said.err
         assert said.out == ''
 
+    def test_before_anything_is_measured(self, erf, monkeypatch, capsys):
+        """What a later model does not have, after which the work on the others would be lost."""
+        monkeypatch.setattr('mmsparx.analysis.erf.receptive_fields', None)
+        assert erf('--model', 'vit_tiny_patch16_224', '--model', 'resnet18', '--stages', 12, '--size', 32) == 1
+        assert '--stages: resnet18 has stages 1 to 4, got 12' in capsys.readouterr().err
+
+    def test_images_that_do_not_fit_into_memory(self, erf, monkeypatch, capsys):
+        monkeypatch.setattr(memory, 'free_memory', lambda device: 2**20)
+        assert erf('--model', DIGITS, '--size', 512, '--batch-size', 4) == 1
+        assert '4 images of 512x512 take 0.0 GiB, and 0.0 GiB are free; take smaller' in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         'arguments', [('--stages', '0'), ('--count', '0'), ('--size', 'x'), ('--scale', 'linear'), ('--mod', 'x')]
     )
@@ -153,6 +166,22 @@ def test_help_needs_neither_torch_nor_mmengine(monkeypatch, capsys):
             parser.parse_args(['analyze', command.name, '--help'])
         assert error.value.code == 0
         assert f'usage: mmsparx analyze {command.name} ' in capsys.readouterr().out
+
+
+def test_names_are_within_the_figure_however_long(erf, tmp_path, monkeypatch):
+    """And above each other: the text beside a row neither leaves the figure nor meets that of the next one."""
+    drawn = []
+    monkeypatch.setattr(figures.Figure, 'savefig', lambda figure, path, **options: drawn.append((figure, options)))
+    labels = [f'a_name_that_is_far_too_long_for_a_panel_number_{i}' for i in range(8)]
+    pairs = [argument for _ in labels for argument in ('--model', 'resnet10t')]
+    assert erf(*pairs, '--labels', *labels, '--size', 32, '--count', 1, '--stages', 1) == 0
+    ((figure, options),) = drawn
+    assert options == {'bbox_inches': 'tight'}  # which makes room for what lies outside
+    figure.draw_without_rendering()
+    texts = [panel.yaxis.label for panel in figure.axes[:-1]]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(box.y0 > below.y1 for box, below in pairwise(boxes))
+    assert all(max(map(len, text.get_text().splitlines())) <= 24 for text in texts)
 
 
 def test_without_matplotlib(erf, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,10 +91,10 @@ def test_accuracies(resolution, save, data, tmp_path, capsys):
         assert row['accuracies']['count'] == count == 20
         assert row['accuracies']['top1'] == pytest.approx(100 * top1 / count)
         assert row['accuracies']['top5'] == pytest.approx(100 * top5 / count)
-        assert [name.rpartition('/')[2] for name in row['accuracies']['unreadable']] == ['broken.png']
+        assert row['accuracies']['unreadable'] == ['class 9/broken.png']
     text = capsys.readouterr().out
     assert f'{DIGITS}: weights of trained.pth, crop ratio 0.8, 20 images.' in text
-    assert '1 images cannot be read and were passed over: broken.png.' in text
+    assert '1 image cannot be read and was passed over: class 9/broken.png.' in text
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,58 @@ def test_folders_that_do_not_fit(folders, message, resolution, tmp_path, capsys)
         Image.new('RGB', (40, 40)).save(tmp_path / f'val/{name}/0.png')
     assert resolution('--model', DIGITS, '--data', tmp_path / 'val', '--sizes', 32) == 1
     assert message in capsys.readouterr().err
+
+
+def test_models_are_checked_before_anything_is_measured(resolution, data, monkeypatch, tmp_path, capsys):
+    """What is wrong with the last one ends the command before the first is measured."""
+    from mmsparx.cli.analyze import accuracy
+
+    monkeypatch.setattr(accuracy, 'measure', None)
+    options = ('--model', DIGITS, '--data', data, '--sizes', 32)
+    pytest.importorskip('timm')
+    assert resolution(*options, '--model', 'resnet18') == 1
+    assert 'resnet18 has 1000 classes, and --data has 10 folders of classes' in capsys.readouterr().err
+    pytest.importorskip('mmdet')
+    assert resolution(*options, '--model', 'mask_rcnn_sparx_mini_overfit') == 1
+    assert 'expected a classifier for --data, got a model of mmdet' in capsys.readouterr().err
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_results_are_written_after_every_size(resolution, data, monkeypatch, tmp_path):
+    """An end by Ctrl-C leaves what has been measured."""
+    from mmsparx.cli.analyze import accuracy
+
+    measure = accuracy.measure
+
+    def interrupted(model, *arguments):
+        if model.preprocessing.size == (64, 64):
+            raise KeyboardInterrupt
+        return measure(model, *arguments)
+
+    monkeypatch.setattr(accuracy, 'measure', interrupted)
+    assert resolution('--model', DIGITS, '--data', data, '--sizes', 32, 64) == 130
+    assert [row['size'] for row in rows(tmp_path)] == [32]
+    assert rows(tmp_path)[0]['crop_ratio'] == 1
+
+
+def test_small_networks_have_digits_that_count(resolution, capsys):
+    assert resolution('--model', DIGITS, '--sizes', 32) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f'| {DIGITS}')]
+    assert 0 < float(row.split('|')[4]) < 0.1
+
+
+def test_the_figure_says_which_weights_are_random(tmp_path, monkeypatch):
+    from mmsparx.cli.analyze import curves
+    from mmsparx.cli.analyze.accuracy import Accuracies
+    from mmsparx.cli.analyze.resolution import Row
+
+    drawn = []
+    monkeypatch.setattr(curves.Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    row = Row('a', 'random weights (seed 0)', 32, 1.0, 1, 1, 1)
+    curves.draw_sizes([row], tmp_path / 'x.png')
+    curves.draw_sizes([replace(row, accuracies=Accuracies(50.0, None, 2))], tmp_path / 'x.png')
+    texts = [figure.legends[0].get_texts()[0].get_text() for figure in drawn]
+    assert texts == ['a', 'a, random weights (seed 0)']  # multiply-adds are the same of any weights
 
 
 def test_results_are_not_written_among_images(resolution, data, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """`mmsparx analyze throughput`, on a CPU; the protocol is tested with mmsparx.analysis.timing."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -66,7 +67,27 @@ def test_what_fails_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, 
     assert fits['images_per_second'] > 0
     assert fails['images_per_second'] is None
     out = capsys.readouterr().out
-    assert 'sparx_mamba_t_in1k at 32/2: OutOfMemoryError: CUDA out of memory.' in out
+    assert 'sparx_mamba_t_in1k at 32/2: out of memory: CUDA out of memory.' in out
+    assert re.search(r'sparx_mamba_t_in1k +\| 32 +\| 2 +\| out of memory', out)
+
+
+def test_images_that_do_not_fit_and_a_size_that_is_not_taken(throughput, tmp_path, capsys):
+    """Rows too, without a traceback; 10^14 bytes are more than any machine's."""
+    pair = ('--model', 'vit_tiny_patch16_224', '--model', DIGITS)
+    assert throughput(*pair, '--cases', '7/1', '300000/100') == 0
+    rows = json.loads((tmp_path / 'out/throughput.json').read_text())['rows']
+    refused, fits, *large = [row['skipped'] for row in rows]
+    assert refused.startswith('ValueError: vit_tiny_patch16_224 does not take images of 7x7: ')
+    assert fits is None
+    assert [text.partition(':')[0] for text in large] == ['out of memory'] * 2
+    assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_a_detector_is_refused_before_anything_is_measured(throughput, tmp_path, capsys):
+    pytest.importorskip('mmdet')
+    assert throughput('--model', DIGITS, '--model', 'mask_rcnn_sparx_mini_overfit') == 1
+    assert 'mask_rcnn_sparx_mini_overfit: expected classifiers or segmenters, got a detector' in capsys.readouterr().err
+    assert not list((tmp_path / 'out').iterdir())
 
 
 @pytest.mark.parametrize('case', ['224', '224/0', '224x8', 'a/8'])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmsparx.cli.images import choose_images, find_images, read_image
+from mmsparx.cli.images import choose_images, find_images, passed_over, read_image
 from mmsparx.cli.progress import shown
 
 
@@ -69,6 +69,28 @@ def test_every_kind_of_image_is_rgb_and_upright(tmp_path):
     exif[0x0112] = 6  # the camera was turned by a quarter
     Image.new('RGB', (8, 6)).save(tmp_path / 'turned.jpg', exif=exif)
     assert read_image(tmp_path / 'turned.jpg').size == (6, 8)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+def test_the_upper_8_bits_of_16_are_kept_as_by_opencv(suffix, tmp_path):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (6, 8), dtype=np.uint16)
+    path = tmp_path / f'image.{suffix}'
+    Image.fromarray(values).save(path)
+    found = np.asarray(read_image(path))
+    assert np.array_equal(found, np.repeat(values[..., None] >> 8, 3, axis=2))
+    cv2 = pytest.importorskip('cv2')
+    assert np.abs(found.astype(int) - cv2.imread(str(path), cv2.IMREAD_COLOR)).max() <= 1  # it may round
+
+
+@pytest.mark.parametrize(
+    ('count', 'text'),
+    [
+        (1, '1 image cannot be read and was passed over: a0'),
+        (7, '7 images cannot be read and were passed over: a0, a1, a2, a3, a4 and 2 more'),
+    ],
+)
+def test_what_is_passed_over_is_counted(count, text):
+    assert passed_over([f'a{i}' for i in range(count)]) == text
 
 
 def test_folders_without_images(tmp_path):

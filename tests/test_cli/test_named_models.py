@@ -1,5 +1,7 @@
 """Models by name: what is built, with which weights, and what each says of itself."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -164,8 +166,45 @@ class TestPreprocessing:
         steps = Image.fromarray(np.tile(np.repeat(np.arange(106, dtype=np.uint8), 10), (1060, 1)))
         assert np.asarray(model.preprocessing.resize(steps))[0, [0, -1]].tolist() == [5, 100]
 
+    def test_of_a_long_image_without_what_is_cropped_away(self, monkeypatch):
+        """The same as of a part of it, and no more is made: 1 row would become 248 of 2,480,000 pixels."""
+        model = load_model('sparx_mamba_tiny', device='cpu')
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1, 10000, 3), dtype=np.uint8))
+        made, resize = [], Image.Image.resize
+
+        def recorded(image, size, *arguments, **options):
+            made.append(tuple(size))
+            return resize(image, size, *arguments, **options)
+
+        monkeypatch.setattr(Image.Image, 'resize', recorded)
+        found = np.asarray(model.preprocessing.resize(image)).astype(int)
+        assert made == [(224, 224)]
+        part = image.crop((4995, 0, 5005, 1))
+        assert np.abs(found - np.asarray(model.preprocessing.resize(part))).max() <= 2
+
+    @pytest.mark.parametrize('side', [1, 7])
+    def test_a_size_that_the_model_does_not_take(self, side):
+        model = load_model('vit_tiny_patch16_224', device='cpu')
+        with pytest.raises(ValueError, match=f'vit_tiny_patch16_224 does not take images of {side}x{side}: '):
+            model.at_size(side)
+
+    def test_a_size_that_pillow_refuses(self):
+        model = load_model('resnet18', device='cpu').at_size(20000)
+        with pytest.raises(ValueError, match='images of 20000x20000 are too large; Pillow makes up to '):
+            model.preprocessing.check()
+
 
 class TestNames:
+    def test_without_timm(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'timm', None)
+        with pytest.raises(ValueError, match=r"no model 'resnet18': .*timm is not installed: pip install"):
+            load_model('resnet18')
+
+    def test_without_the_library_of_a_config(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'mmseg', None)
+        with pytest.raises(ModuleNotFoundError, match='mmseg'):
+            load_model('fpn_sparx_mini_overfit')
+
     def test_that_are_unknown(self):
         with pytest.raises(ValueError, match=r"no model 'sparx_mamba_tinny': expected .*; nearest: sparx_mamba_tiny"):
             load_model('sparx_mamba_tinny')

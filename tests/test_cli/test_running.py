@@ -66,6 +66,24 @@ def test_a_missing_package_is_named_with_what_brings_it(name, fix, capsys, monke
     assert fix in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 86400 bytes"),
+        RuntimeError('CUDA out of memory. Tried to allocate 20.00 MiB.\nMore'),
+    ],
+)
+def test_want_of_memory_is_a_sentence(error, capsys):
+    def run(args):
+        raise error
+
+    assert end(run) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('mmsparx: the memory does not suffice: ')
+    assert said.count('\n') == 1
+
+
 def test_a_config_that_is_to_blame(tmp_path, capsys):
     """Here and in what mmengine raises of it."""
     pytest.importorskip('mmengine')

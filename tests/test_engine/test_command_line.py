@@ -109,7 +109,7 @@ def test_what_is_of_another_kind_is_left_alone(logged):
 
 
 def test_an_empty_dataset_is_explained():
-    with pytest.raises(ValueError, match='a dataset holds no picture'), empty_data_explained():
+    with pytest.raises(ValueError, match='a dataset holds no image'), empty_data_explained():
         raise ValueError('class `CocoDataset` in coco.py: need at least one array to concatenate')
     with pytest.raises(ValueError, match=r'^other$'), empty_data_explained():
         raise ValueError('other')

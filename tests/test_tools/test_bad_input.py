@@ -68,7 +68,7 @@ def test_pictures_without_annotations_train_as_background(train, coco):
 
 def test_nothing_left_to_train_on(train, coco):
     edit_annotations(coco, lambda data: data.update(annotations=[]))
-    with pytest.raises(ValueError, match=r'a dataset holds no picture.*filter_empty_gt=False'):
+    with pytest.raises(ValueError, match=r'a dataset holds no image.*filter_empty_gt=False'):
         train()
 
 

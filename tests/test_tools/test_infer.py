@@ -1,4 +1,4 @@
-"""`mmsparx infer` on a folder, a picture and a video: results, what is passed over, and what is refused."""
+"""`mmsparx infer` on a folder, an image and a video: results, what is passed over, and what is refused."""
 
 import json
 
@@ -23,45 +23,45 @@ def run(tmp_path):
     return lambda *arguments: run_command('infer', *arguments, '--out-dir', tmp_path / 'found')
 
 
-def picture(path, height=48, width=80):
+def write_image(path, height=48, width=80):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
     return path
 
 
-def test_a_folder_a_picture_and_a_video(train, run, tmp_path, capsys):
+def test_a_folder_an_image_and_a_video(train, run, tmp_path, capsys):
     checkpoint = train(iters=1) / 'iter_1.pth'
     config = tmp_path / 'config.py'
     config.write_text(f'_base_ = {CONFIG!r}\nmodel = dict(test_cfg=dict(rcnn=dict(score_thr=0.001)))\n')
     network = (config, checkpoint, '--device', 'cpu', '--score-thr', 0)
-    folder, found = tmp_path / 'pictures', tmp_path / 'found'
+    folder, found = tmp_path / 'images', tmp_path / 'found'
     for name in ('a.png', 'deep/b.JPG', 'c.png'):
-        picture(folder / name)
+        write_image(folder / name)
     (folder / 'c.png').write_bytes(b'')
     (folder / 'd.jpg').write_bytes((folder / 'deep/b.JPG').read_bytes()[:200])
     (folder / 'notes.txt').touch()
     assert run(folder, *network) == 1
     assert '2 cannot be read and were passed over: c.png, d.jpg' in capsys.readouterr().out
     assert {p.relative_to(found).as_posix() for p in found.rglob('*.*')} == {
-        'pictures/a.png', 'pictures/deep/b.JPG', 'predictions/a.json', 'predictions/deep/b.json',
+        'images/a.png', 'images/deep/b.JPG', 'predictions/a.json', 'predictions/deep/b.json',
     }  # fmt: skip
     result = json.loads((found / 'predictions/a.json').read_text())
     assert {'labels', 'scores', 'bboxes', 'masks', 'classes'} == result.keys()
     assert result['labels']
     assert {len(part) for part in result.values()} == {len(result['labels'])}
-    given, drawn = (cv2.imread(str(path)) for path in (folder / 'a.png', found / 'pictures/a.png'))
+    given, drawn = (cv2.imread(str(path)) for path in (folder / 'a.png', found / 'images/a.png'))
     assert drawn.shape == given.shape
     assert not np.array_equal(drawn, given)
     # What is not drawn over has its colours: a detector that sees nothing changes nothing.
     assert run(folder / 'a.png', *network[:-1], 2) == 0
-    np.testing.assert_array_equal(cv2.imread(str(found / 'pictures/a.png')), given)
+    np.testing.assert_array_equal(cv2.imread(str(found / 'images/a.png')), given)
 
     video = cv2.VideoWriter(str(tmp_path / 'v.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (80, 48))
     for _ in range(3):
         video.write(given)
     video.release()
     assert run(tmp_path / 'v.avi', *network, '--max-frames', 2) == 0
-    assert [p.name for p in sorted((found / 'pictures/v').iterdir())] == ['000000.jpg', '000001.jpg']
+    assert [p.name for p in sorted((found / 'images/v').iterdir())] == ['000000.jpg', '000001.jpg']
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def make(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, and one that cannot be read."""
+    """Two images, and one that cannot be read."""
     rng = np.random.default_rng(0)
     for name in ('a.png', 'deep/b.png', 'c.png'):
-        path = picture(tmp_path / 'pictures' / name)
+        path = write_image(tmp_path / 'images' / name)
         low = rng.integers(0, 255, (3, 5, 3), dtype=np.uint8)
         cv2.imwrite(str(path), cv2.resize(low, (80, 48), interpolation=cv2.INTER_NEAREST))
     path.write_bytes(b'')
-    return tmp_path / 'pictures'
+    return tmp_path / 'images'
 
 
 def files(found):
@@ -113,7 +113,7 @@ def test_a_segmenter_on_a_folder(make, run, folder, tmp_path, capsys):
     assert run(folder, config, checkpoint, '--device', 'cpu') == 1
     assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
     found, names = tmp_path / 'found', ('a', 'deep/b')
-    kinds = {'pictures': 'png', 'labels': 'png', 'predictions': 'json'}
+    kinds = {'images': 'png', 'labels': 'png', 'predictions': 'json'}
     assert files(found) == {f'{kind}/{name}.{suffix}' for name in names for kind, suffix in kinds.items()}
     for name in names:
         label_map = predict(folder / f'{name}.png').pred_sem_seg.data[0].numpy()
@@ -123,7 +123,7 @@ def test_a_segmenter_on_a_folder(make, run, folder, tmp_path, capsys):
         shares = json.loads((found / f'predictions/{name}.json').read_text())['shares']
         expected = {meta['classes'][i]: count / (48 * 80) for i, count in zip(labels, counts, strict=True)}
         assert shares == pytest.approx(expected)
-        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'pictures'))
+        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'images'))
         mixed = 0.5 * given + 0.5 * np.array(meta['palette'])[label_map][..., ::-1]
         assert np.median(np.abs(drawn - mixed)) <= 1  # here and there is the name of a class
 
@@ -143,7 +143,7 @@ def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monk
     results = {}
     for overlap in (0.1, 1):
         run(folder / 'a.png', *network, '--max-overlap', overlap)
-        results[overlap] = (found / 'predictions/a.json').read_text(), (found / 'pictures/a.png').read_bytes()
+        results[overlap] = (found / 'predictions/a.json').read_text(), (found / 'images/a.png').read_bytes()
     assert results[0.1][0] == results[1][0]
     assert results[0.1][1] != results[1][1]
     assert shown[0] < shown[1] == len(json.loads(results[1][0])['labels'])
@@ -163,7 +163,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
     assert run(folder, config.stem, checkpoint, '--device', 'cpu') == 1  # by its name, as a shipped one
     assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
     found, names = tmp_path / 'found', ('a', 'deep/b')
-    kinds = {'pictures': 'png', 'predictions': 'json'}
+    kinds = {'images': 'png', 'predictions': 'json'}
     assert files(found) == {f'{kind}/{name}.{suffix}' for name in names for kind, suffix in kinds.items()}
     seen = []
     for name in names:
@@ -173,7 +173,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
         label = scores.argmax().item()
         assert (result['pred_label'], result['pred_class']) == (label, classes[label])
         assert result['pred_score'] == pytest.approx(scores.max().item(), rel=1e-5)
-        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'pictures'))
+        given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'images'))
         assert drawn.shape == (192, 320, 3)  # there is room for the text, which is at the top
         enlarged = cv2.resize(given, (320, 192))
         assert np.array_equal(drawn[160:], enlarged[160:])
@@ -185,9 +185,9 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('source', 'error', 'message'),
     [
-        ('nothing.jpg', FileNotFoundError, r'no picture, folder or video .*nothing\.jpg'),
-        ('empty', FileNotFoundError, r'no picture in .*empty; known kinds: \.jpg'),
-        ('notes.txt', ValueError, 'is no picture .* and no video that OpenCV reads'),
+        ('nothing.jpg', FileNotFoundError, r'no image, folder or video .*nothing\.jpg'),
+        ('empty', FileNotFoundError, r'no image in .*empty; known kinds: \.jpg'),
+        ('notes.txt', ValueError, 'is neither an image .*, nor a video that OpenCV reads'),
         ('99', ValueError, 'camera 99 cannot be opened'),
     ],
 )
@@ -197,6 +197,58 @@ def test_a_source_that_is_none(run, tmp_path, source, error, message):
     path = source if source.isdecimal() else tmp_path / source
     with pytest.raises(error, match=message):
         run(path, CONFIG, 'nothing.pth')
+
+
+def test_classes_of_the_config_where_the_checkpoint_names_none(make, run, folder, tmp_path, capsys):
+    """As of weights alone: mmseg would take the 19 classes of Cityscapes, mmdet those of COCO."""
+    pytest.importorskip('mmseg')
+    given, checkpoint, _ = make('segmentation/fpn_sparx_mini_overfit.py', ())
+    weights = torch.load(checkpoint, weights_only=True)
+    torch.save({'state_dict': weights['state_dict']}, checkpoint)
+    config, names = tmp_path / 'own.py', tuple(f'thing {i}' for i in range(150))
+    dataset = f'dict(dataset=dict(metainfo=dict(classes={names!r})))'
+    config.write_text(f'_base_ = {str(given)!r}\ntest_dataloader = {dataset}\n')
+    for source, expected in ((given, 'wall'), (config, 'thing 0')):
+        assert run(folder, source, checkpoint, '--device', 'cpu') == 1  # of the one that cannot be read
+        classes = inference.of_dataset(Config.fromfile(source))['classes']
+        assert classes[0] == expected
+        for name in ('a', 'deep/b'):
+            label_map = cv2.imread(str(tmp_path / f'found/labels/{name}.png'), cv2.IMREAD_UNCHANGED)
+            shares = json.loads((tmp_path / f'found/predictions/{name}.json').read_text())['shares']
+            assert shares.keys() == {classes[i] for i in np.unique(label_map)}
+
+    config, checkpoint, _ = make('detection/mask_rcnn_sparx_mini_overfit.py', ())
+    weights = torch.load(checkpoint, weights_only=True)
+    torch.save({'state_dict': weights['state_dict']}, checkpoint)
+    own = tmp_path / 'own.py'
+    dataset = f'dict(dataset=dict(metainfo=dict(classes={names[:80]!r})))'
+    model = 'dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))'
+    own.write_text(f'_base_ = {str(config)!r}\ntest_dataloader = {dataset}\nmodel = {model}\n')
+    assert run(folder / 'a.png', own, checkpoint, '--device', 'cpu') == 0
+    found = json.loads((tmp_path / 'found/predictions/a.json').read_text())
+    assert found['classes'] == [f'thing {i}' for i in found['labels']]
+    assert found['labels']
+
+
+def test_images_that_opencv_cannot_resize_and_folders_called_images(make, run, folder, tmp_path, capsys):
+    """They are passed over, and the others are done; a single pixel is no index."""
+    pytest.importorskip('mmseg')
+    (folder / 'folder.png').mkdir()
+    (folder / 'c.png').unlink()
+    cv2.imwrite(str(folder / 'line.png'), np.zeros((1, 10000, 3), np.uint8))
+    cv2.imwrite(str(folder / 'pixel.png'), np.zeros((1, 1, 3), np.uint8))
+    datasets = pytest.importorskip('mmseg.datasets')
+    config, checkpoint, _ = make('segmentation/fpn_sparx_mini_overfit.py', **datasets.ADE20KDataset.METAINFO)
+    assert run(folder, config, checkpoint, '--device', 'cpu') == 1
+    out = capsys.readouterr().out
+    assert '3 images done' in out
+    assert '1 cannot be resized by OpenCV and were passed over: line.png' in out
+    assert cv2.imread(str(tmp_path / 'found/images/pixel.png')).shape == (1, 1, 3)
+
+
+def test_a_device_that_is_not_there(run, folder, capsys):
+    with pytest.raises(ValueError, match="--device: 'abacus' cannot be used: "):
+        run(folder, CONFIG, 'nothing.pth', '--device', 'abacus')
 
 
 @pytest.fixture
@@ -223,7 +275,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-@pytest.mark.parametrize('kind', ['pictures', 'labels', 'predictions'])
+@pytest.mark.parametrize('kind', ['images', 'labels', 'predictions'])
 @pytest.mark.parametrize(
     ('source', 'out'),
     [
@@ -250,8 +302,8 @@ def test_inputs_are_neither_written_over_nor_joined(shown, tmp_path, monkeypatch
 def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
     """Neither other files of the user's, nor links to inputs."""
     source = grey(tmp_path / 'source/a.png', 50).parent
-    other = grey(tmp_path / 'home/pictures/a.png', 90)
-    linked = tmp_path / 'linked/pictures/a.png'
+    other = grey(tmp_path / 'home/images/a.png', 90)
+    linked = tmp_path / 'linked/images/a.png'
     linked.parent.mkdir(parents=True)
     linked.symlink_to(source / 'a.png')
     labels = grey(tmp_path / 'maps/labels/a.png', 90)
@@ -270,7 +322,7 @@ def test_no_two_results_have_one_name(shown, tmp_path):
         grey(tmp_path / 'given' / name, value)
     assert shown(tmp_path / 'given', 'config', 'checkpoint', '--out-dir', tmp_path / 'found') == 0
     stems = {name: name for name in values} | {'b.png': 'b', 'deep/a.png': 'deep/a'}
-    expected = {f'predictions/{stem}.json' for stem in stems.values()} | {f'pictures/{name}' for name in values}
+    expected = {f'predictions/{stem}.json' for stem in stems.values()} | {f'images/{name}' for name in values}
     assert files(tmp_path / 'found') == expected | {f'labels/{stem}.png' for stem in stems.values()}
     for name, value in values.items():
         result = json.loads((tmp_path / f'found/predictions/{stems[name]}.json').read_text())
@@ -298,15 +350,15 @@ class TestCtrlC:
             grey(tmp_path / 'given' / f'{name}.png', 50)
         assert interrupted(tmp_path / 'given') == 130
         said = capsys.readouterr()
-        assert f'1 pictures done, results in {tmp_path}/found' in said.out
+        assert f'1 images done, results in {tmp_path}/found' in said.out
         assert said.err == 'interrupted\n'
-        assert files(tmp_path / 'found') == {'pictures/a.png', 'predictions/a.json'}
+        assert files(tmp_path / 'found') == {'images/a.png', 'predictions/a.json'}
 
     def test_a_camera_ends_in_no_other_way(self, interrupted, monkeypatch, capsys):
         frames = ((f'{i}.jpg', np.zeros((8, 8, 3), np.uint8)) for i in range(5))
         monkeypatch.setattr(inference, 'open_source', lambda source: inference.Source(frames, None))
         assert interrupted('0') == 0
-        assert '1 pictures done' in capsys.readouterr().out
+        assert '1 images done' in capsys.readouterr().out
 
 
 def test_a_folder_of_results_that_cannot_be_written_to(shown, tmp_path):
@@ -327,15 +379,15 @@ def test_a_folder_whose_name_is_a_number(shown, tmp_path, monkeypatch):
     grey(tmp_path / '2024/a.png', 50)
     monkeypatch.chdir(tmp_path)
     assert shown('2024', 'config', 'checkpoint') == 0
-    assert (tmp_path / 'found/pictures/a.png').is_file()
+    assert (tmp_path / 'found/images/a.png').is_file()
 
 
 def test_a_config_of_no_library(run, tmp_path):
     (tmp_path / 'config.py').write_text("default_scope = 'mmpose'\n")
     with pytest.raises(ValueError, match="expected default_scope to be one of mmdet, mmseg, mmpretrain, got 'mmpose'"):
-        run(picture(tmp_path / 'a.png'), tmp_path / 'config.py', 'nothing.pth')
+        run(write_image(tmp_path / 'a.png'), tmp_path / 'config.py', 'nothing.pth')
 
 
 def test_an_unknown_config(run, tmp_path):
     with pytest.raises(ValueError, match=r'no config file .*fpn_sparx_t_80k'):
-        run(picture(tmp_path / 'a.png'), 'fpn_sparx_t_8k', 'nothing.pth')
+        run(write_image(tmp_path / 'a.png'), 'fpn_sparx_t_8k', 'nothing.pth')

@@ -9,7 +9,7 @@ COMMANDS = tuple(module.COMMAND for module in (erf, cka, cam, resolution, throug
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `analyze`, with a command for each analysis, to the commands of a parser."""
-    text = 'look at models: receptive fields, layers, activations, accuracy over sizes, speed, multiply-adds'
+    text = 'analyze models: receptive fields, layers, activations, accuracy over sizes, speed, multiply-adds'
     parser = commands.add_parser('analyze', help=text, description=f'{text[0].upper()}{text[1:]}.', allow_abbrev=False)
     analyses = parser.add_subparsers(title='analyses', metavar='ANALYSIS', required=True)
     for command in COMMANDS:

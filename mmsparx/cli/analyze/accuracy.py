@@ -1,11 +1,13 @@
 """Accuracy of a classifier on folders of classes, by mmpretrain's pipeline and metric."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
@@ -30,7 +32,7 @@ class Accuracies:
     Attributes:
         top1, top5: Accuracies in per cent; top5 is None with fewer than five classes.
         count: Number of images.
-        unreadable: Files that cannot be read, and are not counted.
+        unreadable: Files that cannot be read, by their paths in the folder; they are not counted.
     """
 
     top1: float
@@ -45,11 +47,12 @@ def crop_ratio(model: NamedModel) -> Fraction:
         return _OF_OTHERS
     given, side = model.preprocessing.crop_ratio, min(model.preprocessing.size or (224,))
     resized = math.floor(side / given)
-    return next((ratio for ratio in _RATIOS if math.floor(side / ratio) == resized), given)
+    nearest = sorted(_RATIOS, key=lambda ratio: abs(ratio - given))
+    return next((ratio for ratio in nearest if math.floor(side / ratio) == resized), given)
 
 
 class ClassFolders(Dataset):
-    """Images of folders of classes as mmpretrain prepares them, or the path of one that cannot be read.
+    """Images of folders of classes as mmpretrain prepares them, or the path in `root` of one that cannot be read.
 
     Args:
         root: Folder with a folder of images for each class, as `val` of ImageNet.
@@ -84,6 +87,7 @@ class ClassFolders(Dataset):
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             self._pipeline = Compose(steps)
             self._files = CustomDataset(data_root=str(root), test_mode=True)
+        self.root = root
         self.classes = len(names)
 
     def __len__(self) -> int:
@@ -93,8 +97,8 @@ class ClassFolders(Dataset):
         info = self._files.get_data_info(i)
         try:
             packed = self._pipeline(info)
-        except OSError:  # of a file that cannot be read; the transform names it
-            return info['img_path']
+        except (OSError, cv2.error, MemoryError):  # a file that cannot be read, or has no side to resize
+            return os.path.relpath(info['img_path'], self.root)
         return packed['inputs'], int(packed['data_samples'].gt_label)
 
 
@@ -139,6 +143,19 @@ def measure(model: NamedModel, data: ClassFolders, batch_size: int, workers: int
 def prepared(model: NamedModel, image: Tensor) -> Tensor:
     """(3, H, W) BGR from 0 to 255, as mmpretrain packs images -> a model's input."""
     return model.preprocessing.normalise(image.flip(0).permute(1, 2, 0).numpy())
+
+
+def check_classifier(model: NamedModel, classes: int) -> None:
+    """Fail, before images are read, where a model does not give a score for each class.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if model.library not in ('timm', 'mmpretrain'):
+        raise ValueError(f'{model.label}: expected a classifier for --data, got a model of {model.library}')
+    height, width = model.preprocessing.size or (224, 224)
+    parameter = next(model.module.parameters())
+    classify(model.module, parameter.new_zeros(1, 3, height, width), classes, model.label)
 
 
 @torch.inference_mode()

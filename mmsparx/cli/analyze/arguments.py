@@ -60,7 +60,8 @@ def add_image_arguments(parser: argparse.ArgumentParser, count: int | None, batc
         '--size',
         type=at_least(1),
         metavar='PIXELS',
-        help="side of the model's input (default: that of its test pipeline; the short side, where that has none)",
+        help="side of the square inputs (default: that of the model's test pipeline; of a detector or segmenter, the "
+        'short side that its pipeline resizes to)',
     )
     parser.add_argument(
         '--batch-size',

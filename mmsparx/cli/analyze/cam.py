@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='number of images, drawn by --seed (default: %(default)s)',
     )
     parser.add_argument(
-        '--layer', metavar='NAME', help="name of the module whose output is looked at (default: the last stage's)"
+        '--layer', metavar='NAME', help='name of the module whose output is looked at (default: the last stage)'
     )
     parser.add_argument(
         '--class',
@@ -57,17 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='name or number of the class (default: the one that the model sees in each image)',
     )
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='take detections that score higher (default: %(default)s)'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='of a detector, take detections that score higher (default: %(default)s)',
     )
     parser.add_argument(
-        '--features', action='store_true', help='draw what each stage gives, in the place of class activations'
+        '--features', action='store_true', help='draw what each stage gives, instead of class activations'
     )
     parser.add_argument(
         '--channels',
         type=at_least(1),
         default=6,
         metavar='N',
-        help='with --features, number of channels of each stage, those of the largest mean (default: %(default)s)',
+        help='with --features, number of channels to draw of each stage, those of the largest mean (default: '
+        '%(default)s)',
     )
     add_out_arguments(parser, 'cam')
 
@@ -104,15 +110,18 @@ def draw_activations(model: 'NamedModel', images: 'Images', args: argparse.Names
     wanted = None if args.label is None else class_index(model, args.label)
     files = [path.relative_to(images.folder).as_posix() for path in images.paths]
     stems = distinct_stems(files)
-    rows, overlays, empty = [('image', 'class', 'score')], [], []
+    rows, overlays, empty, refused = [('image', 'class', 'score')], [], [], []
     for path, file in zip(shown(images.paths, 'class activations'), files, strict=True):
         subject = prepare(model, path)
+        if subject is None:
+            refused.append(file)
+            continue
         score = score_of(model, subject, wanted, args.score_thr)
         if score is None:
             rows.append((file, '-' if wanted is None else class_name(model, wanted), 'nothing seen'))
             continue
         to_map = _to_map(model, tuple(subject.x.shape[2:]))
-        with model.scope():
+        with model.scope(), stages_named(model):
             activation = class_activation(model.module, layer, subject.x, score.function, to_map)
         height, width = subject.image.shape[:2]
         title = class_name(model, score.label)
@@ -125,8 +134,7 @@ def draw_activations(model: 'NamedModel', images: 'Images', args: argparse.Names
     notes = [f'{model.label}: {model.weights}. Layer: {name}.']
     if empty:
         notes.append(f'Nothing in the layer speaks for the class, or all of it evenly, in {", ".join(empty)}.')
-    if images.report:
-        notes.append(f'{images.report}.')
+    notes += not_shown(images, refused)
     text = '\n'.join([table(rows), '', *(f'- {note}' for note in notes)])
     (out / 'cam.md').write_text(f'# Class activations\n\n{text}\n', encoding='utf-8')
     if not overlays:
@@ -146,14 +154,46 @@ def draw_features(model: 'NamedModel', images: 'Images', args: argparse.Namespac
 
     files = [path.relative_to(images.folder).as_posix() for path in images.paths]
     stems = distinct_stems(files)
+    refused = []
     for path, file in zip(shown(images.paths, 'features'), files, strict=True):
         subject = prepare(model, path)
+        if subject is None:
+            refused.append(file)
+            continue
         with torch.no_grad():
             maps = model.stages(subject.x)
         target = out / 'features' / f'{stems[file]}.png'
         draw_stages(subject, maps, args.channels, f'{file}: {model.label}, {model.weights}', target)
-    notes = [f'{len(files)} figures are written to {out / "features"}', *filter(None, [images.report])]
-    return '\n'.join(notes)
+    count = len(files) - len(refused)
+    return '\n'.join([f'Figures of {count} images are written to {out / "features"}.', *not_shown(images, refused)])
+
+
+def not_shown(images: 'Images', refused: list[str]) -> list[str]:
+    """What images were passed over, in sentences: those that cannot be read, and those that the pipeline refuses.
+
+    Raises:
+        ValueError: The pipeline refuses all of them.
+    """
+    from mmsparx.cli.images import passed_over
+
+    if len(refused) == len(images.paths):
+        raise ValueError(f'--images: OpenCV can resize none of the {len(refused)} images, such as {refused[0]}')
+    notes = [f'{images.report}.'] if images.report else []
+    return [*notes, f'{passed_over(refused, "cannot be resized by OpenCV")}.'] if refused else notes
+
+
+@contextmanager
+def stages_named(model: 'NamedModel') -> 'Iterator[None]':
+    """Within it, what is wrong with a layer is said with the option that names another, and the stages' names."""
+    from mmsparx.analysis.cam import LayerError
+
+    try:
+        yield
+    except LayerError as error:
+        hint = ''
+        with suppress(ValueError):  # of a model that has no stages
+            hint = f'. The stages are {", ".join(name for name, _ in model.stage_modules)}'
+        raise ValueError(f'--layer: {error}{hint}') from error
 
 
 def choose_layer(model: 'NamedModel', name: str | None) -> 'tuple[str, nn.Module]':

@@ -55,17 +55,22 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from mmsparx.cli.analyze.figures import draw_similarities
+    from mmsparx.cli.analyze.memory import check_inputs
     from mmsparx.cli.analyze.results import prepare_folder
     from mmsparx.cli.images import choose_images
     from mmsparx.cli.models import load_models
 
     out = prepare_folder(args.out, args.images, NAMES, args.force)
-    images = choose_images(args.images, args.count, args.seed)
+    # In the order of their paths, a minibatch would be of one class or two, whose similarity is another.
+    images = choose_images(args.images, args.count, args.seed, shuffled=True)
     models = load_models(args.models, args.labels, seed=args.seed, device=args.device)
     inputs = args.layers is None and args.features == 'scan'
+    for model in models:
+        model.at_size(args.size).preprocessing.check()
+    check_inputs(models, args.batch_size)
     layers = [choose_layers(model, args.layers, inputs) for model in models]
     found = {
-        model.label: measure(model.at_size(args.size), chosen, images, args.batch_size, inputs)
+        model.label: measure(model, chosen, images, args.batch_size, inputs)
         for model, chosen in zip(models, layers, strict=True)
     }
     arrays = {}
@@ -149,12 +154,13 @@ def report(models: 'list[NamedModel]', found: 'dict[str, Similarity]', images: '
         notes.append(f'{model.label}: {model.weights}, images of {height}x{width}.')
         if similarity.left_out:
             notes.append(
-                f'{model.label}: {similarity.left_out} images are left out, as the last minibatch would be of fewer '
-                'than 4.'
+                f'{model.label}: the last minibatch would be of fewer than 4 images, and is left out: '
+                f'{similarity.left_out}.'
             )
         if similarity.constant:
             notes.append(
-                f'{model.label}: {", ".join(similarity.constant)} gives the same for all images, and has no similarity.'
+                f'{model.label}: without similarity, as they give the same for all images: '
+                f'{", ".join(similarity.constant)}.'
             )
     if images.report:
         notes.append(f'{images.report}.')

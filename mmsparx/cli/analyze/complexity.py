@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='of the image (default: 800 1280 for detection, 512 2048 for segmentation, 224 224 for classification)',
+        help='size of the image (default: 800 1280 for detection, 512 2048 for segmentation, 224 224 for '
+        'classification)',
     )
     parser.add_argument('--backbone', action='store_true', help='count the backbone alone')
     parser.add_argument(

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--scale',
         choices=('root', 'log'),
         default='root',
-        help="of the figure's colours: root, map^0.2 / max, as VMamba has it (default), or log, log10(1 + map) / max, "
-        'as RepLKNet does. The table and erf.npz have no scale',
+        help="scale of the figure's colours: root, which is map^0.2 / max as VMamba has it (default), or log, which is "
+        'log10(1 + map) / max as RepLKNet has it. The table and erf.npz have no scale',
     )
     add_out_arguments(parser, 'erf')
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from mmsparx.cli.analyze.figures import draw_fields
+    from mmsparx.cli.analyze.memory import check_inputs
     from mmsparx.cli.analyze.results import prepare_folder
     from mmsparx.cli.images import choose_images
     from mmsparx.cli.models import load_models
@@ -55,7 +56,12 @@ def run(args: argparse.Namespace) -> None:
     out = prepare_folder(args.out, args.images, NAMES, args.force)
     images = choose_images(args.images, args.count, args.seed)
     models = load_models(args.models, args.labels, seed=args.seed, device=args.device)
-    fields = {model.label: measure(model.at_size(args.size), images, args.stages, args.batch_size) for model in models}
+    stages = [choose_stages(model.at_size(args.size), args.stages) for model in models]
+    check_inputs(models, args.batch_size)
+    fields = {
+        model.label: measure(model, images, chosen, args.batch_size)
+        for model, chosen in zip(models, stages, strict=True)
+    }
     arrays = {f'{label}.stage{i}': field.map for label, found in fields.items() for i, field in found.items()}
     np.savez_compressed(out / 'erf.npz', **arrays)
     text = report(models, fields, images)
@@ -64,20 +70,23 @@ def run(args: argparse.Namespace) -> None:
     sys.stdout.write(f'{text}\n\n{out / "erf.png"}, erf.md and erf.npz are written\n')
 
 
-def measure(
-    model: 'NamedModel', images: 'Images', stages: list[int] | None, batch_size: int
-) -> 'dict[int, ReceptiveField]':
-    """The fields of a model's stages, by their numbers from 1.
+def choose_stages(model: 'NamedModel', given: list[int] | None) -> list[int]:
+    """The stages to look at, in order; all of a model's by default.
 
     Raises:
-        ValueError: A stage is not there.
+        ValueError: A stage is not there, or the size is not known.
     """
+    model.preprocessing.check()
+    count = len(model.stage_modules)
+    if missing := [stage for stage in given or () if stage > count]:
+        raise ValueError(f'--stages: {model.label} has stages 1 to {count}, got {missing[0]}')
+    return sorted(set(given or range(1, count + 1)))
+
+
+def measure(model: 'NamedModel', images: 'Images', stages: list[int], batch_size: int) -> 'dict[int, ReceptiveField]':
+    """The fields of a model's stages, by their numbers from 1."""
     from mmsparx.analysis.erf import receptive_fields
 
-    count = len(model.stage_modules)
-    stages = stages or list(range(1, count + 1))
-    if missing := [stage for stage in stages if stage > count]:
-        raise ValueError(f'--stages: {model.label} has stages 1 to {count}, got {missing[0]}')
     device = next(model.module.parameters()).device
     batches = (x.to(device) for x in images.batches(model.preprocessing, batch_size, model.label))
     found = receptive_fields(model.stages, batches, [stage - 1 for stage in stages])

@@ -51,7 +51,7 @@ def draw_fields(
     text = '(field / its maximum)$^{0.2}$' if scale == 'root' else 'log$_{10}$(1 + field) / its maximum'
     bar.set_label(text, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches='tight')  # whatever the length of names
 
 
 def draw_similarities(models: Sequence[NamedModel], found: Mapping[str, Similarity], path: str | os.PathLike) -> None:
@@ -89,7 +89,7 @@ def draw_similarities(models: Sequence[NamedModel], found: Mapping[str, Similari
     bar = figure.colorbar(drawn, ax=panels, fraction=0.03, pad=0.02, extend='min' if lowest < 0 else 'neither')
     bar.set_label('CKA', fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches='tight')  # whatever the length of names
 
 
 def _stage(name: str) -> str | None:

@@ -80,7 +80,7 @@ def draw_sheet(overlays: Sequence[Overlay], title: str, path: str | os.PathLike)
     bar.set_label('class activation, of each image by itself;\nhalf of it and half of the image are shown', fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle('\n'.join(textwrap.wrap(title, 22 * max(columns, 2))), fontsize=9)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches='tight')  # whatever the length of names
 
 
 def draw_stages(subject: Subject, maps: Sequence[Tensor], channels: int, title: str, path: Path) -> None:
@@ -111,7 +111,7 @@ def draw_stages(subject: Subject, maps: Sequence[Tensor], channels: int, title: 
     bar.set_label('of each map by itself', fontsize=8)
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches='tight')  # whatever the length of names
 
 
 def _largest(y: Tensor, count: int) -> tuple[Tensor, list[tuple[int, Tensor]]]:

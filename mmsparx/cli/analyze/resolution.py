@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsparx.cli.analyze.arguments import add_model_arguments, add_out_arguments
@@ -95,19 +94,47 @@ def ratio(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and count, and write the results."""
+    """Measure and count, and write the results after every size."""
     from mmsparx.cli.analyze.curves import draw_sizes
     from mmsparx.cli.analyze.results import prepare_folder
     from mmsparx.cli.models import load_models
 
     out = prepare_folder(args.out, args.data, NAMES, args.force)
     models = load_models(args.models, args.labels, seed=args.seed, device=args.device)
-    rows = [row for model in models for row in measure(model, args)]
-    text = report(rows)
-    (out / 'resolution.md').write_text(f'# Accuracy over input sizes\n\n{text}\n', encoding='utf-8')
-    (out / 'resolution.json').write_text(json.dumps([asdict(row) for row in rows], indent=2) + '\n')
+    check_models(models, args)
+    rows = []
+    for row in (row for model in models for row in measure(model, args)):
+        rows.append(row)
+        text = report(rows)
+        (out / 'resolution.md').write_text(f'# Accuracy over input sizes\n\n{text}\n', encoding='utf-8')
+        (out / 'resolution.json').write_text(json.dumps([asdict(row) for row in rows], indent=2) + '\n')
     draw_sizes(rows, out / 'resolution.png')
     sys.stdout.write(f'{text}\n\n{out / "resolution.png"}, resolution.md and resolution.json are written\n')
+
+
+def check_models(models: 'Sequence[NamedModel]', args: argparse.Namespace) -> None:
+    """Fail before the first measurement where a later one could not be made.
+
+    Raises:
+        ValueError: A model does not take one of the sizes, whose images may not fit into memory, or it has other
+            classes than the data.
+    """
+    from fractions import Fraction
+
+    from mmsparx.cli.analyze.accuracy import ClassFolders, check_classifier
+    from mmsparx.cli.analyze.memory import check_inputs
+
+    classes = None if args.data is None else ClassFolders(args.data, args.sizes[0], Fraction(1)).classes
+    for model in models:
+        own = model.preprocessing
+        for size in args.sizes:
+            model.at_size(size)
+            if args.data is not None:
+                model.preprocessing.check()
+                check_inputs([model], args.batch_size)
+        if classes is not None:
+            check_classifier(model.at_size(min(args.sizes)), classes)
+        model.preprocessing = own  # which says the crop ratio
 
 
 def measure(model: 'NamedModel', args: argparse.Namespace) -> Iterator[Row]:
@@ -145,13 +172,14 @@ def measure(model: 'NamedModel', args: argparse.Namespace) -> Iterator[Row]:
 def report(rows: Sequence[Row]) -> str:
     """The rows as a table in Markdown, with what has to be said of them."""
     from mmsparx.cli.analyze.results import table
+    from mmsparx.cli.images import passed_over
 
     measured = rows[0].accuracies is not None
     head = ['model', 'size', 'M parameters', 'GFLOPs', 'with norms', "GFLOPs (paper's)"]
     head += ['top-1', 'top-5', "top-1 (paper's)"] if measured else ["top-1 (paper's)"]
     cells = [head]
     for row in rows:
-        counted = [f'{row.params / 1e6:.2f}', f'{row.macs / 1e9:.2f}', f'{row.macs_with_norms / 1e9:.2f}']
+        counted = [f'{row.params / 1e6:.2f}', _giga(row.macs), _giga(row.macs_with_norms)]
         cells.append([row.model, row.size, *counted, _or_dash(row.paper_gflops, 1)])
         if measured:
             cells[-1] += [_or_dash(row.accuracies.top1, 2), _or_dash(row.accuracies.top5, 2)]
@@ -165,9 +193,13 @@ def report(rows: Sequence[Row]) -> str:
         if measured:
             notes[-1] = f'{notes[-1][:-1]}, {row.accuracies.count} images.'
     if measured and (unread := rows[0].accuracies.unreadable):
-        some = ', '.join(Path(path).name for path in unread[:5]) + (', ...' if len(unread) > 5 else '')
-        notes.append(f'{len(unread)} images cannot be read and were passed over: {some}.')
+        notes.append(f'{passed_over(unread)}.')
     return '\n'.join([table(cells), '', *(f'- {note}' for note in notes)])
+
+
+def _giga(macs: int) -> str:
+    """Multiply-adds in thousands of millions, with two digits behind the point or three that count."""
+    return f'{macs / 1e9:.2f}' if macs >= 1e9 else f'{macs / 1e9:.3g}'
 
 
 def _or_dash(value: float | None, digits: int) -> str:

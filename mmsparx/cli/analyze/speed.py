@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
 from mmsparx.analysis.saved import saved_bytes
-from mmsparx.analysis.timing import Protocol, Timing, clock_of, interleave, peak_memory, reason_of
+from mmsparx.analysis.timing import Protocol, Timing, clock_of, interleave, is_of_memory, peak_memory, reason_of
 from mmsparx.cli.named_model import NamedModel
 
 
@@ -99,5 +99,7 @@ def _saved_by_an_image(model: NamedModel, size: int, device: torch.device, autoc
 
     try:
         return saved(2) - saved(1)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_of_memory(error):
+            raise
         return None

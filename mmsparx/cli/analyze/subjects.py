@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose, pseudo_collate
@@ -45,8 +46,11 @@ class Score:
     function: Callable[[Tensor], Tensor]
 
 
-def prepare(model: NamedModel, path: Path) -> Subject:
+def prepare(model: NamedModel, path: Path) -> Subject | None:
     """Read an image and prepare it by the model's test pipeline.
+
+    Returns:
+        The image; None where OpenCV cannot resize it as the pipeline asks, as of one that becomes 0 pixels high.
 
     Raises:
         ValueError: The config has no such pipeline.
@@ -56,7 +60,10 @@ def prepare(model: NamedModel, path: Path) -> Subject:
         x = model.preprocessing(read_image(path)).unsqueeze(0)
         return Subject(x.to(device), None, model.preprocessing.shown(x[0]))
     with model.scope():
-        packed = Compose(test_pipeline(model.config))({'img_path': str(path), 'img_id': 0})
+        try:
+            packed = Compose(test_pipeline(model.config))({'img_path': str(path), 'img_id': 0})
+        except cv2.error:
+            return None
         data = model.module.data_preprocessor(pseudo_collate([packed]), False)
     x, samples = data['inputs'], data['data_samples']
     height, width = samples[0].metainfo.get('img_shape', x.shape[2:])[:2]
@@ -108,11 +115,12 @@ def score_of(model: NamedModel, subject: Subject, label: int | None, threshold: 
     Raises:
         ValueError: The config is of a library that is not known, or the model has no such class.
     """
-    scope = 'timm' if model.config is None else model.config.get('default_scope')
-    if scope not in _TASKS:
-        raise ValueError(f'{model.label}: expected default_scope to be one of {", ".join(_TASKS)}, got {scope!r}')
+    if model.library not in _TASKS:
+        raise ValueError(
+            f'{model.label}: expected default_scope to be one of {", ".join(_TASKS)}, got {model.library!r}'
+        )
     with model.scope():
-        return _TASKS[scope](model, subject, label, threshold)
+        return _TASKS[model.library](model, subject, label, threshold)
 
 
 def _check(model: NamedModel, label: int | None, count: int) -> None:

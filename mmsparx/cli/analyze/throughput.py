@@ -37,23 +37,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=case,
         nargs='+',
         metavar='SIZE/BATCH',
-        help=f'side and number of the images (default: {" ".join("/".join(map(str, x)) for x in CASES)}; on a CPU '
-        f'{" ".join("/".join(map(str, x)) for x in CASES_ON_CPU)})',
+        help='side of the images in pixels, and number of images in a batch (default: '
+        f'{_in_words(CASES)}; on a CPU {_in_words(CASES_ON_CPU)})',
     )
     parser.add_argument(
         '--precision',
         choices=['fp32', 'tf32', 'bf16', 'fp16'],
         default='fp32',
-        help='precision of products, by autocast for the last two (default: %(default)s)',
+        help='precision of products; bf16 and fp16 are by autocast (default: %(default)s)',
     )
     parser.add_argument(
-        '--seconds', type=float, default=3.0, help='of samples of a model in a case, about (default: %(default)s)'
+        '--seconds',
+        type=float,
+        default=3.0,
+        metavar='S',
+        help='seconds that each model is timed in each case, about (default: %(default)s)',
     )
     parser.add_argument(
-        '--samples', type=at_least(3), default=30, help='of a model in a case, at most (default: %(default)s)'
+        '--samples',
+        type=at_least(3),
+        default=30,
+        metavar='N',
+        help='number of samples of each model in each case, at most (default: %(default)s)',
     )
-    parser.add_argument('--threads', type=at_least(1), metavar='N', help="of the CPU (default: torch's, all cores)")
+    parser.add_argument(
+        '--threads', type=at_least(1), metavar='N', help="number of threads of the CPU (default: torch's, all cores)"
+    )
     add_out_arguments(parser, 'throughput')
+
+
+def _in_words(cases: tuple[tuple[int, int], ...]) -> str:
+    return ' '.join(f'{size}/{batch}' for size, batch in cases)
 
 
 def case(text: str) -> tuple[int, int]:
@@ -78,6 +92,12 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     out = prepare_folder(args.out, None, NAMES, args.force)
     models = load_models(args.models, args.labels, seed=args.seed, device=args.device)
+    for model in models:
+        if model.library == 'mmdet':
+            raise ValueError(
+                f'{model.label}: expected classifiers or segmenters, got a detector, whose time depends on what it '
+                'detects, and noise shows nothing; name the classifier over the same network'
+            )
     device = next(models[0].module.parameters()).device
     names = {model.label: model.name for model in models}
     where = place(device, args.precision)
@@ -128,13 +148,15 @@ def as_row(label: str, name: str, size: int, batch: int, speed: 'Speed') -> dict
 
 def report(rows: list[dict], where: str) -> str:
     """The rows as a table in Markdown."""
+    from mmsparx.analysis.timing import OUT_OF_MEMORY
     from mmsparx.cli.analyze.results import table
 
     head = ('model', 'size', 'batch', 'images/s', 'IQR', 'peak MB', 'saved MB per image')
     cells = [(*head, "images/s (paper's, H800)", "MB (paper's, H800)")]
     for row in rows:
-        measured = ('skipped', '-')
-        if row['skipped'] is None:
+        if row['skipped'] is not None:
+            measured = (OUT_OF_MEMORY if row['skipped'].startswith(OUT_OF_MEMORY) else 'skipped', '-')
+        else:
             measured = (f'{row["images_per_second"]:.1f}', f'{row["spread"]:.0%}')
         in_bytes = (row['peak_bytes'], row['saved_bytes_per_image'])
         memory = ('-' if value is None else f'{value / 2**20:.1f}' for value in in_bytes)
