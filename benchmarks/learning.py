@@ -66,10 +66,12 @@ class Variant:
     Attributes:
         connections: Function from a stage's plan to the variant's.
         options: Options of the backbone.
+        style: Style of the head, which is the backbone's.
     """
 
     connections: Callable[[StagePlan], StagePlan] = as_sparx
     options: Mapping = field(default_factory=dict)
+    style: str = 'sparx'
 
 
 VARIANTS = {
@@ -83,10 +85,10 @@ VARIANTS = {
     'SRA': Variant(options={'aggregator': {'type': 'SRA'}}),
     'SCA': Variant(options={'aggregator': {'type': 'SCA'}}),
     'SCA, own tokens': Variant(options={'aggregator': {'type': 'SCA', 'own_tokens': True}}),
-    'SSM': Variant(options={'style': 'vmamba', 'token_mixer': {'type': 'SSM'}}),
-    'Bi-SSM': Variant(options={'style': 'vmamba', 'token_mixer': {'type': 'BiSSM'}}),
-    'SparX-Swin': Variant(options={'type': 'mmsparx.SparXSwin'}),
-    'VMamba': Variant(as_plain, {'type': 'mmsparx.VMamba'}),
+    'SSM': Variant(options={'style': 'vmamba', 'token_mixer': {'type': 'SSM'}}, style='vmamba'),
+    'Bi-SSM': Variant(options={'style': 'vmamba', 'token_mixer': {'type': 'BiSSM'}}, style='vmamba'),
+    'SparX-Swin': Variant(options={'type': 'mmsparx.SparXSwin'}, style='swin'),
+    'VMamba': Variant(as_plain, {'type': 'mmsparx.VMamba'}, style='vmamba'),
 }
 COMPARED = ('plain', 'SparX', 'DGC', 'DSN', 'w/o GCCA', 'Concat')
 # Every token mixer and every aggregator at least once.
@@ -143,7 +145,7 @@ def write_config(path: Path, task: Task, name: str) -> Config:
     channels = list(task.channels or arch.channels)
     variant = VARIANTS[name]
     arch = dict(channels=channels, stages=[asdict(variant.connections(stage)) for stage in stages])
-    model = dict(backbone=dict(arch=arch, **variant.options), head=dict(in_channels=channels[-1]))
+    model = dict(backbone=dict(arch=arch, **variant.options), head=dict(in_channels=channels[-1], style=variant.style))
     path.write_text(f'_base_ = {str(base)!r}\nmodel = {model!r}\n')
     return Config.fromfile(path)
 

@@ -9,6 +9,8 @@ pytest.importorskip('mmpretrain', reason='the classifiers are trained by mmpretr
 pytest.importorskip('timm')
 import cv2
 import numpy as np
+import torch
+from mmengine.registry import MODELS, init_default_scope
 
 from benchmarks import command_line, learning, report
 from benchmarks.learning import TASKS, VARIANTS
@@ -70,13 +72,20 @@ def test_connections_of_the_tiny_network(name, read):
     ],
 )
 def test_networks_have_their_parts(name, parts, tmp_path):
-    from mmengine.registry import MODELS, init_default_scope
-
     cfg = learning.write_config(tmp_path / 'config.py', TASKS['digits'], name)
     init_default_scope(cfg.default_scope)
     found = {type(module).__name__ for module in MODELS.build(cfg.model).modules()}
     known = {'SS2D', 'SSM', 'BiSSM', 'WindowAttention', 'DMCA', 'Concat', 'NoAttention', 'SRA', 'SCA'}
     assert found & known == parts
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_heads_have_the_norm_of_their_backbone(name, tmp_path):
+    cfg = learning.write_config(tmp_path / 'config.py', TASKS['digits'], name)
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    model.head.check_backbone(model.backbone)
 
 
 def test_a_run_and_what_it_leaves(tmp_path, monkeypatch):
