@@ -1,7 +1,5 @@
 """A tiny set in ImageNet's layout and what trains a small classifier on it through the tools. Needs mmpretrain."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -58,13 +56,6 @@ def run_tool(name: str, *arguments) -> None:
     """Run a command in this process."""
     forget_runs()
     run_command(name, *arguments)
-
-
-def run_script(monkeypatch, script: Path, *arguments) -> None:
-    """Run a script in this process."""
-    forget_runs()
-    monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
-    runpy.run_path(str(script), run_name='__main__')
 
 
 def forget_runs() -> None:

@@ -3,10 +3,13 @@
 import argparse
 import importlib.util
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from mmsparx.cli.parser import make_parser
 
@@ -23,6 +26,13 @@ def run_command(command: str, *arguments: object) -> int | None:
     """Run a command of `mmsparx` in this process; its errors are raised, and not turned into sentences."""
     args = parse(command, *arguments)
     return args.run(args)
+
+
+def run_script(script: Path, *arguments: object) -> None:
+    """Run a script in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+        runpy.run_path(str(script), run_name='__main__')
 
 
 def load_tool(name: str):

@@ -13,8 +13,8 @@ import torch
 
 pytest.importorskip('mmpretrain', reason='the classification tools need mmpretrain')
 from helpers import randomise
-from helpers.classification import CLASSIFICATION, run_script, run_tool, write_config, write_folders
-from helpers.tools import load_tool, read_drawn, scalars
+from helpers.classification import CLASSIFICATION, forget_runs, run_tool, write_config, write_folders
+from helpers.tools import load_tool, read_drawn, run_script, scalars
 from helpers.weights import assert_loaded, build_classifier
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
@@ -212,5 +212,6 @@ train_cfg = dict(max_iters=2, val_interval=2)
 log_level = 'ERROR'
 """)
     mmpretrain = Path(importlib.util.find_spec('mmpretrain').origin).parent
-    run_script(monkeypatch, mmpretrain / '.mim/tools/train.py', config, '--work-dir', tmp_path / 'work')
+    forget_runs()
+    run_script(mmpretrain / '.mim/tools/train.py', config, '--work-dir', tmp_path / 'work')
     assert 'accuracy/top1' in scalars(tmp_path / 'work')[-1]

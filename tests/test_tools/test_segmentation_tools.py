@@ -205,7 +205,7 @@ def test_another_number_of_classes_than_the_heads(train):
 def test_a_missing_annotation_is_named(train, ade):
     for path in (ade / 'annotations/training').iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r'annotations/training/\d\.png'):
+    with pytest.raises(ValueError, match=r'annotations/training: an image has no label map of its name \(2 times\)'):
         train()
 
 

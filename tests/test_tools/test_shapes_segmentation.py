@@ -5,12 +5,13 @@ import json
 import cv2
 import numpy as np
 import pytest
-from helpers.tools import ROOT, load_tool, scalars
+from helpers.tools import ROOT, load_tool, run_script, scalars
 
 pytest.importorskip('mmseg', reason='segmentation needs mmsegmentation')
 pycocotools = pytest.importorskip('pycocotools.mask', reason="COCO's masks need pycocotools")
 
 CONFIG = ROOT / 'configs/segmentation/fpn_sparx_mini_shapes.py'
+LABEL_MAPS = ROOT / 'tools/dataset_converters/label_maps.py'
 converter = load_tool('dataset_converters/label_maps')
 
 
@@ -64,14 +65,14 @@ def names_file(folder, *names):
     return path
 
 
-def test_no_map_takes_the_place_of_an_image_or_of_another_map(tool, tmp_path, capsys):
+def test_no_map_takes_the_place_of_an_image_or_of_another_map(tmp_path, capsys):
     images = tmp_path / 'images'
     images.mkdir()
     (images / 'a.png').write_text('an original')
 
     def refused(annotations, folder, *options):
         with pytest.raises(SystemExit):
-            tool('dataset_converters/label_maps', annotations, folder, *options)
+            run_script(LABEL_MAPS, annotations, folder, *options)
         return capsys.readouterr().err
 
     said = refused(names_file(tmp_path, 'b.png', 'a.png'), images)
@@ -87,16 +88,14 @@ def test_no_map_takes_the_place_of_an_image_or_of_another_map(tool, tmp_path, ca
     assert (images / 'a.png').read_text() == 'an original'
     assert {path.name for path in tmp_path.rglob('*') if path.is_file()} == {'a.png', 'file', 'names.json'}
     for force in ([], ['--force']):
-        tool('dataset_converters/label_maps', names_file(tmp_path, 'b.png'), tmp_path / 'maps', *force)
+        run_script(LABEL_MAPS, names_file(tmp_path, 'b.png'), tmp_path / 'maps', *force)
 
 
 def test_drawn_shapes_through_the_tools(tool, tmp_path):
     data = tmp_path / 'data'
-    tool('../demo/make_shapes', data, '--train', 8, '--val', 2, '--size', 64)
+    run_script(ROOT / 'demo/make_shapes.py', data, '--train', 8, '--val', 2, '--size', 64)
     for split in ('train', 'val'):
-        tool(
-            'dataset_converters/label_maps', data / f'annotations/instances_{split}.json', data / f'label_maps/{split}'
-        )
+        run_script(LABEL_MAPS, data / f'annotations/instances_{split}.json', data / f'label_maps/{split}')
         for path in (data / split).glob('*.jpg'):
             label_map = cv2.imread(str(data / f'label_maps/{split}' / f'{path.stem}.png'), cv2.IMREAD_UNCHANGED)
             assert label_map.shape == cv2.imread(str(path)).shape[:2]
