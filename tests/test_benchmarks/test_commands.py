@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ pytest.importorskip('timm')
 import timm
 from torch import nn
 
-from benchmarks import command_line, cross_selective_scan, network, plot, report, scans, selective_scan
+from benchmarks import command_line, cross_selective_scan, depthwise_conv, network, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report, markdown, short
 from mmsparx.analysis.timing import Protocol, Timing
+from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.models import SparXClassifier, SparXMamba
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,22 @@ def test_selective_scan(tmp_path, capsys):
     assert 'time / reference' in tables
     assert tables in capsys.readouterr().out
     assert (result.settings['threads'], str(tmp_path) in path.read_text()) == (1, False)
+
+
+@pytest.mark.usefixtures('_quick')
+def test_depthwise_conv(tmp_path):
+    path = depthwise_conv.main(['--image', '32', *SHORT, '--out', str(tmp_path)])
+    result, tables = read(path)
+    layers = Counter()
+    for comparison in result.comparisons:
+        layers[comparison.case['pass']] += comparison.case['layers']
+        assert {'torch', 'torch, convolution alone', 'reference'} < set(comparison.measured)
+        for timing in comparison.timings.values():
+            assert timing.facts['relative_error'] < 1e-5
+    with torch.device('meta'):
+        modules = [m for m in SparXMamba('tiny').modules() if isinstance(m, DepthwiseConv2d)]
+    assert layers == dict.fromkeys(('forward', 'backward'), len(modules))
+    assert tables.index('## All layers') < tables.index('| float32 | forward  |') < tables.index('## Layer by layer')
 
 
 @pytest.mark.usefixtures('_quick')
