@@ -17,8 +17,8 @@ constexpr int64_t kFrame = 8192;
 template <typename T>
 constexpr int kMargin = kLanes<T>;
 
-// A frame's rows: the margin, the plane's row, and zeros up to a whole vector. What is read behind them is the next row's
-// margin.
+// A frame's rows: the margin, the plane's row, and zeros up to a whole vector. What is read behind them is the margin of
+// the next row.
 template <typename T>
 constexpr int64_t frame_stride(int64_t width) {
   constexpr int64_t lanes = kLanes<T>;
