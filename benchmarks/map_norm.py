@@ -2,7 +2,8 @@
 
 torch's kernel takes one block for each sample and group on a GPU: two blocks for the two images of a detector. Under
 autocast it runs in float32. The contenders are that kernel, with and without autocast's conversions, and statistics by
-`torch.var_mean`, which are spread over the GPU, with a fused multiply-add.
+`torch.var_mean`, which are spread over the GPU, with a fused multiply-add, and `mmsparx.ops.map_norm`, which on GPUs is
+torch's.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch.nn.functional import group_norm
 from benchmarks import command_line
 from benchmarks.report import Comparison, Report, markdown
 from benchmarks.scans import DTYPES, PASSES, relative_error
+from mmsparx import ops
 from mmsparx.analysis.timing import Copying, Protocol, clock_of, interleave, peak_memory
 
 EPS = 1e-5
@@ -40,7 +42,12 @@ def _by_var_mean(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addcmul(bias.view(1, -1, 1, 1) - mean * scale, x, scale)
 
 
-CONTENDERS = {'group_norm': _by_group_norm, 'group_norm, float32': _as_under_autocast, 'var_mean': _by_var_mean}
+CONTENDERS = {
+    'group_norm': _by_group_norm,
+    'group_norm, float32': _as_under_autocast,
+    'var_mean': _by_var_mean,
+    'mmsparx': ops.map_norm,
+}
 
 
 def make_inputs(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

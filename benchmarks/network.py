@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import command_line, mamba
 from benchmarks.report import Comparison, Report, markdown
@@ -74,6 +75,18 @@ def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None
     return step
 
 
+def kept_by_forward(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> int:
+    """Bytes that a forward pass in training leaves allocated on a CPU: its output, and what the backward needs."""
+    model.train()
+    with _autocast(pictures, autocast):
+        model(pictures)  # what is made once is not counted
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            out = model(pictures)
+    kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+    del out
+    return kept
+
+
 def _autocast(pictures: Tensor, dtype: torch.dtype | None):
     return torch.autocast(pictures.device.type, dtype, enabled=dtype is not None)
 
@@ -103,6 +116,8 @@ def compare(
         timings = interleave(calls, protocol, clock_of(pictures.device))
         for name, timing in timings.items():
             timing.facts['parameters'] = sum(parameter.numel() for parameter in models[name].parameters())
+            if timing.skipped is None and mode == 'training' and pictures.device.type == 'cpu':
+                timing.facts['kept_bytes'] = kept_by_forward(models[name], pictures, autocast)
             if timing.skipped is not None or pictures.device.type != 'cuda':
                 continue
             try:
@@ -178,6 +193,8 @@ def _rows(comparison: Comparison) -> Iterator[dict]:
         alike = [other for other in measured if _scan_of(other) and other.endswith(COMPILED) == name.endswith(COMPILED)]
         if _scan_of(name):
             row[f'time / {_scan_of(alike[0])} scan'] = timing.median / measured[alike[0]].median
+        if 'kept_bytes' in timing.facts:
+            row['kept (MiB/image)'] = timing.facts['kept_bytes'] / 2**20 / case['batch']
         if 'peak_bytes' in timing.facts:
             row['peak (GiB)'] = timing.facts['peak_bytes'] / 2**30
         yield row

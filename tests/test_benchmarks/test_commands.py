@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ pytest.importorskip('timm')
 import timm
 from torch import nn
 
-from benchmarks import command_line, cross_selective_scan, network, plot, report, scans, selective_scan
+from benchmarks import command_line, cross_selective_scan, depthwise_conv, network, plot, report, scans, selective_scan
 from benchmarks.report import Comparison, Report, markdown, short
 from mmsparx.analysis.timing import Protocol, Timing
+from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.models import SparXClassifier, SparXMamba
+from mmsparx.ops import native
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device('cpu')
@@ -57,6 +60,22 @@ def test_selective_scan(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures('_quick')
+def test_depthwise_conv(tmp_path):
+    path = depthwise_conv.main(['--image', '32', *SHORT, '--out', str(tmp_path)])
+    result, tables = read(path)
+    layers = Counter()
+    for comparison in result.comparisons:
+        layers[comparison.case['pass']] += comparison.case['layers']
+        assert {'torch', 'torch, convolution alone', 'reference'} < set(comparison.measured)
+        for timing in comparison.timings.values():
+            assert timing.facts['relative_error'] < 1e-5
+    with torch.device('meta'):
+        modules = [m for m in SparXMamba('tiny').modules() if isinstance(m, DepthwiseConv2d)]
+    assert layers == dict.fromkeys(('forward', 'backward'), len(modules))
+    assert tables.index('## All layers') < tables.index('| float32 | forward  |') < tables.index('## Layer by layer')
+
+
+@pytest.mark.usefixtures('_quick')
 def test_network(tmp_path, monkeypatch):
     small = dict(depths=(1, 1, 1, 1), pretrained=False)
     sizes = {'Swin': dict(embed_dim=8, num_heads=(1, 1, 1, 1), **small), 'ConvNeXt': dict(dims=(8, 8, 8, 8), **small)}
@@ -84,6 +103,17 @@ def test_network(tmp_path, monkeypatch):
     assert 'time / reference scan' in tables
     assert '## Training' in tables
     assert 'speed / Swin' in tables
+    assert 'kept (MiB/image)' in tables.partition('## Training')[2]
+    assert 'kept' not in tables.partition('## Training')[0]
+
+
+@pytest.mark.skipif(native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}')
+def test_what_a_forward_pass_keeps():
+    """Of every image the same; depthwise convolutions, activations behind them and norms are computed again."""
+    model = network.build('SparX-Mamba', 'tiny')
+    kept = [network.kept_by_forward(model, torch.randn(batch, 3, 128, 128)) for batch in (1, 2)]
+    maps = (kept[1] - kept[0]) * (224 / 128) ** 2 / 2**20
+    assert 150 < maps < 175  # 169 MiB at 224; 206 with torch's operations
 
 
 def test_the_networks_are_those_of_their_names():

@@ -22,8 +22,9 @@ T bias_of(const Inputs& in, int64_t channel) {
 // Of the type of the arithmetic: the frames of x and of the gradient, and rows of results.
 template <typename T>
 int64_t scratch_numbers(const Inputs& in) {
-  const int64_t halo = in.side / 2;
-  return frame_stride<T>(in.width) * (2 * band_rows<T>(in.height, in.width) + 6 * halo + kAbreast);
+  const int64_t halo = in.side / 2, band = band_rows<T>(in.height, in.width);
+  return frame_numbers<T>(band + 4 * halo, in.width) + frame_numbers<T>(band + 2 * halo, in.width) +
+         frame_numbers<T>(kAbreast, in.width);
 }
 
 // Takes `Rows` rows of results and leaves them in `to`, whose rows are `width` long.
@@ -45,7 +46,8 @@ void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch)
   const Inputs& in = f.inputs;
   const int64_t stride = frame_stride<T>(in.width), band = band_rows<T>(in.height, in.width);
   T* const frame = static_cast<T*>(scratch);
-  T* const buffer = frame + (band + 2 * halo) * stride;
+  T* const buffer = frame + frame_numbers<T>(band + 2 * halo, in.width);
+  clear_frame(frame, band + 2 * halo, in.width);
   for (int64_t unit = begin; unit < end; unit++) {
     const int64_t channel = unit % in.channels;
     const In* const x = plane_of<In>(in.x, in.channels, unit);
@@ -55,9 +57,9 @@ void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch)
     const T bias = bias_of<T>(in, channel);
     for (int64_t first = 0; first < in.height; first += band) {
       const int64_t rows = first + band < in.height ? band : in.height - first;
-      fill_frame(x, in.height, in.width, first - halo, rows + 2 * halo, halo, frame);
+      fill_frame(x, in.height, in.width, first - halo, rows + 2 * halo, frame);
       in_blocks(rows, [&](int64_t y, auto count) {
-        const T* const from = frame + y * stride;
+        const T* const from = frame + y * stride + kMargin<T> - halo;
         const T* const centre = from + halo * stride + halo;
         write_rows<count.value>(out + (first + y) * in.width, in.width, buffer, [&](auto write) {
           convolve<Side, count.value>(from, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
@@ -122,8 +124,10 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
   const Inputs& in = b.inputs;
   const int64_t stride = frame_stride<T>(in.width), band = band_rows<T>(in.height, in.width);
   T* const frame = static_cast<T*>(scratch);
-  T* const gradient = frame + (band + 4 * halo) * stride;
-  T* const buffer = gradient + (band + 2 * halo) * stride;
+  T* const gradient = frame + frame_numbers<T>(band + 4 * halo, in.width);
+  T* const buffer = gradient + frame_numbers<T>(band + 2 * halo, in.width);
+  clear_frame(frame, band + 4 * halo, in.width);
+  clear_frame(gradient, band + 2 * halo, in.width);
   for (int64_t unit = begin; unit < end; unit++) {
     const int64_t channel = unit % in.channels;
     const In* const x = plane_of<In>(in.x, in.channels, unit);
@@ -140,17 +144,17 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
     const T bias = bias_of<T>(in, channel);
     for (int64_t first = 0; first < in.height; first += band) {
       const int64_t rows = first + band < in.height ? band : in.height - first;
-      fill_frame(x, in.height, in.width, first - 2 * halo, rows + 4 * halo, halo, frame);
+      fill_frame(x, in.height, in.width, first - 2 * halo, rows + 4 * halo, frame);
       // The gradient before the activation, with `halo` rows around it, whose x is in the frame.
-      fill_frame(grad, in.height, in.width, first - halo, rows + 2 * halo, halo, gradient);
+      fill_frame(grad, in.height, in.width, first - halo, rows + 2 * halo, gradient);
       if constexpr (A != Activation::kNone) {
         const int64_t from = first < halo ? halo - first : 0;
         const int64_t behind = in.height - first + halo, to = behind < rows + 2 * halo ? behind : rows + 2 * halo;
         // Not in blocks that overlap: it is changed in place.
         const auto differentiate = [&](int64_t y, auto count) {
-          const T* const window = frame + y * stride;
+          const T* const window = frame + y * stride + kMargin<T> - halo;
           const T* const centre = window + halo * stride + halo;
-          T* const g = gradient + y * stride + halo;
+          T* const g = gradient + y * stride + kMargin<T>;
           convolve<Side, count.value>(window, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
             if (in.residual) z += load(centre + row * stride + at);
             T* const here = g + row * stride + at;
@@ -163,7 +167,7 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
         for (; y < to; y++) differentiate(y, Count<1>{});
       }
       in_blocks(rows, [&](int64_t y, auto count) {
-        const T* const from = gradient + y * stride;
+        const T* const from = gradient + y * stride + kMargin<T> - halo;
         const T* const centre = from + halo * stride + halo;
         write_rows<count.value>(dx + (first + y) * in.width, in.width, buffer, [&](auto write) {
           convolve<Side, count.value>(from, stride, flipped, T(0), in.width, [&](int row, int64_t at, Vector<T> d) {
@@ -172,8 +176,8 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
           });
         });
       });
-      const T* const inner = gradient + halo * stride + halo;
-      add_weight_gradient<Side>(frame + halo * stride, inner, stride, rows, in.width, dweight);
+      const T* const inner = gradient + halo * stride + kMargin<T>;
+      add_weight_gradient<Side>(frame + halo * stride + kMargin<T> - halo, inner, stride, rows, in.width, dweight);
       Vector<T> total = {};
       for (int64_t y = 0; y < rows; y++) {
         for (int64_t at = 0; at < in.width; at += kLanes<T>) total += load(inner + y * stride + at);

@@ -13,11 +13,28 @@ constexpr int kAbreast = 4;
 // Numbers of a frame: few enough for the first-level caches, where a plane is no larger.
 constexpr int64_t kFrame = 8192;
 
-// A frame's rows: `side / 2` zeros, the plane's row, and zeros up to a vector behind the last one that is read.
+// Zeros before every row, and behind the last one: a vector, so that rows are aligned, and wider than half a window.
+template <typename T>
+constexpr int kMargin = kLanes<T>;
+
+// A frame's rows: the margin, the plane's row, and zeros up to a whole vector. What is read behind them is the margin of
+// the next row.
 template <typename T>
 constexpr int64_t frame_stride(int64_t width) {
-  constexpr int64_t lanes = kLanes<T>, margin = lanes > 4 ? lanes : 4;
-  return ceil_div(width, lanes) * lanes + margin;
+  constexpr int64_t lanes = kLanes<T>;
+  return kMargin<T> + ceil_div(width, lanes) * lanes;
+}
+
+template <typename T>
+constexpr int64_t frame_numbers(int64_t rows, int64_t width) {
+  return rows * frame_stride<T>(width) + kMargin<T>;
+}
+
+// Zeros all of a frame, for margins and ends of rows, which `fill_frame` leaves alone.
+template <typename T>
+MMSPARX_INLINE void clear_frame(T* frame, int64_t rows, int64_t width) {
+  const int64_t numbers = frame_numbers<T>(rows, width);
+  for (int64_t i = 0; i < numbers; i++) frame[i] = 0;
 }
 
 // Rows of the output that one frame is for.
@@ -29,27 +46,20 @@ constexpr int64_t band_rows(int64_t height, int64_t width) {
 
 // Fills a frame with `rows` rows of a plane from row `first` on, zeros where there are none.
 template <typename T, typename In>
-MMSPARX_INLINE void fill_frame(const In* plane, int64_t height, int64_t width, int64_t first, int64_t rows, int margin,
-                               T* frame) {
+MMSPARX_INLINE void fill_frame(const In* plane, int64_t height, int64_t width, int64_t first, int64_t rows, T* frame) {
+  constexpr int lanes = kLanes<T>;
   const int64_t stride = frame_stride<T>(width);
-  for (int64_t row = 0; row < rows; row++, frame += stride) {
-    const int64_t y = first + row;
-    if (y < 0 || y >= height) {
-      for (int64_t i = 0; i < stride; i++) frame[i] = 0;
-      continue;
-    }
+  T* to = frame + kMargin<T>;
+  for (int64_t y = first; y < first + rows; y++, to += stride) {
     const In* const from = plane + y * width;
-    constexpr int lanes = kLanes<T>;
-    if constexpr (sizeof(T) == sizeof(In) && lanes >= 4) {  // or the zeros at the end are more than a vector
-      store(frame, Vector<T>{});
-      store(frame + stride - lanes, Vector<T>{});
+    if (y < 0 || y >= height) {
+      for (int64_t x = 0; x < width; x += lanes) store(to + x, Vector<T>{});
+    } else if constexpr (sizeof(T) == sizeof(In)) {
       int64_t x = 0;
-      for (; x + lanes <= width; x += lanes) store(frame + margin + x, load(from + x));
-      if (x < width) store(frame + margin + x, load_first(from + x, int(width - x)));
+      for (; x + lanes <= width; x += lanes) store(to + x, load(from + x));
+      if (x < width) store(to + x, load_first(from + x, int(width - x)));
     } else {
-      for (int i = 0; i < margin; i++) frame[i] = 0;
-      for (int64_t i = 0; i < width; i++) frame[margin + i] = widen(from[i]);
-      for (int64_t i = margin + width; i < stride; i++) frame[i] = 0;
+      for (int64_t x = 0; x < width; x++) to[x] = widen(from[x]);
     }
   }
 }
