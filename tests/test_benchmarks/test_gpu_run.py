@@ -55,7 +55,7 @@ def test_stages_that_pass(run):
     assert passed
     assert {outcome.status for outcome in outcomes.values()} == {PASSED}
     assert outcomes['plain'].remarks == ['ran to the end']
-    assert outcomes['table'].remarks == ['norms: 3 rows measured']
+    assert outcomes['table'].remarks == ['norms: 4 rows measured']
     assert files['plain/a.log'].splitlines()[1:] == ['1']
     assert any(re.fullmatch(r'table/[\w-]+/norms\.md', name) for name in files)
 
@@ -91,7 +91,7 @@ map_norm.main(sys.argv[1:])
     _, outcomes, files = run(Stage('hung', 45, {'norms': command}))
     assert outcomes['hung'].status == TIMED_OUT
     assert outcomes['hung'].remarks == [
-        'norms: 4 rows measured', 'norms: ended after 45 s, last line: warming up hanging',
+        'norms: 5 rows measured', 'norms: ended after 45 s, last line: warming up hanging',
     ]  # fmt: skip
     (table,) = (text for name, text in files.items() if name.endswith('norms.md'))
     assert 'hanging' in table
@@ -147,8 +147,8 @@ map_norm.main(sys.argv[1:])
     )
     assert outcomes['table'].status == FAILED
     assert outcomes['table'].remarks == [
-        'norms: 3 rows measured',
-        'norms: 1 of 4 rows not measured (failing: CompilationError: at 1:0: kernel)',
+        'norms: 4 rows measured',
+        'norms: 1 of 5 rows not measured (failing: CompilationError: at 1:0: kernel)',
     ]
 
 
