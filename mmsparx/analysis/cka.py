@@ -76,7 +76,7 @@ class MinibatchCKA:
         """Add a minibatch.
 
         Args:
-            features: For each layer the features of the same n images, (n, ...).
+            features: Features of the same n images, (n, ...), one tensor for each layer.
 
         Raises:
             ValueError: There are fewer than 4 images, or not the same number in all layers.

@@ -33,7 +33,7 @@ def load_models(
     """Build the models that `--model` names, each with its own checkpoint or random weights.
 
     Args:
-        given: For each model its name, and a checkpoint if there is one.
+        given: Name of each model, and its checkpoint if there is one.
         labels: What to call them; by default by their names, and checkpoints where these are the same.
         seed: Seed of random weights.
         device: As 'cpu' or 'cuda:0'; by default a GPU if there is one.

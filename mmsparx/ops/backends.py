@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 AUTO = 'auto'
@@ -24,11 +25,11 @@ class Backend:
     """One implementation of an operator.
 
     Attributes:
-        name: what `backend=` and the environment variable call it.
-        forward, backward: as those of the operator's `reference`.
-        missing: () -> why it is not installed on this machine, or None.
-        refusal: x -> why it cannot run on such inputs, or None.
-        devices: the types of device that it is meant for; 'auto' passes it over in silence on others. None: all.
+        name: Name for `backend=` and the environment variable.
+        forward, backward: Functions as those of the operator's `reference`.
+        missing: Function that says why it is not installed on this machine, or None.
+        refusal: Function of x that says why it cannot run on such inputs, or None.
+        devices: Types of device that it is meant for; 'auto' passes it over in silence on others. None: all.
     """
 
     name: str
@@ -54,9 +55,9 @@ class Operator:
         """Raises ValueError, listing the known ones, unless `name` is 'auto' or a backend's.
 
         Args:
-            backends: all there are, best first.
-            name: what was asked for.
-            asked: by what, for the message.
+            backends: Backends of the operator, best first.
+            name: Name that was asked for.
+            asked: Source of the name, for the message.
         """
         known = [AUTO, *(backend.name for backend in backends)]
         if name not in known:
@@ -68,15 +69,15 @@ class Operator:
         """The backend to run on these inputs.
 
         Args:
-            backends: all there are, best first; the last one runs on anything.
-            name: a backend's name, which must then run, or 'auto': the environment variable if it is set, else the
-                first of the list that can run. Passing over a better one that is meant for x's device is told once,
-                by name and reason.
-            x: the first input; the others are on its device and of its type.
+            backends: Backends of the operator, best first; the last one runs on anything.
+            name: Name of a backend, which must then run, or 'auto': the environment variable if it is set, else the
+                first of the list that can run. A warning, once, names a better one that is meant for x's device and
+                cannot run, with the reason.
+            x: First input; the others are on its device and of its type.
 
         Raises:
-            ValueError: no such backend.
-            RuntimeError: the backend asked for cannot run; the message says why.
+            ValueError: There is no such backend.
+            RuntimeError: The backend asked for cannot run; the message says why.
         """
         asked = 'backend=' if name != AUTO else f'the environment variable {self.variable}'
         if name == AUTO:
@@ -90,7 +91,7 @@ class Operator:
                 continue
             reason = backend.missing() or backend.refusal(x)
             if reason is None:
-                self._tell(backend, passed_over)
+                self._warn(backend, passed_over)
                 return backend
             if name == backend.name:
                 raise RuntimeError(f'{self._adjective} backend {name!r}, asked for by {asked}, cannot run: {reason}')
@@ -111,11 +112,11 @@ class Operator:
         reasons = [f'{backend.name} cannot run: {backend.missing() or backend.refusal(x)}' for backend in meant]
         return f'{chosen.name} on {x.device.type}, {"; ".join(reasons) or "the best there is for it"}'
 
-    def _tell(self, chosen: Backend, passed_over: list[tuple[str, str]]) -> None:
+    def _warn(self, chosen: Backend, passed_over: list[tuple[str, str]]) -> None:
         for name, reason in passed_over:
-            if (self.name, chosen.name, name) in _told:
+            if (self.name, chosen.name, name) in _warned:
                 continue
-            _told.add((self.name, chosen.name, name))
+            _warned.add((self.name, chosen.name, name))
             warnings.warn(
                 f'{self.name} runs on the slower {chosen.name!r} backend, because {name!r} cannot: {reason}. '
                 f'Said once; set {self.variable} or backend= to choose one.',
@@ -123,7 +124,28 @@ class Operator:
             )
 
 
-_told: set[tuple[str, str, str]] = set()
+_warned: set[tuple[str, str, str]] = set()
+
+
+def implement(forward: str, backward: str, choose: Callable[[str, Tensor], Backend]) -> None:
+    """Let the backend that is chosen run an operator and its backward, whose last argument names it.
+
+    Args:
+        forward: Full name of the operator, which x is the first argument of.
+        backward: That of its backward, which takes the gradient first.
+        choose: Function of a name and x, see `Operator.choose`.
+    """
+
+    def run_forward(x, *arguments):
+        *others, backend = arguments
+        return choose(backend, x).forward(x, *others)
+
+    def run_backward(grad, x, *arguments):
+        *others, backend = arguments
+        return choose(backend, x).backward(grad, x, *others)
+
+    torch.library.impl(forward, 'CompositeExplicitAutograd', run_forward)
+    torch.library.impl(backward, 'CompositeExplicitAutograd', run_backward)
 
 
 def available(backends: Sequence[Backend]) -> dict[str, str]:

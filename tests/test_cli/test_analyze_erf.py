@@ -150,7 +150,7 @@ class TestWhatIsRefused:
 
 
 def test_help_needs_neither_torch_nor_mmengine(monkeypatch, capsys):
-    """The modules of the commands are imported anew, while nothing that is heavy can be."""
+    """The modules of the commands are imported again, while heavy packages cannot be."""
     for name in [name for name in sys.modules if name.startswith('mmsparx.cli')]:
         monkeypatch.delitem(sys.modules, name)
     for name in ('torch', 'numpy', 'mmengine', 'matplotlib', 'rich', 'PIL'):

@@ -24,7 +24,7 @@ def replace(monkeypatch):
         monkeypatch.setattr(backends, 'BACKENDS', [broken, *backends.BACKENDS])
         monkeypatch.setattr(doctor, 'BACKENDS', backends.BACKENDS)
 
-    monkeypatch.setattr(common, '_told', set())
+    monkeypatch.setattr(common, '_warned', set())
     return replace
 
 

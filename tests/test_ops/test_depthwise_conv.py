@@ -348,14 +348,14 @@ class TestChoice:
     @pytest.fixture(autouse=True)
     def _fresh(self, monkeypatch):
         monkeypatch.delenv(backends.VARIABLE, raising=False)
-        monkeypatch.setattr(common, '_told', set())
+        monkeypatch.setattr(common, '_warned', set())
 
     def test_without_compiled_kernels(self, monkeypatch):
-        """The reference runs, which is told once, beside what the scan tells."""
+        """The reference runs with a warning of its own, once."""
         without = common.Backend('native', None, None, lambda: 'it was not compiled', devices=('cpu',))
         monkeypatch.setattr(backends, 'BACKENDS', [without, backends.BACKENDS[-1]])
-        told = "depthwise convolution runs on the slower 'reference' backend, because 'native' cannot: it was not comp"
-        with pytest.warns(UserWarning, match=told):
+        warning = "depthwise convolution runs on the slower 'reference' backend, because 'native' cannot: it was not"
+        with pytest.warns(UserWarning, match=warning):
             out = depthwise_conv2d(*inputs(), activation='gelu')
         with warnings.catch_warnings():
             warnings.simplefilter('error')

@@ -231,7 +231,7 @@ class TestChoice:
     @pytest.fixture(autouse=True)
     def _fresh(self, monkeypatch):
         monkeypatch.delenv(backends.VARIABLE, raising=False)
-        monkeypatch.setattr(common, '_told', set())
+        monkeypatch.setattr(common, '_warned', set())
 
     def test_without_compiled_kernels(self, monkeypatch):
         without = common.Backend('native', None, None, lambda: 'it was not compiled', devices=('cpu',))

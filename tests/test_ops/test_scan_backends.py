@@ -20,7 +20,7 @@ from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 def _fresh(monkeypatch):
     """No environment variable, and nothing told yet."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(common, '_told', set())
+    monkeypatch.setattr(common, '_warned', set())
 
 
 class Planted(Backend):

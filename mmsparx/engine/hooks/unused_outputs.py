@@ -43,7 +43,7 @@ class UnusedOutputsHook(Hook):
     mmpretrain's, which read the last output. Other necks and heads are taken to read all.
 
     Raises:
-        ValueError: From the runner, before training, with the settings to change.
+        ValueError: An output gets no gradient; raised by the runner before training, with the settings to change.
     """
 
     def before_train(self, runner: Runner) -> None:

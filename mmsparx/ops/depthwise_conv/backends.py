@@ -1,8 +1,5 @@
 """The implementations of the depthwise convolution, best first."""
 
-from functools import partial
-
-import torch
 from torch import Tensor
 
 from mmsparx.ops import backends, native
@@ -13,26 +10,8 @@ VARIABLE = 'MMSPARX_DEPTHWISE_CONV_BACKEND'
 OPERATOR = backends.Operator('depthwise convolution', VARIABLE)
 
 
-def _native_forward(*arguments) -> Tensor:
-    return torch.ops.mmsparx.depthwise_conv2d_native(*arguments)
-
-
-def _native_backward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.mmsparx.depthwise_conv2d_bwd_native(*arguments)
-
-
 # Best first; the last one runs on anything.
-BACKENDS: list[Backend] = [
-    Backend(
-        'native',
-        _native_forward,
-        _native_backward,
-        native.missing,
-        partial(native.refusal, devices=('cpu',)),
-        devices=('cpu',),
-    ),
-    Backend('reference', reference.forward, reference.backward),
-]
+BACKENDS: list[Backend] = native.on_cpus('depthwise_conv2d', reference)
 
 
 def available_backends() -> dict[str, str]:

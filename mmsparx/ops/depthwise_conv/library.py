@@ -6,7 +6,7 @@ As for the scan, the schemas are the contract: graphs that were exported with on
 import torch
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from mmsparx.ops import derivatives
+from mmsparx.ops import backends, derivatives
 from mmsparx.ops.depthwise_conv import reference
 from mmsparx.ops.depthwise_conv.backends import choose
 
@@ -21,16 +21,7 @@ torch.library.define(FORWARD, f'({_INPUTS}) -> Tensor', tags=_TAGS)
 torch.library.define(BACKWARD, f'(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)', tags=_TAGS)
 
 
-@torch.library.impl(FORWARD, 'CompositeExplicitAutograd')
-def _forward(*arguments):
-    *inputs, backend = arguments
-    return choose(backend, inputs[0]).forward(*inputs)
-
-
-@torch.library.impl(BACKWARD, 'CompositeExplicitAutograd')
-def _backward(*arguments):
-    *inputs, backend = arguments
-    return choose(backend, inputs[1]).backward(*inputs)
+backends.implement(FORWARD, BACKWARD, choose)
 
 
 @torch.library.register_fake(FORWARD)

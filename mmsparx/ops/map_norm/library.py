@@ -6,7 +6,7 @@ Like torch's norms it has no FLOP formula; see `mmsparx.analysis` for a count wi
 
 import torch
 
-from mmsparx.ops import derivatives
+from mmsparx.ops import backends, derivatives
 from mmsparx.ops.map_norm import reference
 from mmsparx.ops.map_norm.backends import choose
 from mmsparx.ops.selective_scan.reference import state_dtype
@@ -26,16 +26,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl(FORWARD, 'CompositeExplicitAutograd')
-def _forward(*arguments):
-    *inputs, backend = arguments
-    return choose(backend, inputs[0]).forward(*inputs)
-
-
-@torch.library.impl(BACKWARD, 'CompositeExplicitAutograd')
-def _backward(*arguments):
-    *inputs, backend = arguments
-    return choose(backend, inputs[1]).backward(*inputs)
+backends.implement(FORWARD, BACKWARD, choose)
 
 
 @torch.library.register_fake(FORWARD)
