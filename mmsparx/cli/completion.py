@@ -51,8 +51,6 @@ def run(args: argparse.Namespace) -> None:
     """Write the script."""
     import shtab
 
-    from mmsparx.cli.parser import make_parser
-
     names = ' '.join(config.name for config in list_configs())
     functions = {'bash': '_mmsparx_config_{}', 'zsh': '_mmsparx_config_{}', 'tcsh': f'`echo {names}`'}
     completions = {
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         CONFIGS: {shell: text.format('or_file') for shell, text in functions.items()},
         CONFIG_NAMES: {shell: text.format('names') for shell, text in functions.items()},
     }
-    parser = make_parser()
+    parser = args.make_parser()
     for action in _actions(parser):
         if hasattr(action, 'completed_by'):
             action.complete = completions[action.completed_by]

@@ -154,7 +154,7 @@ def test_small_networks_have_digits_that_count(resolution, capsys):
 def test_the_figure_says_which_weights_are_random(tmp_path, monkeypatch):
     from mmsparx.cli.analyze import curves
     from mmsparx.cli.analyze.accuracy import Accuracies
-    from mmsparx.cli.analyze.resolution import Row
+    from mmsparx.cli.analyze.sizes import Row
 
     drawn = []
     monkeypatch.setattr(curves.Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))

@@ -2,19 +2,16 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from mmsparx.cli.analyze.resolution import Row
-
+from mmsparx.cli.analyze.sizes import Row
 
 # Of ten models each, as there are ten colours.
 _MARKERS = 'osD^v'
 
 
-def draw_sizes(rows: 'Sequence[Row]', path: str | os.PathLike) -> None:
+def draw_sizes(rows: Sequence[Row], path: str | os.PathLike) -> None:
     """Draw accuracy over sizes, the paper's dashed, or multiply-adds where nothing was measured.
 
     Args:

@@ -4,15 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mmsparx.cli.analyze.arguments import add_model_arguments, add_out_arguments
+from mmsparx.cli.analyze.sizes import Row
 from mmsparx.cli.arguments import FOLDERS, at_least, completed
 from mmsparx.cli.running import Command
 
 if TYPE_CHECKING:  # the command has to start where torch is broken
-    from mmsparx.cli.analyze.accuracy import Accuracies
     from mmsparx.cli.named_model import NamedModel
 
 DESCRIPTION = """\
@@ -28,33 +28,6 @@ measured, and the table has GFLOPs and parameters alone. Writes resolution.md, r
 """
 NAMES = ('resolution.md', 'resolution.json', 'resolution.png')
 SIZES = (224, 384, 512, 640, 768, 1024)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model at a size: what was measured and counted, and what the paper prints.
-
-    Attributes:
-        model: Label of the model.
-        weights: What its weights are, in words.
-        size: Side of the images, in pixels.
-        crop_ratio: Crop ratio of the test.
-        params: Number of parameters.
-        macs, macs_with_norms: Multiply-adds by the two rules of the papers.
-        accuracies: What was measured; None without images.
-        paper_gflops, paper_top1: What the paper prints; None where it prints nothing.
-    """
-
-    model: str
-    weights: str
-    size: int
-    crop_ratio: float
-    params: int
-    macs: int
-    macs_with_norms: int
-    accuracies: 'Accuracies | None' = None
-    paper_gflops: float | None = None
-    paper_top1: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
