@@ -57,6 +57,20 @@ MMSPARX_INLINE Vector<T> activate(Vector<T> z) {
   }
 }
 
+// In place. In a pass of its own, since a vector's operations wait for each other: after those of a convolution,
+// processors would not look as far ahead as to the next vector.
+template <Activation A, typename T>
+MMSPARX_INLINE void activate_all(T* numbers, int64_t count) {
+  if constexpr (A != Activation::kNone) {
+    int64_t i = 0;
+    for (; i + kLanes<T> <= count; i += kLanes<T>) store(numbers + i, activate<A, T>(load(numbers + i)));
+    if (i < count) {
+      const int left = int(count - i);
+      store_first(numbers + i, activate<A, T>(load_first(numbers + i, left)), left);
+    }
+  }
+}
+
 template <Activation A, typename T>
 MMSPARX_INLINE Vector<T> derivative(Vector<T> z) {
   if constexpr (A == Activation::kGelu) {

@@ -19,24 +19,26 @@ T bias_of(const Inputs& in, int64_t channel) {
   return in.bias ? static_cast<const T*>(in.bias)[channel] : T(0);
 }
 
-// Of the type of the arithmetic: the frames of x and of the gradient, and rows of results.
+// Of the type of the arithmetic: the frames of x and of the gradient, and a band of results, in the form of a frame or
+// row after row.
 template <typename T>
 int64_t scratch_numbers(const Inputs& in) {
   const int64_t halo = in.side / 2, band = band_rows<T>(in.height, in.width);
-  return frame_numbers<T>(band + 4 * halo, in.width) + frame_numbers<T>(band + 2 * halo, in.width) +
-         frame_numbers<T>(kAbreast, in.width);
+  return frame_numbers<T>(band + 4 * halo, in.width) + 2 * frame_numbers<T>(band + 2 * halo, in.width);
 }
 
-// Takes `Rows` rows of results and leaves them in `to`, whose rows are `width` long.
-template <int Rows, typename T, typename Out, typename Compute>
-MMSPARX_INLINE void write_rows(Out* to, int64_t width, T* buffer, const Compute& compute) {
-  if constexpr (sizeof(T) == sizeof(Out)) {
-    compute([&](int row, int64_t x, Vector<T> v) { store_row(to + row * width, x, width, v); });
-  } else {
-    const int64_t stride = frame_stride<T>(width);
-    compute([&](int row, int64_t x, Vector<T> v) { store(buffer + row * stride + x, v); });
-    for (int row = 0; row < Rows; row++) unstage(buffer + row * stride, int(width), to + row * width);
-  }
+// Takes `rows` rows of results, which `compute` writes by blocks of rows, and leaves them in `to`, row after row;
+// `finish` changes the results of type T in between.
+template <typename T, typename Out, typename Compute, typename Finish>
+MMSPARX_INLINE void write_rows(Out* to, int64_t rows, int64_t width, T* buffer, const Compute& compute,
+                               const Finish& finish) {
+  T* const results = destination<T>(to, buffer);
+  in_blocks(rows, [&](int64_t y, auto count) {
+    T* const first = results + y * width;
+    compute(y, count, [&](int row, int64_t x, Vector<T> v) { store_row(first + row * width, x, width, v); });
+  });
+  finish(results, rows * width);
+  unstage(results, int(rows * width), to);
 }
 
 template <typename In, int Side, Activation A>
@@ -58,16 +60,14 @@ void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch)
     for (int64_t first = 0; first < in.height; first += band) {
       const int64_t rows = first + band < in.height ? band : in.height - first;
       fill_frame(x, in.height, in.width, first - halo, rows + 2 * halo, frame);
-      in_blocks(rows, [&](int64_t y, auto count) {
+      const auto compute = [&](int64_t y, auto count, const auto& write) {
         const T* const from = frame + y * stride + kMargin<T> - halo;
         const T* const centre = from + halo * stride + halo;
-        write_rows<count.value>(out + (first + y) * in.width, in.width, buffer, [&](auto write) {
-          convolve<Side, count.value>(from, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
-            if (in.residual) z += load(centre + row * stride + at);
-            write(row, at, activate<A, T>(z));
-          });
+        convolve<Side, count.value>(from, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
+          write(row, at, in.residual ? z + load(centre + row * stride + at) : z);
         });
-      });
+      };
+      write_rows(out + first * in.width, rows, in.width, buffer, compute, activate_all<A, T>);
     }
   }
 }
@@ -150,32 +150,35 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
       if constexpr (A != Activation::kNone) {
         const int64_t from = first < halo ? halo - first : 0;
         const int64_t behind = in.height - first + halo, to = behind < rows + 2 * halo ? behind : rows + 2 * halo;
-        // Not in blocks that overlap: it is changed in place.
-        const auto differentiate = [&](int64_t y, auto count) {
-          const T* const window = frame + y * stride + kMargin<T> - halo;
+        in_blocks(to - from, [&](int64_t y, auto count) {
+          const T* const window = frame + (from + y) * stride + kMargin<T> - halo;
           const T* const centre = window + halo * stride + halo;
-          T* const g = gradient + y * stride + kMargin<T>;
+          T* const before = buffer + (from + y) * stride;
           convolve<Side, count.value>(window, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
-            if (in.residual) z += load(centre + row * stride + at);
-            T* const here = g + row * stride + at;
-            const Vector<T> product = load(here) * derivative<A, T>(z);
-            store(here, at + kLanes<T> <= in.width ? product : first_lanes<T>(product, in.width - at, 0));
-          });
-        };
-        int64_t y = from;
-        for (; y + kAbreast <= to; y += kAbreast) differentiate(y, Count<kAbreast>{});
-        for (; y < to; y++) differentiate(y, Count<1>{});
-      }
-      in_blocks(rows, [&](int64_t y, auto count) {
-        const T* const from = gradient + y * stride + kMargin<T> - halo;
-        const T* const centre = from + halo * stride + halo;
-        write_rows<count.value>(dx + (first + y) * in.width, in.width, buffer, [&](auto write) {
-          convolve<Side, count.value>(from, stride, flipped, T(0), in.width, [&](int row, int64_t at, Vector<T> d) {
-            if (in.residual) d += load(centre + row * stride + at);
-            write(row, at, d);
+            store(before + row * stride + at, in.residual ? z + load(centre + row * stride + at) : z);
           });
         });
-      });
+        for (int64_t y = from; y < to; y++) {
+          const T* const z = buffer + y * stride;
+          T* const g = gradient + y * stride + kMargin<T>;
+          int64_t at = 0;
+          for (; at + kLanes<T> <= in.width; at += kLanes<T>) {
+            store(g + at, load(g + at) * derivative<A, T>(load(z + at)));
+          }
+          // Behind the end of a row the gradient stays 0, whatever z is there.
+          if (at < in.width) {
+            store(g + at, first_lanes<T>(load(g + at) * derivative<A, T>(load(z + at)), in.width - at, 0));
+          }
+        }
+      }
+      const auto compute = [&](int64_t y, auto count, const auto& write) {
+        const T* const from = gradient + y * stride + kMargin<T> - halo;
+        const T* const centre = from + halo * stride + halo;
+        convolve<Side, count.value>(from, stride, flipped, T(0), in.width, [&](int row, int64_t at, Vector<T> d) {
+          write(row, at, in.residual ? d + load(centre + row * stride + at) : d);
+        });
+      };
+      write_rows(dx + first * in.width, rows, in.width, buffer, compute, [](T*, int64_t) {});
       const T* const inner = gradient + halo * stride + kMargin<T>;
       add_weight_gradient<Side>(frame + halo * stride + kMargin<T> - halo, inner, stride, rows, in.width, dweight);
       Vector<T> total = {};

@@ -42,7 +42,7 @@ struct ForwardScratch {
         u(scratch.take<T>(kTile)),
         delta(scratch.take<T>(kTile)),
         out(scratch.take<T>(kTile)),
-        work(scratch.take<T>(2 * kTile)) {}
+        work(scratch.take<T>(kForwardArrays * kTile)) {}
 };
 
 template <typename T>

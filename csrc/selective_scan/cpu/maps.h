@@ -173,7 +173,7 @@ struct MapForwardScratch {
         u(scratch.take<T>(kTile)),
         delta(scratch.take<T>(kAbreast * kTile)),
         out(scratch.take<T>(kTile)),
-        work(scratch.take<T>(2 * kTile)),
+        work(scratch.take<T>(kForwardArrays * kTile)),
         orders(scratch.take<T>(2 * kAbreast * in.length())),
         merge(scratch.take<T>(2 * kAbreast * in.length())) {}
 };

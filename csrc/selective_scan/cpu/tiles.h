@@ -46,11 +46,43 @@ struct Channel {
   T delta_bias;
 };
 
+// The arrays of a tile are computed one after the other, in short passes over all of it: in one long pass, a vector's
+// operations would wait for each other, and processors look ahead by no more than two vectors of it.
+
+// The steps of a tile, with Softplus by way of `steps` itself; behind the end they are 0, which keeps the state. With
+// Slopes, the softplus' derivatives, too.
+template <typename T, bool Softplus, bool Slopes>
+MMSPARX_INLINE void steps_of(const Tile<T>& tile, const Channel<T>& channel, T* steps, T* slopes) {
+  constexpr int lanes = kLanes<T>;
+  for (int i = 0; i < tile.count; i += lanes) {
+    const Vector<T> raw = tile.read(tile.delta, i) + channel.delta_bias;
+    store(steps + i, Softplus ? exp<true>(negative_magnitude<T>(raw)) : raw);
+  }
+  if constexpr (Softplus) {
+    for (int i = 0; i < tile.count; i += lanes) {
+      const Vector<T> raw = tile.read(tile.delta, i) + channel.delta_bias, e = load(steps + i);
+      if constexpr (Slopes) store(slopes + i, sigmoid_of<T>(raw, e));
+      store(steps + i, softplus_of<T>(raw, e));
+    }
+  }
+  const int last = (tile.count - 1) / lanes * lanes;
+  store(steps + last, tile.end(last, load(steps + last)));
+}
+
+// exp(step * A), and 1 behind the end, where 0 * A is NaN for an infinite A.
+template <typename T>
+MMSPARX_INLINE void decays_of(const Tile<T>& tile, const T* steps, T A, T* decays) {
+  constexpr int lanes = kLanes<T>;
+  for (int i = 0; i < tile.count; i += lanes) store(decays + i, exp(load(steps + i) * A));
+  const int last = (tile.count - 1) / lanes * lanes;
+  store(decays + last, tile.end(last, load(decays + last), 1));
+}
+
 // h (states) is the state before the tile and, afterwards, behind it. `states` takes the state behind
-// every chunk, `stride` elements a chunk.
-//
-// One state, as in all published networks, is one pass in registers; several keep the step and step * u in
-// `work` (2 * kTile) and add up out.
+// every chunk, `stride` elements a chunk. `work` holds kForwardArrays arrays of kTile; several states, which all
+// published networks have one of, add up out.
+constexpr int kForwardArrays = 3;
+
 template <typename T, bool Softplus, bool OneState>
 MMSPARX_INLINE void forward_tile(const Tile<T>& tile, const Channel<T>& channel, int64_t state_size, T* h,
                                  T* states, int64_t stride, T* out, T* work) {
@@ -58,39 +90,34 @@ MMSPARX_INLINE void forward_tile(const Tile<T>& tile, const Channel<T>& channel,
   constexpr int lanes = kLanes<T>;
   constexpr auto all = Range<lanes>{};
   T* const steps = work;
-  T* const drives = work + kTile;
-  auto step_at = [&](int i) {
-    const V raw = tile.read(tile.delta, i) + channel.delta_bias;
-    return tile.end(i, Softplus ? softplus<T>(raw) : raw);
-  };
+  T* const decays = steps + kTile;
+  T* const drives = decays + kTile;
+  steps_of<T, Softplus, false>(tile, channel, steps, nullptr);
   if constexpr (!OneState) {
     for (int i = 0; i < tile.count; i += lanes) {
-      const V step = step_at(i), u = tile.read(tile.u, i);
-      store(steps + i, step);
-      store(drives + i, step * u);
+      const V u = tile.read(tile.u, i);
+      store(drives + i, load(steps + i) * u);
       tile.write(out, i, channel.has_D ? u * channel.D : V{});
     }
   }
   for (int64_t n = 0; n < (OneState ? 1 : state_size); n++) {
-    const T A = channel.A[n];
     const T* const B = tile.B + n * tile.B_stride;
     const T* const C = tile.C + n * tile.C_stride;
+    decays_of(tile, steps, channel.A[n], decays);
     V carry = broadcast(h[n]);
     for (int start = 0, chunk = 0; start < tile.count; start += kChunk, chunk++) {
       const int end = start + int(kChunk) < tile.count ? start + int(kChunk) : tile.count;
       for (int i = start; i < end; i += lanes) {
-        V step, drive, y;
+        V drive, y;
         if constexpr (OneState) {
           const V u = tile.read(tile.u, i);
-          step = step_at(i);
-          drive = step * u;
+          drive = load(steps + i) * u;
           y = channel.has_D ? u * channel.D : V{};
         } else {
-          step = load(steps + i);
           drive = load(drives + i);
           y = tile.read(out, i);
         }
-        const V state = scan_up<T>(tile.end(i, exp(step * A), 1), drive * tile.read(B, i), carry);
+        const V state = scan_up<T>(load(decays + i), drive * tile.read(B, i), carry);
         carry = broadcast_lane<lanes - 1, T>(state, all);
         tile.write(out, i, y + state * tile.read(C, i));
       }
@@ -131,17 +158,7 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
   T* const dsteps = ddrives + size;  // gradient of the step, by way of the decay
   const int padded = int(ceil_div(tile.count, lanes)) * lanes;
 
-  auto prepare = [&](int i) {
-    V step = tile.read(tile.delta, i) + channel.delta_bias;
-    if constexpr (Softplus) {
-      V slope;
-      step = softplus<T>(step, slope);
-      store(slopes + i, slope);
-    }
-    step = tile.end(i, step);
-    store(steps + i, step);
-    return step;
-  };
+  steps_of<T, Softplus, Softplus>(tile, channel, steps, slopes);
   V sum_D = {}, sum_bias = {};
   auto finish = [&](int i, V step, V u, V g, V ddrive, V dstep) {
     V d = ddrive * step;
@@ -158,7 +175,6 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
 
   if constexpr (!OneState) {
     for (int i = 0; i < padded; i += lanes) {
-      prepare(i);
       store(ddrives + i, V{});
       store(dsteps + i, V{});
     }
@@ -168,14 +184,12 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
     const T* const B = tile.B + n * tile.B_stride;
     const T* const C = tile.C + n * tile.C_stride;
     // The states again, from the saved one.
+    decays_of(tile, steps, A, decays);
     V carry = broadcast(h[n]);
     store(hs - lanes, carry);
     for (int i = 0; i < padded; i += lanes) {
-      const V step = OneState ? prepare(i) : load(steps + i);
-      const V decay = tile.end(i, exp(step * A), 1);
-      const V state = scan_up<T>(decay, step * tile.read(tile.u, i) * tile.read(B, i), carry);
+      const V state = scan_up<T>(load(decays + i), load(steps + i) * tile.read(tile.u, i) * tile.read(B, i), carry);
       carry = broadcast_lane<lanes - 1, T>(state, all);
-      store(decays + i, decay);
       store(hs + i, state);
     }
     // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}; dh has come with its decay.
