@@ -27,7 +27,9 @@ def build(library, base, out_indices=(0, 1, 2, 3), neck=None, **model):
     cfg.backbone = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH, out_indices=out_indices)
     cfg.update(model)
     init_default_scope(library)
-    return MODELS.build(cfg)
+    built = MODELS.build(cfg)
+    built.init_weights()  # until then, parameters of mmdet's transformers are memory as it was found
+    return built
 
 
 def detection_batch(model, with_mask=True):
