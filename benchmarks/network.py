@@ -12,11 +12,11 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import command_line, mamba
 from benchmarks.report import Comparison, Report, markdown
 from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
+from mmsparx.analysis.saved import kept_bytes
 from mmsparx.analysis.timing import Protocol, clock_of, interleave, peak_memory
 from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.ops.selective_scan.backends import check_name
@@ -76,15 +76,13 @@ def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None
 
 
 def kept_by_forward(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> int:
-    """Bytes that a forward pass in training leaves allocated on a CPU: its output, and what the backward needs."""
+    """Bytes that a forward pass in training leaves allocated: its output, and what the backward needs.
+
+    Without the 16-bit copies of weights, which autocast makes once for all images.
+    """
     model.train()
     with _autocast(pictures, autocast):
-        model(pictures)  # what is made once is not counted
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            out = model(pictures)
-    kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
-    del out
-    return kept
+        return kept_bytes(lambda: model(pictures), pictures.device)
 
 
 def _autocast(pictures: Tensor, dtype: torch.dtype | None):
@@ -116,7 +114,7 @@ def compare(
         timings = interleave(calls, protocol, clock_of(pictures.device))
         for name, timing in timings.items():
             timing.facts['parameters'] = sum(parameter.numel() for parameter in models[name].parameters())
-            if timing.skipped is None and mode == 'training' and pictures.device.type == 'cpu':
+            if timing.skipped is None and mode == 'training':
                 timing.facts['kept_bytes'] = kept_by_forward(models[name], pictures, autocast)
             if timing.skipped is not None or pictures.device.type != 'cuda':
                 continue

@@ -3,27 +3,28 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 
-def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes of the tensors that autograd keeps, each memory once, without the model's parameters and buffers.
+def kept_bytes(forward: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a forward pass leaves allocated: its output, and what autograd keeps for the backward pass.
+
+    It counts memory itself and not autograd's saved tensors, which may be kept in another form than as tensors.
 
     Args:
-        model: Model that is run.
-        forward: Function that runs it, with gradients.
+        forward: Function that runs a model and returns its output. It is called twice, since the first call may make
+            what later ones share.
+        device: Device of the model.
     """
-    own = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # they are kept, since a storage that is freed may be made again at the same place
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()._cdata
-        if storage not in own:
-            kept[storage] = x
-        return x
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        out = forward()
-    total = sum(x.untyped_storage().nbytes() for x in kept.values())
+    with torch.enable_grad():
+        forward()
+        if device.type == 'cuda':
+            before = torch.cuda.memory_allocated(device)
+            out = forward()
+            kept = torch.cuda.memory_allocated(device) - before
+        else:
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+                out = forward()
+            kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
     del out
-    return total
+    return kept

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.norm import build_norm
+from mmsparx.layers.recompute import RecomputableSequential, pure, recomputable
 from mmsparx.ops import depthwise_conv2d
 
 
-def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
+def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> RecomputableSequential:
     """Image to first stage at a quarter of the side (an odd side rounds up), as published.
 
     A 3x3 convolution of stride 2 to dim / 2 channels, `depth` - 2 more of stride 1, and one of stride 2 to dim, all
@@ -28,12 +29,14 @@ def conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.S
     return _conv_stem(in_channels, dim, depth, norm_cfg, bias=False)
 
 
-def conv_ln_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> nn.Sequential:
+def conv_ln_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping) -> RecomputableSequential:
     """VMamba's stem: `conv_stem` with biases, and LayerNorms over channels instead of the norms of `norm_cfg`."""
     return _conv_stem(in_channels, dim, depth, 'LN2d', bias=True)
 
 
-def _conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping | str, *, bias: bool) -> nn.Sequential:
+def _conv_stem(
+    in_channels: int, dim: int, depth: int, norm_cfg: Mapping | str, *, bias: bool
+) -> RecomputableSequential:
     if depth < 2:
         raise ValueError(f'stem: expected a depth of at least 2 convolutions, which halve the side twice, got {depth}')
     if dim < 2:
@@ -47,10 +50,10 @@ def _conv_stem(in_channels: int, dim: int, depth: int, norm_cfg: Mapping | str, 
             build_norm(widths[i + 1], norm_cfg),
             nn.GELU(),
         ]
-    return nn.Sequential(*parts[:-1])
+    return RecomputableSequential(*parts[:-1])
 
 
-class PatchStem(nn.Sequential):
+class PatchStem(RecomputableSequential):
     """Swin's stem: one 4x4 convolution of stride 4 with bias, and a LayerNorm over channels.
 
     An image whose side is no multiple of 4 is padded with zeros at the right and the bottom.
@@ -73,7 +76,7 @@ class PatchStem(nn.Sequential):
 STEMS: dict[str, Callable[..., nn.Module]] = {'conv': conv_stem, 'conv_ln': conv_ln_stem, 'patch': PatchStem}
 
 
-def conv_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
+def conv_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> RecomputableSequential:
     """Halve the side (an odd one rounds up), as published: 3x3 convolution of stride 2 without bias, norm.
 
     Args:
@@ -81,12 +84,12 @@ def conv_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
         out_dim: Number of channels of the next stage.
         norm_cfg: Config of the batch norm, see `mmsparx.layers.norm.build_norm`.
     """
-    return nn.Sequential(nn.Conv2d(dim, out_dim, 3, 2, 1, bias=False), build_norm(out_dim, norm_cfg))
+    return RecomputableSequential(nn.Conv2d(dim, out_dim, 3, 2, 1, bias=False), build_norm(out_dim, norm_cfg))
 
 
-def conv_ln_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
+def conv_ln_downsample(dim: int, out_dim: int, norm_cfg: Mapping) -> RecomputableSequential:
     """VMamba's downsampling: 3x3 convolution of stride 2 with bias, LayerNorm over channels; no batch norm."""
-    return nn.Sequential(nn.Conv2d(dim, out_dim, 3, 2, 1), build_norm(out_dim, 'LN2d'))
+    return RecomputableSequential(nn.Conv2d(dim, out_dim, 3, 2, 1), build_norm(out_dim, 'LN2d'))
 
 
 class PatchMerging(nn.Module):
@@ -110,7 +113,7 @@ class PatchMerging(nn.Module):
         """(B, dim, H, W) -> (B, out_dim, ceil(H / 2), ceil(W / 2))."""
         x = pad_to_multiple(x, 2)
         x = torch.cat([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], 1)
-        return self.reduction(self.norm(x))
+        return self.reduction(recomputable(self.norm, x))
 
 
 DOWNSAMPLES: dict[str, Callable[..., nn.Module]] = {
@@ -120,6 +123,7 @@ DOWNSAMPLES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@pure
 class DepthwiseConv2d(nn.Conv2d):
     """Depthwise convolution that keeps the map's size, and what follows it, by `mmsparx.ops.depthwise_conv2d`.
 
@@ -168,7 +172,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, out_dim, H, W)."""
-        return self.fc2(self.dwconv(self.fc1(x)))
+        return self.fc2(recomputable(self.dwconv, self.fc1(x)))
 
 
 class FFN(nn.Module):
@@ -188,7 +192,7 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(recomputable(self.act, self.fc1(x)))
 
 
 FFNS: dict[str, Callable[..., nn.Module]] = {'conv': ConvFFN, 'plain': FFN}

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx import ops
+from mmsparx.layers.recompute import pure
 
 # What BN and SyncBN have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
+@pure
 class MapNorm(nn.GroupNorm):
     """GroupNorm that takes a float32 map, as the scan of a float16 model gives, where its parameters are in 16 bits.
 
@@ -36,6 +38,7 @@ def map_norm(dim: int, num_groups: int = 1, eps: float = 1e-5) -> MapNorm:
     return MapNorm(num_groups, dim, eps)
 
 
+@pure
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of each position; takes a float32 map where its parameters are in 16 bits.
 

@@ -10,7 +10,7 @@ from torch import nn
 pytest.importorskip('mmpretrain', reason='a classifier is what is measured')
 pytest.importorskip('timm', reason='its models are asked for by name')
 from mmsparx.__main__ import main
-from mmsparx.analysis.saved import saved_bytes
+from mmsparx.analysis.saved import kept_bytes
 from mmsparx.cli.analyze import speed
 
 DIGITS = 'sparx_mamba_mini_digits'
@@ -102,10 +102,10 @@ def test_a_protocol_that_is_impossible(throughput, capsys):
     assert 'expected seconds > 0' in capsys.readouterr().err
 
 
-def test_saved_bytes():
-    """Of linear layers and ReLUs: the input of each layer, and the output of each ReLU, which is the next input."""
+def test_kept_bytes():
+    """Of linear layers and ReLUs: the output of each ReLU, which is the next layer's input or the model's output."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.ReLU())
     x = torch.randn(5, 8)
-    assert saved_bytes(model, lambda: model(x)) == 4 * 5 * (8 + 16 + 4)
+    assert kept_bytes(lambda: model(x), x.device) == 4 * 5 * (16 + 4)
     with torch.no_grad():  # it is of gradients, whoever asks
-        assert saved_bytes(model, lambda: model(x)) == 4 * 5 * (8 + 16 + 4)
+        assert kept_bytes(lambda: model(x), x.device) == 4 * 5 * (16 + 4)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
-from mmsparx.analysis.saved import saved_bytes
+from mmsparx.analysis.saved import kept_bytes
 from mmsparx.analysis.timing import Protocol, Timing, clock_of, interleave, is_of_memory, peak_memory, reason_of
 from mmsparx.cli.named_model import NamedModel
 
@@ -95,7 +95,7 @@ def _saved_by_an_image(model: NamedModel, size: int, device: torch.device, autoc
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 return model.module(images)
 
-        return saved_bytes(model.module, forward)
+        return kept_bytes(forward, device)
 
     try:
         return saved(2) - saved(1)

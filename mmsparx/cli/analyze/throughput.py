@@ -17,8 +17,8 @@ Measure throughput and memory of inference, as Tables 4, 16 and 17 of the paper 
 
 Models take turns (mmsparx.analysis.timing), so that what the machine does meanwhile meets all of them; the median of
 the samples counts. Peak memory is that of weights, images and a call, on GPUs; saved bytes are what a forward pass
-keeps for the backward pass, for each image. What does not fit into memory is a row with the reason. The paper's figures
-are of an NVIDIA H800, in a precision that it does not say. Writes throughput.md and throughput.json.
+leaves allocated for the backward pass, for each image. What does not fit into memory is a row with the reason. The
+paper's figures are of an NVIDIA H800, in a precision that it does not say. Writes throughput.md and throughput.json.
 
     mmsparx analyze throughput --model sparx_mamba_t_in1k --model vmamba_t_in1k --model swin_tiny_patch4_window7_224
     mmsparx analyze throughput --model sparx_mamba_t_in1k --device cpu --cases 224/1 224/8

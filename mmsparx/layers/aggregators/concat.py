@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
+from mmsparx.layers.aggregators.parts import stack
 from mmsparx.layers.basic import ConvFFN
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.recompute import recomputable
 from mmsparx.registry import AGGREGATORS
 
 
@@ -33,4 +34,4 @@ class Concat(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
-        return self.mix(self.norm(torch.cat((x, *sources), 1)))
+        return self.mix(recomputable(self.norm, recomputable(stack, x, *sources)))

@@ -11,10 +11,13 @@ from mmsparx.layers.aggregators.parts import (
     projection,
     source_projection,
     spatial_reducer,
+    split,
+    stack,
 )
 from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.ops import state_dtype
 from mmsparx.registry import AGGREGATORS
 
@@ -70,9 +73,9 @@ class DMCA(nn.Module):
         self.shortcut = shortcut
         self.source_norm = map_norm(sources * dim)
         self.source_proj = source_projection(sources * dim, 2 * dim, norm_cfg)
-        self.q = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
-        self.k = nn.Sequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
-        self.v = nn.Sequential(*projection(dim, norm_cfg))
+        self.q = RecomputableSequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
+        self.k = RecomputableSequential(spatial_reducer(dim, reduction, norm_cfg), *projection(dim, norm_cfg))
+        self.v = RecomputableSequential(*projection(dim, norm_cfg))
         self.scale = nn.Parameter(torch.empty(1)) if learnable_scale else None
         self.mix = GroupedMix(dim, out_dim) if shortcut else plain_mix(dim, out_dim)
         self.reset_parameters()
@@ -83,7 +86,8 @@ class DMCA(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
-        keys, values = self.source_proj(self.source_norm(torch.cat(sources, 1))).chunk(2, dim=1)
+        stacked = recomputable(self.source_norm, recomputable(stack, *sources))
+        keys, values = split(self.source_proj(stacked), 2)
         query, key, value = self.q(x), self.k(keys), self.v(values)
         scale = None if self.scale is None else self.scale.to(state_dtype(query))
         retrieved = channel_attention(query, key, value, self.groups, scale)
@@ -92,7 +96,7 @@ class DMCA(nn.Module):
         return self.mix(query if query.shape == x.shape else x, retrieved, value)
 
 
-def plain_mix(dim: int, out_dim: int) -> nn.Sequential:
+def plain_mix(dim: int, out_dim: int) -> RecomputableSequential:
     """Depthwise 3x3 convolution, GELU, 1x1 convolution."""
     # The identity keeps the place of GELU in the names of parameters.
-    return nn.Sequential(DepthwiseConv2d(dim, 3, activation='gelu'), nn.Identity(), nn.Conv2d(dim, out_dim, 1))
+    return RecomputableSequential(DepthwiseConv2d(dim, 3, activation='gelu'), nn.Identity(), nn.Conv2d(dim, out_dim, 1))

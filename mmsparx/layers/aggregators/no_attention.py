@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from mmsparx.layers.aggregators.parts import projection, source_projection
+from mmsparx.layers.aggregators.parts import projection, source_projection, stack
 from mmsparx.layers.basic import ConvFFN
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.registry import AGGREGATORS
 
 
@@ -30,11 +30,11 @@ class NoAttention(nn.Module):
         super().__init__()
         self.source_norm = map_norm(sources * dim)
         self.source_proj = source_projection(sources * dim, dim, norm_cfg)
-        self.q = nn.Sequential(*projection(dim, norm_cfg))
-        self.v = nn.Sequential(*projection(dim, norm_cfg))
+        self.q = RecomputableSequential(*projection(dim, norm_cfg))
+        self.v = RecomputableSequential(*projection(dim, norm_cfg))
         self.mix = ConvFFN(2 * dim, hidden=dim, out_dim=out_dim)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
-        value = self.v(self.source_proj(self.source_norm(torch.cat(sources, 1))))
-        return self.mix(torch.cat((self.q(x), value), 1))
+        stacked = recomputable(self.source_norm, recomputable(stack, *sources))
+        return self.mix(recomputable(stack, self.q(x), self.v(self.source_proj(stacked))))

@@ -1,6 +1,7 @@
 """Parts of the aggregators: source projection, spatial reduction, projections, channel attention, fusion."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.norm import build_norm
 from mmsparx.layers.precision import full_precision
+from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.ops import state_dtype
 
 
-def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequential:
+def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> RecomputableSequential:
     """W1 of Eq. 1 without its first norm: depthwise 3x3 convolution, BN, GELU, 1x1 convolution, GELU.
 
     Args:
@@ -19,13 +21,24 @@ def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> nn.Sequentia
         out_dim: Number of channels of the output.
         norm_cfg: Config of the batch norms, see `mmsparx.layers.norm.build_norm`.
     """
-    return nn.Sequential(
+    return RecomputableSequential(
         DepthwiseConv2d(dim, 3, bias=False),
         build_norm(dim, norm_cfg),
         nn.GELU(),
         nn.Conv2d(dim, out_dim, 1),
         nn.GELU(),
     )
+
+
+def stack(*maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) -> (B, g C, H, W), one after the other."""
+    return torch.cat(maps, 1)
+
+
+def split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """(B, g C, H, W) -> g maps (B, C, H, W), each recomputable from x."""
+    size = x.shape[1] // parts
+    return tuple(recomputable(partial(torch.narrow, dim=1, start=i * size, length=size), x) for i in range(parts))
 
 
 def spatial_reducer(dim: int, stride: int, norm_cfg: Mapping) -> nn.Module:
@@ -44,7 +57,7 @@ def spatial_reducer(dim: int, stride: int, norm_cfg: Mapping) -> nn.Module:
     if stride == 1:
         return nn.Identity()
     conv = nn.Conv2d(dim, dim, stride + 1, stride, (stride + 1) // 2, groups=dim, bias=False)
-    return nn.Sequential(conv, build_norm(dim, norm_cfg), nn.GELU())
+    return RecomputableSequential(conv, build_norm(dim, norm_cfg), nn.GELU())
 
 
 def projection(dim: int, norm_cfg: Mapping) -> list[nn.Module]:
@@ -87,7 +100,7 @@ def interleave(*maps: Tensor) -> Tensor:
     return mixed.unflatten(1, (-1, len(maps))).transpose(1, 2).flatten(1, 2)
 
 
-class GroupedMix(nn.Sequential):
+class GroupedMix(RecomputableSequential):
     """Fusion of three maps: interleave, depthwise 3x3 convolution, GELU, grouped 1x1 convolution.
 
     The grouped convolution gives a multiple of 3 channels; what is missing to `out_dim` is appended: averages of the
@@ -109,7 +122,7 @@ class GroupedMix(nn.Sequential):
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Three maps (B, C, H, W) -> (B, out_dim, H, W)."""
-        x = super().forward(interleave(*maps))
+        x = super().forward(recomputable(interleave, *maps))
         if self.missing == 0:
             return x
         count = x.shape[1]

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmsparx.layers.aggregators.parts import spatial_reducer
+from mmsparx.layers.aggregators.parts import spatial_reducer, stack
 from mmsparx.layers.attention import attend, merge_heads, split_heads
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.recompute import recomputable
 from mmsparx.registry import AGGREGATORS
 
 
@@ -69,7 +70,7 @@ class SCA(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
-        reduced = self.reduce(self.source_norm(torch.cat(sources, 1)))
+        reduced = self.reduce(recomputable(self.source_norm, recomputable(stack, *sources)))
         if self.own_tokens:
             query, *own = self.qkv(x).chunk(3, dim=1)
             others = (

@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from mmsparx.layers.aggregators.parts import GroupedMix, projection, source_projection, spatial_reducer
+from mmsparx.layers.aggregators.parts import (
+    GroupedMix,
+    projection,
+    source_projection,
+    spatial_reducer,
+    split,
+    stack,
+)
 from mmsparx.layers.attention import attend, merge_heads, split_heads
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.registry import AGGREGATORS
 
 
@@ -39,14 +46,15 @@ class SRA(nn.Module):
         self.source_norm = map_norm(sources * dim)
         self.source_proj = source_projection(sources * dim, 2 * dim, norm_cfg)
         self.reduce = spatial_reducer(dim, reduction, norm_cfg)
-        self.q = nn.Sequential(*projection(dim, norm_cfg))
-        self.k = nn.Sequential(*projection(dim, norm_cfg))
-        self.v = nn.Sequential(*projection(dim, norm_cfg))
+        self.q = RecomputableSequential(*projection(dim, norm_cfg))
+        self.k = RecomputableSequential(*projection(dim, norm_cfg))
+        self.v = RecomputableSequential(*projection(dim, norm_cfg))
         self.mix = GroupedMix(dim, out_dim)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""
-        keys, values = self.source_proj(self.source_norm(torch.cat(sources, 1))).chunk(2, dim=1)
+        stacked = recomputable(self.source_norm, recomputable(stack, *sources))
+        keys, values = split(self.source_proj(stacked), 2)
         value = self.v(values)
         tokens = (self.q(x), self.k(self.reduce(keys)), self.reduce(value))
         retrieved = merge_heads(attend(*(split_heads(t, self.heads) for t in tokens)), *x.shape[2:])

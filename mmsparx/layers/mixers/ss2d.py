@@ -1,6 +1,7 @@
 """SS2D, the two-dimensional selective scan of VMamba as SparX uses it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.mixers.scan_parameters import default_step_rank, reset_scan_parameters
 from mmsparx.layers.norm import build_norm
 from mmsparx.layers.precision import wide_range
+from mmsparx.layers.recompute import recomputable
 from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype
 from mmsparx.registry import TOKEN_MIXERS
 
@@ -91,9 +93,9 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
-        h = self.conv(self.in_proj(x, *sources))
-        y = self.out_norm(self.scan(h))
-        return self.out_proj(y.to(h.dtype))
+        h = recomputable(self.conv, self.in_proj(x, *sources))
+        y = recomputable(self.out_norm, self.scan(h))
+        return self.out_proj(recomputable(partial(Tensor.to, dtype=h.dtype), y))
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type; float32 for float16."""
@@ -102,7 +104,7 @@ class SS2D(nn.Module):
         step, B, C = parts.split([self.step_rank, self.state_size, self.state_size], dim=2)
         # The step, B and C grow with x, and the scan with its fourth power: an x of a hundred is enough for it
         # to pass float16's 65504, before the norm that follows brings it back.
-        x = wide_range(x)
+        x = recomputable(wide_range, x)
         # Under autocast the projections are in 16 bits whatever x is; the scan wants one type. Its
         # own parameters stay in float32 (float64 in a float64 model).
         exact = state_dtype(x)

@@ -16,6 +16,7 @@ from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, ChannelScale, Depthwi
 from mmsparx.layers.checkpointing import checkpointed
 from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.norm import NORMS, BatchNorm, ChannelLayerNorm, build_norm
+from mmsparx.layers.recompute import recomputable, recomputing
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.connection import StagePlan, is_integer
 from mmsparx.models.style import Style
@@ -51,10 +52,13 @@ class SparXLayer(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
+        return recomputing(self._forward, x, *sources)
+
+    def _forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         if self.position is not None:
-            x = self.position(x)
-        x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x), *sources))
-        return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
+            x = recomputable(self.position, x)
+        x = self.scale1(x) + self.drop_path(self.mixer(recomputable(self.norm1, x), *sources))
+        return self.scale2(x) + self.drop_path(self.ffn(recomputable(self.norm2, x)))
 
 
 class SparXStage(nn.Module):
@@ -78,7 +82,7 @@ class SparXStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The previous stage's output -> the last layer's output, (B, C, H, W)."""
         if self.downsample is not None:
-            x = self.downsample(x)
+            x = recomputing(self.downsample, x)
         features = [x]
         for i, layer in enumerate(self.layers):
             inputs = (features[-1], *(features[j] for j in self.plan.sources(i)))
@@ -339,7 +343,7 @@ class SparXNet(BaseModule):
         if self.training:
             self._check_statistics(x)
         outputs = []
-        x = self.stem(x)
+        x = recomputing(self.stem, x)
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
