@@ -53,8 +53,8 @@ class SparXLayer(nn.Module):
         """(B, C, H, W), and a ganglion layer's sources of the same shape -> (B, C, H, W)."""
         if self.position is not None:
             x = self.position(x)
-        x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x), *sources))
-        return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))
+        x = self.drop_path.add(self.scale1(x), self.mixer(self.norm1(x), *sources))
+        return self.drop_path.add(self.scale2(x), self.ffn(self.norm2(x)))
 
 
 class SparXStage(nn.Module):
