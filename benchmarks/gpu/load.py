@@ -16,8 +16,7 @@ import torch
 from benchmarks import command_line, sanitize
 from benchmarks.report import ROOT
 from mmsparx.analysis.timing import Copying, clock_of
-from mmsparx.ops import native
-from mmsparx.ops.selective_scan import triton_backend
+from mmsparx.ops import native, triton_runtime
 
 BUILT = '--built'  # given to the process that looks at what was built
 MATRIX = 8192
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = 0
     if reason is None:
         wrong += _right('native', args.device)
-    if args.device.type in triton_backend.DEVICES:
+    if args.device.type in triton_runtime.DEVICES:
         wrong += _right('triton', args.device)
     if reason is not None:  # last, where it is read
         print(f'native: {reason}', file=sys.stderr)

@@ -25,13 +25,15 @@ def cross_scan(x: Tensor) -> Tensor:
         x = x.unsqueeze(1).expand(-1, 4, -1, -1, -1)
     elif x.dim() != 5 or x.shape[1] != 4:
         raise ValueError(f'cross_scan: expected x of shape (B, C, H, W) or (B, 4, C, H, W), got {tuple(x.shape)}')
-    rows, columns, rows_back, columns_back = x.unbind(1)
+    rows, columns = x[:, :2].unbind(1)
+    # Both sides of a map in reverse: so are its rows one after the other, and its columns.
+    rows_back, columns_back = x[:, 2:].flip(-2, -1).unbind(1)
     return torch.stack(
         (
             rows.flatten(-2),
             columns.transpose(-1, -2).flatten(-2),
-            rows_back.flatten(-2).flip(-1),
-            columns_back.transpose(-1, -2).flatten(-2).flip(-1),
+            rows_back.flatten(-2),
+            columns_back.transpose(-1, -2).flatten(-2),
         ),
         1,
     )

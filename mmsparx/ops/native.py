@@ -9,19 +9,16 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import torch
 from torch import Tensor
-
-from mmsparx.ops.backends import Backend
 
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
 _PACKAGE = Path(__file__).parents[1]
@@ -154,25 +151,6 @@ def refusal(x: Tensor, devices: tuple[str, ...] = ('cpu', 'cuda')) -> str | None
     if x.device.type == 'cpu':
         return None
     return _without_cuda or _unfit(torch.cuda.get_device_capability(x.device))
-
-
-def on_cpus(operator: str, reference: ModuleType) -> list[Backend]:
-    """The backends of an operator that has kernels for CPUs alone: these, and its reference, which runs on anything.
-
-    Args:
-        operator: Name of the operator; the library has it as NAME_native, and its backward as NAME_bwd_native.
-        reference: Module with `forward` and `backward`.
-    """
-
-    def kernel(name: str) -> Callable:  # looked up when it runs, as the library may not be there
-        return lambda *arguments: getattr(torch.ops.mmsparx, name)(*arguments)
-
-    devices = ('cpu',)
-    forward, backward = kernel(f'{operator}_native'), kernel(f'{operator}_bwd_native')
-    return [
-        Backend('native', forward, backward, missing, partial(refusal, devices=devices), devices),
-        Backend('reference', reference.forward, reference.backward),
-    ]
 
 
 def instruction_sets() -> tuple[str, ...]:

@@ -3,13 +3,20 @@
 import torch
 from torch import Tensor
 
-import mmsparx.ops  # noqa: F401  (registers the operator)
 from helpers import relative_error
+from mmsparx.ops import native, triton_runtime  # importing registers the operators
 
 NAMES = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
 OWN_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4}  # about two halves of a unit in the last place
 forward = torch.ops.mmsparx.selective_scan_fwd
 backward = torch.ops.mmsparx.selective_scan_bwd
+
+
+def on_cpus() -> list[str]:
+    """What can run on a CPU here of an operator with the usual backends: the compiled kernels by instruction set."""
+    compiled = [f'native-{name}' for name in native.instruction_sets()]
+    interpreted = triton_runtime.missing() is None and triton_runtime.refusal(torch.empty(1)) is None
+    return [*compiled, *(['triton'] if interpreted else []), 'reference']
 
 
 def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, seed=0):

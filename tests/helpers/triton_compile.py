@@ -19,9 +19,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from helpers.kernels import inputs
+from mmsparx.ops.depthwise_conv import triton_backend as conv_backend
+from mmsparx.ops.depthwise_conv import triton_kernels as conv_kernels
+from mmsparx.ops.map_norm import triton_backend as norm_backend
+from mmsparx.ops.map_norm import triton_kernels as norm_kernels
 from mmsparx.ops.selective_scan import triton_backend, triton_kernels, triton_reorder
 
 KERNELS = [
+    *((norm_kernels, name) for name in ('part_statistics', 'normalise', 'channel_sums', 'gradient')),
+    *((conv_kernels, name) for name in ('convolve', 'gradients')),
     *((triton_kernels, name) for name in ('scan_forward', 'scan_backward')),
     *((triton_reorder, name) for name in ('map_to_sequences', 'sum_of_sequences')),
 ]
@@ -77,6 +83,20 @@ def launch_both(length: int, **options) -> None:
 def reorder_both(*shape: int, dtype: torch.dtype = torch.float32) -> None:
     """A map of shape (b, D, H, W) to its sequences and back."""
     triton_backend.from_sequences(triton_backend.to_sequences(torch.empty(shape, dtype=dtype)), *shape[2:])
+
+
+def normalise_both(*shape: int, dtype: torch.dtype = torch.float32) -> None:
+    """A norm over whole maps of this shape, and its backward."""
+    x, parameter = torch.empty(shape, dtype=dtype), torch.empty(shape[1])
+    out, mean, rstd = norm_backend.forward(x, parameter, parameter, 1e-5)
+    norm_backend.backward(out, x, parameter, parameter, mean, rstd, 1e-5)
+
+
+def convolve_both(*shape: int, side: int, activation: str, dtype: torch.dtype = torch.float32) -> None:
+    """A depthwise convolution of maps of this shape, with bias and residual, and its backward."""
+    x, weight, bias = torch.empty(shape, dtype=dtype), torch.empty(shape[1], 1, side, side), torch.empty(shape[1])
+    out = conv_backend.forward(x, weight, bias, True, activation)
+    conv_backend.backward(out, x, weight, bias, True, activation)
 
 
 def resources(kernel, capability: int) -> tuple[int, int]:

@@ -26,15 +26,15 @@ def scan_by_doubling(self, inputs):
     return _tensors(self, kept, inputs)
 
 
-def reduce_by_folding(self, inputs):
-    """`reduce` over whole slices, which it also does one element after the other."""
-    slices = zip(*(np.moveaxis(x.handle.data, self.axis, 0) for x in inputs), strict=True)
-    folded = _tensors(self, next(slices), inputs)
-    for each in slices:
-        composed = self.combine_fn.fn(*folded, *_tensors(self, each, inputs))
-        folded = composed if isinstance(composed, tuple) else (composed,)
-    data = [x.handle.data for x in folded]
-    return _tensors(self, [np.expand_dims(x, self.axis) for x in data] if self.keep_dims else data, inputs)
+def reduce_by_pairs(self, inputs):
+    """`reduce` as a tree of neighbours, whole slices at a time; its own, too, visits one element after the other."""
+    kept = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
+    while len(kept[0]) > 1:
+        pairs = ([x[i::2] for x in kept] for i in (0, 1))
+        composed = self.combine_fn.fn(*(tensor for data in pairs for tensor in _tensors(self, data, inputs)))
+        kept = [x.handle.data for x in (composed if isinstance(composed, tuple) else (composed,))]
+    data = [np.expand_dims(x[0], self.axis) if self.keep_dims else x[0] for x in kept]
+    return _tensors(self, data, inputs)
 
 
 def _round_to_nearest(convert):
@@ -67,7 +67,7 @@ def _with_index(patch):
 def mend() -> None:
     """Puts these in the place of its own, for the rest of the process."""
     interpreter.ScanOps.generic_scan = scan_by_doubling
-    interpreter.ReduceOps.generic_reduce = reduce_by_folding
+    interpreter.ReduceOps.generic_reduce = reduce_by_pairs
     interpreter._convert_float = _round_to_nearest(interpreter._convert_float)
     interpreter.InterpreterBuilder.create_fma = _fused
     interpreter._patch_lang_tensor = _with_index(interpreter._patch_lang_tensor)

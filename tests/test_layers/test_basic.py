@@ -7,6 +7,7 @@ import torch
 from helpers import relative_error
 from torch import nn
 
+from mmsparx.analysis.saved import saved_bytes
 from mmsparx.layers.basic import (
     DOWNSAMPLES,
     FFN,
@@ -212,6 +213,23 @@ class TestDropPath:
         assert (out == out[:, :1, :1, :1]).all()  # a sample is dropped whole
         # The share of dropped samples, to five standard deviations.
         assert (out[:, 0, 0, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / 20000) ** 0.5)
+
+    @pytest.mark.parametrize(('rate', 'training'), [(0.5, True), (0.5, False), (0.0, True)])
+    @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+    def test_added_to_a_shortcut(self, rate, training, dtype):
+        shortcut, branch = torch.randn(2, 16, 3, 2, 5).to(dtype).unbind(0)
+        drop = DropPath(rate).train(training)
+        torch.manual_seed(1)
+        found = drop.add(shortcut, branch)
+        torch.manual_seed(1)
+        expected = shortcut + drop(branch)
+        assert found.dtype == dtype
+        assert relative_error(found, expected) < (1e-15 if dtype == torch.float64 else 4e-3)
+
+    def test_keeps_neither_shortcut_nor_branch_for_the_backward(self):
+        drop = DropPath(0.5)
+        shortcut, branch = torch.randn(2, 4, 3, 2, 5).requires_grad_().unbind(0)
+        assert saved_bytes(drop, lambda: drop.add(shortcut, branch)) == 4 * 4  # a factor for each sample
 
     @pytest.mark.parametrize(('rate', 'training'), [(0.5, False), (0.0, True)])
     def test_off(self, rate, training):

@@ -137,6 +137,14 @@ class TestTruth:
         # Channel c * 3 + g of 0..11 moves to g * 4 + c.
         assert interleave(*maps).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
 
+    @pytest.mark.parametrize(('channels', 'count'), [(1, 3), (2, 3), (3, 3), (4, 3), (320, 3), (5, 2)])
+    def test_interleave_without_gradients(self, channels, count):
+        maps = [torch.randn(2, channels, 3, 4) for _ in range(count)]
+        with torch.no_grad():
+            found = interleave(*maps)
+        assert found.is_contiguous()
+        assert torch.equal(found, interleave(*maps))
+
 
 class TestInitialValues:
     def test_drawn_in_the_order_of_the_published_code(self):

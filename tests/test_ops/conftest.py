@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers import gpu_kernels
 
-from mmsparx.ops import native
-from mmsparx.ops.selective_scan import backends, triton_backend
+from mmsparx.ops import native, triton_runtime
+from mmsparx.ops.selective_scan import backends
 
-if os.environ.get(triton_backend.INTERPRET):
+if os.environ.get(triton_runtime.INTERPRET):
     from helpers import triton_interpreter
 
     triton_interpreter.mend()

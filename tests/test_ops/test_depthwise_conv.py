@@ -7,13 +7,13 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import relative_error
+from helpers import kernels, relative_error
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsparx.ops import backends as common
 from mmsparx.ops import depthwise_conv2d, native
-from mmsparx.ops.depthwise_conv import available_backends, backends
+from mmsparx.ops.depthwise_conv import available_backends, backends, triton_backend
 
 ACTIVATIONS = {'none': lambda z: z, 'gelu': F.gelu, 'silu': F.silu}
 KINDS = list(product((3, 5), (False, True), ACTIVATIONS))
@@ -33,7 +33,7 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[*(f'native-{name}' for name in native.instruction_sets()), 'reference'])
+@pytest.fixture(params=kernels.on_cpus())
 def backend(request):
     """The name for `backend=` of everything that can run."""
     name, _, instruction_set = request.param.partition('-')
@@ -90,6 +90,15 @@ class TestTruth:
         # torch adds up all positions in float32.
         assert_close_to_truth(inputs(shape, kind[0]), kind, backend, 1e-5 if backend == 'reference' else None)
 
+    @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'none')], ids=str)
+    def test_maps_of_several_programs(self, kind, backend, monkeypatch):
+        """Triton's, of which each has rows, columns, channels and samples, and is not filled by any."""
+        if backend != 'triton':
+            pytest.skip('the other backends split maps in their own way')
+        monkeypatch.setattr(triton_backend, 'tile', lambda *_: (8, 2, 3))
+        monkeypatch.setattr(triton_backend, 'samples_of_a_program', lambda *_: 2)
+        assert_close_to_truth(inputs((3, 3, 4, 9), kind[0]), kind, backend)
+
     @pytest.mark.parametrize('kind', KINDS, ids=str)
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_16_bit(self, dtype, kind, backend):
@@ -122,8 +131,8 @@ class TestTruth:
     def test_activations_far_from_zero(self, activation, backend):
         """To a few units in the last place of the value, where torch's GELU cancels."""
         z = torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-80.0, -30.0, 0.0, 30.0, 80.0, torch.nan])])
-        weight = torch.zeros(1, 1, 3, 3)
-        x = z.view(-1, 1, 1, 1).requires_grad_()  # a map each: 0 times NaN is NaN
+        weight = torch.zeros(len(z), 1, 3, 3)
+        x = z.view(1, -1, 1, 1).requires_grad_()  # a map each: 0 times NaN is NaN
         out = depthwise_conv2d(x, weight, residual=True, activation=activation, backend=backend)
         (slope,) = torch.autograd.grad(out.sum(), x)
         exact = z.double().requires_grad_()
@@ -132,7 +141,7 @@ class TestTruth:
         (true_slope,) = torch.autograd.grad(truth.sum(), exact)
         out, slope = out.flatten(), slope.flatten()
         assert torch.equal(out.isnan(), z.isnan())
-        assert (slope - true_slope).nan_to_num().abs().max() < (1e-6 if backend == 'reference' else 4e-7)
+        assert (slope - true_slope).nan_to_num().abs().max() < (4e-7 if backend == 'native' else 1e-6)
         if backend == 'native':
             normal = truth.abs() > 1e-30
             assert ((out - truth) / truth)[normal].abs().max() < 3e-6
@@ -183,14 +192,28 @@ class TestMemory:
 
     @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'silu')], ids=str)
     def test_the_same_bits_for_any_number_of_threads(self, kind, backend):
-        if backend == 'reference':
-            pytest.skip("torch's convolution does not promise it")
+        if backend != 'native':
+            pytest.skip(f'{backend} has no threads of its own')
         tensors = inputs((2, 37, 30, 30), kind[0])
         function = partial(depthwise_conv2d, residual=kind[1], activation=kind[2], backend=backend)
         expected = run(function, tensors)
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             assert all(torch.equal(a, b) for a, b in zip(run(function, tensors), expected, strict=True))
+
+    @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'silu')], ids=str)
+    def test_everything_is_written_and_repeats_bitwise(self, kind, backend, monkeypatch):
+        tensors = inputs((2, 3, 9, 7), kind[0])
+        function = partial(depthwise_conv2d, residual=kind[1], activation=kind[2], backend=backend)
+        expected = run(function, tensors)
+        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            assert torch.empty(3).isnan().all()
+            found = run(function, tensors)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 class TestTorch:
@@ -303,7 +326,7 @@ class TestOtherCases:
         with FlopCounterMode(display=False) as counter:
             assert depthwise_conv2d(x, weight, bias, activation='gelu').shape == x.shape
         assert counter.get_total_flops() == 2 * x.numel() * 9
-        with pytest.raises(RuntimeError, match='cannot run: it has kernels for cpu, got tensors on meta'):
+        with pytest.raises(RuntimeError, match='cannot run: it has kernels for cpu and cuda, got tensors on meta'):
             depthwise_conv2d(x, weight, bias, backend='native')
 
 
@@ -371,5 +394,19 @@ class TestChoice:
         monkeypatch.setenv(backends.VARIABLE, 'reference')
         assert torch.equal(depthwise_conv2d(*inputs()), depthwise_conv2d(*inputs(), backend='reference'))
 
+    def test_tiles(self):
+        """Tiles have the pixels that they should, and detectors' maps enough programs for a GPU."""
+        for shape in ((1, 1, 1, 1), (128, 384, 56, 56), (128, 1024, 7, 7), (2, 96, 200, 334), (2, 512, 25, 42)):
+            for pixels in (triton_backend.PIXELS, triton_backend.PIXELS_OF_MANY_SUMS):
+                columns, planes, rows = triton_backend.tile(*shape, pixels)
+                assert columns * planes == pixels
+                assert 1 <= rows <= shape[2]
+                blocks = -(-shape[2] // rows) * -(-shape[3] // columns) * -(-shape[1] // planes)
+                if shape[1] > 1:
+                    assert shape[0] * blocks >= 132 * 4
+                samples = triton_backend.samples_of_a_program(shape[0], rows, blocks)
+                assert 1 <= samples <= shape[0]
+                assert samples * rows <= max(triton_backend.MOST_TERMS, rows)
+
     def test_the_kernels_are_the_first(self):
-        assert list(available_backends()) == ['native', 'reference']
+        assert list(available_backends()) == ['native', 'triton', 'reference']

@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers.kernels import backward, forward, inputs, to
 
-from mmsparx.ops import native
-from mmsparx.ops.selective_scan import triton_backend
+from mmsparx.ops import native, triton_runtime
 
 GPU = torch.device('cuda')
 map_forward = torch.ops.mmsparx.cross_selective_scan_fwd
@@ -19,7 +18,7 @@ def usable() -> list[str]:
     if not torch.cuda.is_available():
         return []
     u = torch.empty(1, 1, 1, device=GPU)
-    backends = {'native': native, 'triton': triton_backend}
+    backends = {'native': native, 'triton': triton_runtime}
     return [name for name, backend in backends.items() if (backend.missing() or backend.refusal(u)) is None]
 
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmsparx.ops import available_backends, selective_scan
+from mmsparx.ops import available_backends, selective_scan, triton_runtime
 from mmsparx.ops import backends as common
-from mmsparx.ops.selective_scan import backends, reference, triton_backend
+from mmsparx.ops.selective_scan import backends, reference
 from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 
 
@@ -240,21 +240,21 @@ class TestTriton:
     def without_triton(self, monkeypatch):
         found = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'triton' else found(name))
-        triton_backend.missing.cache_clear()
+        triton_runtime.missing.cache_clear()
         yield
-        triton_backend.missing.cache_clear()
+        triton_runtime.missing.cache_clear()
 
     @pytest.fixture
     def unusable(self, monkeypatch):
         """Makes Triton fail, or work, on a GPU that need not be there."""
-        return lambda reason: monkeypatch.setattr(triton_backend, 'unusable', lambda: reason)
+        return lambda reason: monkeypatch.setattr(triton_runtime, 'unusable', lambda: reason)
 
     def test_between_the_compiled_kernels_and_the_reference(self):
         assert list(available_backends()) == ['native', 'triton', 'reference']
 
     def test_first_on_a_gpu_without_compiled_kernels(self, monkeypatch, unusable):
-        if triton_backend.missing():
-            pytest.skip(triton_backend.missing())
+        if triton_runtime.missing():
+            pytest.skip(triton_runtime.missing())
         native = Planted('native', missing='it was not compiled')
         monkeypatch.setattr(backends, 'BACKENDS', [native, *BACKENDS[1:]])
         unusable(None)
@@ -268,40 +268,37 @@ class TestTriton:
     def test_never_chosen_nor_told_about_on_a_cpu(self, interpreted, monkeypatch):
         monkeypatch.setattr(backends, 'BACKENDS', BACKENDS[1:])
         if interpreted:
-            monkeypatch.setenv(triton_backend.INTERPRET, '1')
-            monkeypatch.setattr(triton_backend, '_interpreted', lambda: True)
+            monkeypatch.setenv(triton_runtime.INTERPRET, '1')
+            monkeypatch.setattr(triton_runtime, '_interpreted', lambda: True)
         with warnings.catch_warnings():
             warnings.simplefilter('error')
             assert backends.choose('auto', torch.zeros(1)).name == 'reference'
 
     def test_by_name_on_a_cpu(self, monkeypatch):
-        if triton_backend.missing():
-            pytest.skip(triton_backend.missing())
-        monkeypatch.delenv(triton_backend.INTERPRET, raising=False)
+        if triton_runtime.missing():
+            pytest.skip(triton_runtime.missing())
+        monkeypatch.delenv(triton_runtime.INTERPRET, raising=False)
         with pytest.raises(
             RuntimeError,
             match="'triton', asked for by backend=, cannot run: it has kernels for cuda alone, got tensors on cpu; set "
             'TRITON_INTERPRET=1 before Python starts',
         ):
             run(backend='triton')
-        monkeypatch.setenv(triton_backend.INTERPRET, '1')
-        monkeypatch.setattr(triton_backend, '_interpreted', lambda: True)
-        monkeypatch.setattr(triton_backend, '_uninterpretable', lambda: None)
-        assert triton_backend.refusal(torch.zeros(1)) is None
+        monkeypatch.setenv(triton_runtime.INTERPRET, '1')
+        monkeypatch.setattr(triton_runtime, '_interpreted', lambda: True)
+        monkeypatch.setattr(triton_runtime, '_uninterpretable', lambda: None)
+        assert triton_runtime.refusal(torch.zeros(1)) is None
         # Set too late: Triton had read it before.
-        monkeypatch.setattr(triton_backend, '_interpreted', lambda: False)
-        assert 'before Python starts' in triton_backend.refusal(torch.zeros(1))
+        monkeypatch.setattr(triton_runtime, '_interpreted', lambda: False)
+        assert 'before Python starts' in triton_runtime.refusal(torch.zeros(1))
 
     def test_the_interpreter_runs_or_says_why_not(self):
         """As users have it, without what the tests mend in it; in a process of its own, since Triton reads it once."""
-        if triton_backend.missing():
-            pytest.skip(triton_backend.missing())
+        if triton_runtime.missing():
+            pytest.skip(triton_runtime.missing())
         numpy = pytest.importorskip('numpy')
-        code = (
-            'import torch; from mmsparx.ops.selective_scan import triton_backend; '
-            'print(triton_backend.refusal(torch.zeros(1)))'
-        )
-        environment = os.environ | {triton_backend.INTERPRET: '1'}
+        code = 'import torch; from mmsparx.ops import triton_runtime; print(triton_runtime.refusal(torch.zeros(1)))'
+        environment = os.environ | {triton_runtime.INTERPRET: '1'}
         said = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
         if tuple(map(int, numpy.__version__.split('.')[:2])) < (2, 4):
             assert said.stdout == 'None\n'
@@ -311,7 +308,7 @@ class TestTriton:
 
     def test_other_devices(self):
         u = torch.empty(1, device='meta')
-        assert triton_backend.refusal(u) == 'it has kernels for cuda alone, got tensors on meta'
+        assert triton_runtime.refusal(u) == 'it has kernels for cuda alone, got tensors on meta'
 
     @pytest.mark.usefixtures('without_triton')
     def test_not_installed(self):
@@ -325,14 +322,14 @@ class TestTriton:
     def test_too_old(self, version, monkeypatch):
         triton = pytest.importorskip('triton')
         monkeypatch.setattr(triton, '__version__', version)
-        reason = triton_backend.unusable.__wrapped__()
+        reason = triton_runtime.unusable.__wrapped__()
         assert reason == f'it needs triton 3.2, and this is {version}; a newer torch brings a newer one'
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
     def test_why_it_fails_without_a_gpu(self):
-        if triton_backend.missing():
-            pytest.skip(triton_backend.missing())
-        assert triton_backend.unusable.__wrapped__().startswith(
+        if triton_runtime.missing():
+            pytest.skip(triton_runtime.missing())
+        assert triton_runtime.unusable.__wrapped__().startswith(
             'triton does not work here (RuntimeError: 0 active drivers'
         )
 

@@ -12,38 +12,53 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmsparx.ops import triton_runtime
 from mmsparx.ops.selective_scan import triton_backend
 
-CASES = Path(__file__).with_name('test_triton_kernels.py')
-needs_triton = pytest.mark.skipif(triton_backend.missing() is not None, reason=str(triton_backend.missing()))
+FOLDER = Path(__file__).parent
+needs_triton = pytest.mark.skipif(triton_runtime.missing() is not None, reason=str(triton_runtime.missing()))
+# A row of a map takes the interpreter milliseconds: of the convolution's cases, one of a kind, on small maps.
+FEW = (
+    'triton and (opcheck or autocast or nothing or far_from or everything or bias or several_programs or finite'
+    ' or (16_bit and True and gelu) or (double and False and silu))'
+)
 
 
 @needs_triton
 @pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
-def test_in_the_interpreter():
+@pytest.mark.parametrize(
+    ('file', 'chosen', 'least'),
+    [
+        ('test_triton_kernels.py', '', 180),
+        ('test_map_norm.py', 'triton', 45),
+        ('test_depthwise_conv.py', FEW, 20),
+    ],
+)
+def test_in_the_interpreter(file, chosen, least):
     """In a process of its own: it passes, and is no fewer tests than it should be."""
     # What pytest and xdist tell their own processes is not meant for this one.
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith('PYTEST_') and name != triton_backend.INTERPRET
+        if not name.startswith('PYTEST_') and name != triton_runtime.INTERPRET
     }
+    options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', '-k', chosen]
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', str(CASES)],
-        env=inherited | {triton_backend.INTERPRET: '1'},
-        cwd=CASES.parents[2],
+        [sys.executable, '-m', 'pytest', *options, str(FOLDER / file)],
+        env=inherited | {triton_runtime.INTERPRET: '1'},
+        cwd=FOLDER.parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
     passed = re.search(r'(\d+) passed', done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(passed[1]) > 180, done.stdout
+    assert int(passed[1]) > least, done.stdout
 
 
 @needs_triton
 @pytest.mark.skipif(
-    bool(os.environ.get(triton_backend.INTERPRET)), reason=f'{triton_backend.INTERPRET} is set: nothing is compiled'
+    bool(os.environ.get(triton_runtime.INTERPRET)), reason=f'{triton_runtime.INTERPRET} is set: nothing is compiled'
 )
 class TestCompiled:
     @pytest.fixture(autouse=True)
@@ -91,6 +106,37 @@ class TestCompiled:
             assert spilled == 0
 
     @pytest.mark.usefixtures('needs_assembler')
+    @pytest.mark.parametrize('capability', [80, 90])
+    @pytest.mark.parametrize(
+        ('dtype', 'size', 'read'),
+        [(torch.bfloat16, 56, 'v4.b32'), (torch.float32, 14, 'v4.b32'), (torch.float32, 7, 'b32')],
+    )
+    def test_norms_are_kept_in_registers(self, dtype, size, read, capability, triton_compile):
+        with triton_compile.compiling(capability) as compiled:
+            triton_compile.normalise_both(2, 64, size, size, dtype=dtype)
+        assert [kernel.name for kernel in compiled] == ['part_statistics', 'normalise', 'channel_sums', 'gradient']
+        for kernel in compiled:
+            registers, spilled = triton_compile.resources(kernel, capability)
+            assert 0 < registers <= 128
+            assert spilled == 0
+        assert f'ld.global.{read}' in compiled[1].asm['ptx']
+
+    @pytest.mark.usefixtures('needs_assembler')
+    @pytest.mark.parametrize('capability', [80, 90])
+    @pytest.mark.parametrize(
+        ('dtype', 'size', 'side', 'activation'),
+        [(torch.bfloat16, 56, 3, 'gelu'), (torch.float32, 14, 5, 'silu'), (torch.bfloat16, 7, 5, 'silu')],
+    )
+    def test_convolutions_are_kept_in_registers(self, dtype, size, side, activation, capability, triton_compile):
+        with triton_compile.compiling(capability) as compiled:
+            triton_compile.convolve_both(2, 64, size, size, side=side, activation=activation, dtype=dtype)
+        assert [kernel.name for kernel in compiled] == ['convolve', 'convolve', 'gradients']
+        for kernel in compiled:
+            registers, spilled = triton_compile.resources(kernel, capability)
+            assert 0 < registers <= 128
+            assert spilled == 0
+
+    @pytest.mark.usefixtures('needs_assembler')
     @pytest.mark.parametrize(
         ('dtype', 'states'), [(torch.float64, 1), (torch.float64, 3), (torch.float32, 5), (torch.bfloat16, 256)]
     )
@@ -103,6 +149,8 @@ class TestCompiled:
         with triton_compile.compiling(90) as compiled:
             triton_compile.launch_both(70)
             triton_compile.reorder_both(1, 2, 7, 10)
+            triton_compile.normalise_both(1, 2, 7, 10)
+            triton_compile.convolve_both(1, 2, 7, 10, side=3, activation='gelu')
         assert not any('.f64' in kernel.asm['ptx'] for kernel in compiled)
 
     def test_aligned_rows_are_loaded_by_16_bytes(self, triton_compile):

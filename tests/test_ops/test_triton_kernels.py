@@ -11,17 +11,17 @@ from helpers import relative_error
 from helpers.kernels import NAMES, OWN_TOLERANCE, assert_close_to_truth, backward, forward, inputs, run, to
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, selective_scan
+from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, selective_scan, triton_runtime
 from mmsparx.ops.selective_scan import reference, triton_backend
 
-if not (os.environ.get(triton_backend.INTERPRET) or torch.cuda.is_available()):
+if not (os.environ.get(triton_runtime.INTERPRET) or torch.cuda.is_available()):
     pytest.skip('needs a GPU; test_triton runs it in the interpreter', allow_module_level=True)
-if os.environ.get(triton_backend.INTERPRET):
+if os.environ.get(triton_runtime.INTERPRET):
     from helpers import triton_interpreter
 
     triton_interpreter.mend()
 
-DEVICE = 'cpu' if os.environ.get(triton_backend.INTERPRET) else 'cuda'
+DEVICE = 'cpu' if os.environ.get(triton_runtime.INTERPRET) else 'cuda'
 BACKENDS_ON = [(DEVICE, 'triton'), ('cpu', 'reference')]
 CROSS_NAMES = ('x', 'step', 'weight', *NAMES[2:])
 cross_forward = torch.ops.mmsparx.cross_selective_scan_fwd

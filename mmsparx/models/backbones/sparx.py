@@ -57,8 +57,8 @@ class SparXLayer(nn.Module):
     def _forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         if self.position is not None:
             x = recomputable(self.position, x)
-        x = self.scale1(x) + self.drop_path(self.mixer(recomputable(self.norm1, x), *sources))
-        return self.scale2(x) + self.drop_path(self.ffn(recomputable(self.norm2, x)))
+        x = self.drop_path.add(self.scale1(x), self.mixer(recomputable(self.norm1, x), *sources))
+        return self.drop_path.add(self.scale2(x), self.ffn(recomputable(self.norm2, x)))
 
 
 class SparXStage(nn.Module):

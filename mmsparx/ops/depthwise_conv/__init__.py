@@ -1,7 +1,8 @@
 """The depthwise convolution with bias, residual and activation as one PyTorch custom operator.
 
 `interface` says what it computes and which cases the operator covers, `library` registers it (schema, fake, FLOPs,
-derivatives). `backends` orders the implementations: the compiled one, and `reference`, in torch.
+derivatives). `backends` orders the implementations: the compiled one, `triton_backend` for GPUs (its kernels:
+`triton_kernels`), and `reference`, in torch.
 """
 
 from mmsparx.ops.depthwise_conv.backends import available_backends

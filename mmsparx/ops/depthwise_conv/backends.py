@@ -2,16 +2,16 @@
 
 from torch import Tensor
 
-from mmsparx.ops import backends, native
+from mmsparx.ops import backends, implementations
 from mmsparx.ops.backends import Backend
-from mmsparx.ops.depthwise_conv import reference
+from mmsparx.ops.depthwise_conv import reference, triton_backend
 
 VARIABLE = 'MMSPARX_DEPTHWISE_CONV_BACKEND'
 OPERATOR = backends.Operator('depthwise convolution', VARIABLE)
 
 
 # Best first; the last one runs on anything.
-BACKENDS: list[Backend] = native.on_cpus('depthwise_conv2d', reference)
+BACKENDS: list[Backend] = implementations.best_first('depthwise_conv2d', triton_backend, reference)
 
 
 def available_backends() -> dict[str, str]:

@@ -10,8 +10,8 @@ from mmsparx.ops.depthwise_conv.backends import check_name
 from mmsparx.ops.depthwise_conv.reference import ACTIVATIONS
 
 SIDES = (3, 5)
-# GPUs have no kernel yet: there the operator would be torch's convolution, and compute it again in the backward.
-DEVICES = ('cpu',)
+# Elsewhere the operator would be torch's convolution, and compute it again in the backward.
+DEVICES = ('cpu', 'cuda')
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _FUNCTIONS = {'none': lambda z: z, 'gelu': F.gelu, 'silu': F.silu}
 
@@ -30,10 +30,10 @@ def depthwise_conv2d(
 ) -> Tensor:
     """activation(conv(x) + bias), or activation(x + conv(x) + bias), each channel by a window of its own.
 
-    On CPUs, windows of 3x3 and 5x5 at stride 1 that keep the map's size are one operator. All arithmetic is float32, or
-    float64 for float64 inputs; a 16-bit input is converted when it is read and the output when it is written. It keeps
-    x, weight and bias for the backward, which computes again what is before the activation. All other cases are torch's
-    operations one after the other, which round in between.
+    On CPUs and GPUs, windows of 3x3 and 5x5 at stride 1 that keep the map's size are one operator. All arithmetic is
+    float32, or float64 for float64 inputs; a 16-bit input is converted when it is read and the output when it is
+    written. It keeps x, weight and bias for the backward, which computes again what is before the activation. All other
+    cases are torch's operations one after the other, which round in between.
 
     Under autocast x is converted as torch's convolution does, unless it is the residual: then the output has its type.
 

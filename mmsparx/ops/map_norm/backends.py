@@ -2,16 +2,16 @@
 
 from torch import Tensor
 
-from mmsparx.ops import backends, native
+from mmsparx.ops import backends, implementations
 from mmsparx.ops.backends import Backend
-from mmsparx.ops.map_norm import reference
+from mmsparx.ops.map_norm import reference, triton_backend
 
 VARIABLE = 'MMSPARX_MAP_NORM_BACKEND'
 OPERATOR = backends.Operator('map norm', VARIABLE)
 
 
 # Best first; the last one runs on anything.
-BACKENDS: list[Backend] = native.on_cpus('map_norm', reference)
+BACKENDS: list[Backend] = implementations.best_first('map_norm', triton_backend, reference)
 
 
 def available_backends() -> dict[str, str]:

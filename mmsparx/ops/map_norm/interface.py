@@ -9,17 +9,17 @@ from mmsparx.ops.map_norm import library  # noqa: F401  (registers the operator)
 from mmsparx.ops.map_norm.backends import check_name
 from mmsparx.ops.selective_scan.reference import state_dtype
 
-# GPUs have no kernel yet: there it is torch's own norm.
-DEVICES = ('cpu',)
+# Elsewhere it is torch's own norm.
+DEVICES = ('cpu', 'cuda')
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def map_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str = AUTO) -> Tensor:
     """GroupNorm with one group: (x - mean) / sqrt(variance + eps) * weight + bias, over channels and positions.
 
-    On CPUs it is one operator: statistics and all arithmetic are float32, or float64 for float64 inputs; a 16-bit input
-    is converted when it is read and the output when it is written. Two numbers a sample are kept for the backward
-    beside x. Elsewhere it is torch's group norm.
+    On CPUs and GPUs it is one operator: statistics and all arithmetic are float32, or float64 for float64 inputs; a
+    16-bit input is converted when it is read and the output when it is written. Two numbers a sample are kept for the
+    backward beside x. Elsewhere it is torch's group norm.
 
     Differentiable in every tensor, in forward mode and as often as asked; `torch.func`'s transforms apply.
 

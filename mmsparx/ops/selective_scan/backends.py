@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmsparx.ops import backends
+from mmsparx.ops import backends, triton_runtime
 from mmsparx.ops import native as kernels
 from mmsparx.ops.backends import AUTO
 from mmsparx.ops.selective_scan import native, reference, triton_backend
@@ -45,9 +45,9 @@ BACKENDS: list[Backend] = [
         'triton',
         triton_backend.forward,
         triton_backend.backward,
-        triton_backend.missing,
-        triton_backend.refusal,
-        triton_backend.DEVICES,
+        triton_runtime.missing,
+        triton_runtime.refusal,
+        triton_runtime.DEVICES,
         triton_backend.cross_forward,
         triton_backend.cross_backward,
     ),

@@ -1,7 +1,6 @@
-"""The selective scan by Triton: whether it can run, block sizes, and the launch of its kernels.
+"""The selective scan by Triton: block sizes, and the launch of its kernels.
 
-For GPUs without compiled kernels: Triton comes with torch and compiles when a scan first runs. It is imported
-then, not before. TRITON_INTERPRET=1 runs the kernels on a CPU, slowly: for tests.
+For GPUs without compiled kernels; `mmsparx.ops.triton_runtime` says where they run.
 
 One compiled variant serves every length and batch. Compiled anew is for another kind of GPU, type or N, with or
 without D, delta_bias and softplus; for every alignment of the rows (16 bytes, 8, 4 or 2); the forward for
@@ -9,91 +8,14 @@ lengths up to 64 and above; for groups of fewer than 16 channels; and for sizes 
 scan of a map is compiled anew for every kind of tile (`map_tile`) and alignment of its rows and columns.
 """
 
-import importlib.metadata
-import importlib.util
 import math
-import os
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from mmsparx.ops.selective_scan import cross
 from mmsparx.ops.selective_scan.reference import CHUNK, state_count, state_dtype
-
-DEVICES = ('cuda',)  # ROCm's, too
-INTERPRET = 'TRITON_INTERPRET'
-OLDEST = (3, 2)  # of torch 2.6; the compilers of 3.0 and 3.1 crash on the backward, and take Python with them
-
-
-@cache
-def missing() -> str | None:
-    """Why there is no Triton, or None; it is not imported."""
-    if importlib.util.find_spec('triton') is None:
-        return (
-            'triton is not installed; pip install triton, or pytorch-triton-rocm on ROCm, of the version of this torch'
-        )
-    return None
-
-
-def refusal(u: Tensor) -> str | None:
-    """Why they cannot run on such inputs, or None."""
-    if u.device.type in DEVICES:
-        return unusable()
-    if u.device.type != 'cpu':
-        return f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on {u.device.type}'
-    if os.environ.get(INTERPRET) and _interpreted():
-        return _uninterpretable()
-    return (
-        f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on cpu; set {INTERPRET}=1 before Python '
-        'starts to run them there for a test'
-    )
-
-
-@cache
-def unusable() -> str | None:
-    """Why Triton fails on this machine's GPUs, or None: it is tried, since it needs a driver and a C compiler."""
-    try:
-        import triton
-
-        if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST:
-            needed = '.'.join(map(str, OLDEST))
-            return f'it needs triton {needed}, and this is {triton.__version__}; a newer torch brings a newer one'
-        if not _interpreted():
-            triton.runtime.driver.active.get_current_target()
-    except Exception as error:  # whatever Triton, the driver or the compiler that Triton calls may raise
-        first = str(error).strip().partition('\n')[0].rstrip('.')
-        return f'triton does not work here ({type(error).__name__}: {first})'
-    return None
-
-
-@cache
-def _uninterpretable() -> str | None:
-    """Why Triton's interpreter fails here, or None: it is tried, since numpy from 2.4 on breaks that of Triton 3.6."""
-    one = torch.ones(1, 1, 1)
-    try:
-        forward(one, one, -one[0], one[None], one[None], None, None, False)
-    except Exception as error:  # whatever the interpreter, or numpy below it, may raise
-        import triton
-
-        numpy = importlib.metadata.version('numpy')
-        first = str(error).strip().partition('\n')[0].rstrip('.')
-        return (
-            f"triton {triton.__version__}'s interpreter does not work beside numpy {numpy} "
-            f"({type(error).__name__}: {first}); try one below 2.4 (pip install 'numpy<2.4'), or unset {INTERPRET}"
-        )
-    return None
-
-
-@cache
-def _interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, as it decided when it was imported."""
-    import triton
-
-    from mmsparx.ops.selective_scan import triton_kernels
-
-    return not isinstance(triton_kernels.scan_forward, triton.runtime.JITFunction)
+from mmsparx.ops.triton_runtime import current, power_of_two
 
 
 def forward(
@@ -208,7 +130,7 @@ def _reorder(kernel, tensors: tuple[Tensor, Tensor], shape: torch.Size, align: i
     if not programs:
         return  # an empty batch
     sizes = (height * width // align, height // align, width // align, channels, *strides)
-    with _current(tensors[0].device):
+    with current(tensors[0].device):
         kernel[(programs,)](*tensors, *sizes, ALIGN=align, **tile)
 
 
@@ -234,7 +156,7 @@ def block(direction: str, channels: int, length: int, align: int) -> dict[str, i
         rows, positions, warps = (8, 64, 1) if length <= 64 else (4, 128, 1)
     else:  # with positions one by one, 16 rows need more than the 255 registers of a thread
         rows, positions, warps = (8 if align == 1 else 16), 64, 4
-    few = _power_of_two(channels)
+    few = power_of_two(channels)
     return {'ROWS': min(rows, few), 'POSITIONS': positions, 'num_warps': warps if few >= rows else 1}
 
 
@@ -243,15 +165,10 @@ def block(direction: str, channels: int, length: int, align: int) -> dict[str, i
 # Maps of 7, 14, 28 and 56 pixels a side, as of pictures of 224, fill 77 per cent of their tiles.
 def map_tile(channels: int, height: int, width: int) -> dict[str, int]:
     """CHANNELS, ROWS, COLUMNS and num_warps of a launch over maps of so many channels."""
-    rows, columns = (min(max(_power_of_two(side), 8), 32) for side in (height, width))
-    channels = min(_power_of_two(channels), max(512 // (rows * columns), 1))
+    rows, columns = (min(max(power_of_two(side), 8), 32) for side in (height, width))
+    channels = min(power_of_two(channels), max(512 // (rows * columns), 1))
     warps = max(channels * rows * columns // 512, 1)
     return {'CHANNELS': channels, 'ROWS': rows, 'COLUMNS': columns, 'num_warps': warps}
-
-
-def _power_of_two(size: int) -> int:
-    """The smallest that is no less."""
-    return 1 << (size - 1).bit_length()
 
 
 def alignment(length: int, tensors: tuple[Tensor, ...], side: int = 0) -> int:
@@ -267,11 +184,6 @@ def alignment(length: int, tensors: tuple[Tensor, ...], side: int = 0) -> int:
     while any(size % align for size in (length, side, *strides)):
         align //= 2
     return align
-
-
-def _current(device: torch.device) -> AbstractContextManager:
-    """Makes a GPU the current one, on which Triton launches."""
-    return torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
 
 
 class _Launch:
@@ -298,6 +210,6 @@ class _Launch:
     def __call__(self, kernel, tensors: tuple[Tensor | None, ...], n: int, softplus: bool) -> None:
         if not self.grid[0]:
             return  # an empty batch
-        constants = {'N': n, 'PADDED_N': _power_of_two(n), 'SOFTPLUS': bool(softplus)}
-        with _current(self.device):
+        constants = {'N': n, 'PADDED_N': power_of_two(n), 'SOFTPLUS': bool(softplus)}
+        with current(self.device):
             kernel[self.grid](*tensors, *self.sizes, **constants, CHUNK=CHUNK, ALIGN=self.align, **self.block)

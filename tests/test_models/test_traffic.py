@@ -1,0 +1,79 @@
+"""Operators and bytes of a network on a GPU that need not be there, on tensors without memory."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mmsparx.analysis import Traffic, traffic
+from mmsparx.models import SparXMamba
+
+
+@contextmanager
+def autocast_without_a_gpu(dtype):
+    """As torch.autocast('cuda', dtype), which is switched off where there is no GPU."""
+    before = torch.is_autocast_enabled('cuda'), torch.get_autocast_dtype('cuda')
+    torch.set_autocast_enabled('cuda', True)
+    torch.set_autocast_dtype('cuda', dtype)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled('cuda', before[0])
+        torch.set_autocast_dtype('cuda', before[1])
+
+
+@pytest.fixture(scope='module')
+def inference() -> Traffic:
+    """SparX-Mamba-T at 224, batch 128, under autocast in bfloat16."""
+    with FakeTensorMode(), torch.device('cuda'):
+        model = SparXMamba('tiny', output_norm=False).eval()
+        x = torch.empty(128, 3, 224, 224)
+        with torch.no_grad(), autocast_without_a_gpu(torch.bfloat16):
+            return traffic(lambda: model(x))
+
+
+def test_bytes_of_a_network(inference):
+    assert inference.total_bytes <= 30e9, str(inference)
+
+
+def test_operators_of_a_network(inference):
+    """Two thirds of the conversions are autocast's, of every weight and bias by itself."""
+    casts = inference.calls['aten._to_copy']
+    assert inference.total_calls - casts <= 464, str(inference)
+    assert casts <= 245, str(inference)
+
+
+def test_its_own_operators_are_those_that_run_on_gpus(inference):
+    own = {name: calls for name, calls in inference.calls.items() if name.startswith('mmsparx.')}
+    assert own == {
+        'mmsparx.depthwise_conv2d': 53,
+        'mmsparx.map_norm': 46,
+        'mmsparx.cross_selective_scan_fwd': 13,
+    }
+
+
+class TestCounter:
+    def test_bytes_are_of_what_goes_in_and_out(self):
+        x, y = torch.ones(6, 4), torch.ones(4, dtype=torch.float16)
+        found = traffic(lambda: x + y)
+        assert (found.calls, found.bytes_moved) == ({'aten.add': 1}, {'aten.add': 2 * 96 + 8})
+        assert (found.total_calls, found.total_bytes) == (1, 200)
+        assert str(found).splitlines()[1].split() == ['1', '0.000', 'GB', 'aten.add']
+
+    def test_views_and_allocations_move_nothing(self):
+        x = torch.ones(6, 4)
+        assert traffic(lambda: x.t()[2:].unsqueeze(0).detach().expand(3, -1, -1).new_empty(5)).total_calls == 0
+
+    def test_what_is_expanded_is_read_once(self):
+        x = torch.ones(6, 1)
+        assert traffic(lambda: x.expand(6, 4).clone()).total_bytes == 4 * (6 + 24)
+
+    def test_changes_in_place(self):
+        x = torch.ones(6, 4)
+        assert traffic(lambda: x.mul_(2)).bytes_moved == {'aten.mul_': 192}
+
+    def test_a_backward_counts_too(self):
+        x = torch.ones(3, requires_grad=True)
+        assert traffic(lambda: x.exp().sum().backward()).calls['aten.mul'] == 1
