@@ -7,7 +7,7 @@ import torch
 from helpers import relative_error
 from torch import nn
 
-from mmsparx.analysis.saved import saved_bytes
+from mmsparx.analysis.saved import kept_bytes
 from mmsparx.layers.basic import (
     DOWNSAMPLES,
     FFN,
@@ -229,7 +229,8 @@ class TestDropPath:
     def test_keeps_neither_shortcut_nor_branch_for_the_backward(self):
         drop = DropPath(0.5)
         shortcut, branch = torch.randn(2, 4, 3, 2, 5).requires_grad_().unbind(0)
-        assert saved_bytes(drop, lambda: drop.add(shortcut, branch)) == 4 * 4  # a factor for each sample
+        kept = kept_bytes(lambda: drop.add(shortcut, branch), shortcut.device)
+        assert kept == shortcut.nbytes + 4 * 4  # its output, and a factor for each sample
 
     @pytest.mark.parametrize(('rate', 'training'), [(0.5, False), (0.0, True)])
     def test_off(self, rate, training):
