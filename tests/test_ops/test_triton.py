@@ -19,8 +19,8 @@ FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(triton_runtime.missing() is not None, reason=str(triton_runtime.missing()))
 # A row of a map takes the interpreter milliseconds: of the convolution's cases, one of a kind, on small maps.
 FEW = (
-    'triton and (opcheck or autocast or nothing or far_from or everything or bias or several_programs or finite'
-    ' or (16_bit and True and gelu) or (double and False and silu))'
+    'triton and ((opcheck and dtype0 and True) or autocast or nothing or far_from or everything or without_a_bias'
+    ' or several_programs or finite or (16_bit and dtype1 and True and gelu) or (double and False and silu))'
 )
 
 
@@ -31,7 +31,7 @@ FEW = (
     [
         ('test_triton_kernels.py', '', 180),
         ('test_map_norm.py', 'triton', 45),
-        ('test_depthwise_conv.py', FEW, 20),
+        ('test_depthwise_conv.py', FEW, 15),
     ],
 )
 def test_in_the_interpreter(file, chosen, least):
