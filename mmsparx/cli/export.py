@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='ONNX with standard operators alone, for runtimes that know no functions, such as TensorRT',
     )
-    parser.add_argument('--fp16', action='store_true', help='keep weights in 16 bits; all is computed in 32')
+    parser.add_argument('--fp16', action='store_true', help='ONNX with weights in 16 bits; all is computed in 32')
     parser.add_argument('--backbone', action='store_true', help='export the backbone alone: a map for each stage')
     out = parser.add_argument('--out', metavar='FILE', help="file to write (default: the config's name, here)")
     completed(out, FILES)

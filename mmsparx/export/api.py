@@ -79,7 +79,7 @@ def export(
         file: File to write. One that is there is replaced.
         static: Height and width of the image, in pixels, for a file of this size and batches of one image.
         inline: Whether a file of ONNX has standard operators alone: for runtimes that know no functions.
-        fp16: Whether the weights are kept in 16 bits. Arithmetic stays in 32.
+        fp16: Whether a file of ONNX keeps its weights in 16 bits. Arithmetic stays in 32.
         description: Further entries of the file's metadata and of the JSON file beside it, such as mean, std, classes.
 
     Raises:
@@ -92,8 +92,8 @@ def export(
     requirements.check_writer(kind)
     if inline and kind != ONNX:
         raise ValueError(f'export: inline is for files of ONNX alone, got {file.name}')
-    if fp16 and kind == PT2:
-        raise ValueError('export: weights in 16 bits are for ONNX and OpenVINO; leave fp16 out for .pt2')
+    if fp16 and kind != ONNX:
+        raise ValueError(f'export: weights in 16 bits are for files of ONNX alone, got {file.name}; leave fp16 out')
     if static is not None and min(static) < 32:
         raise ValueError(f'export: expected a height and a width from 32 on, got {static[0]}x{static[1]}')
     subject = subject_of(copy.deepcopy(model).cpu().float())
@@ -168,7 +168,7 @@ class _Writer:
         if self.kind == OPENVINO:
             from mmsparx.export import openvino_format
 
-            openvino_format.write(model, file, about, self.fp16)
+            openvino_format.write(model, file, about)
             return
         onnx_format.write(onnx_format.with_half_weights(model) if self.fp16 else model, file, about)
 

@@ -11,14 +11,13 @@ import openvino
 from onnx import ModelProto
 
 
-def write(model: ModelProto, file: str | os.PathLike, description: Mapping, fp16: bool) -> None:
-    """Write a model of standard operators of ONNX as OpenVINO's .xml and .bin.
+def write(model: ModelProto, file: str | os.PathLike, description: Mapping) -> None:
+    """Write a model of standard operators of ONNX as OpenVINO's .xml and .bin, in 32 bits.
 
     Args:
         model: Model without functions, which OpenVINO does not read.
         file: File to write, of the suffix .xml.
         description: Entries of the file's metadata, which is its runtime information `mmsparx`.
-        fp16: Whether weights are kept in 16 bits.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'model.onnx')
@@ -26,4 +25,4 @@ def write(model: ModelProto, file: str | os.PathLike, description: Mapping, fp16
         converted = openvino.convert_model(source)
         for key, value in description.items():
             converted.set_rt_info(json.dumps(value), ['mmsparx', key])
-        openvino.save_model(converted, file, compress_to_fp16=fp16)
+        openvino.save_model(converted, file, compress_to_fp16=False)

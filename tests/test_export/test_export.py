@@ -13,16 +13,19 @@ pytest.importorskip('onnxscript', reason='networks are exported to ONNX by it')
 pytest.importorskip('onnxruntime', reason='it runs the files')
 import onnx
 from helpers import randomise
-from helpers.networks import NETWORKS, TWO_STAGES
+from helpers.networks import NETWORKS
 from torch import nn
 
 from mmsparx.export import DisagreementError, export, open_file
 from mmsparx.models import SparXClassifier, SparXNet
 
+# Of few layers, since tracing with open sizes takes seconds a layer.
 SMALL = {'channels': (8,), 'stages': [{'depth': 2, 'stride': 1}]}
+TINY = {'channels': (8,), 'stages': [{'depth': 1}]}
+TWO = {'channels': (8, 16), 'stages': [{'depth': 1}, {'depth': 1}]}
 
 
-def make(name='SS2D', arch=TWO_STAGES, **options):
+def make(name='SS2D', arch=SMALL, **options):
     stages = tuple(range(len(arch['stages'])))
     return randomise(SparXNet(arch, out_indices=stages, **{**NETWORKS[name], **options})).eval()
 
@@ -38,9 +41,9 @@ def assert_close(found, expected, tolerance=1e-5):
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 
 
-@pytest.mark.parametrize('name', NETWORKS)
-def test_a_file_of_onnx_for_every_mixer(name, tmp_path):
-    network = make(name)
+@pytest.mark.parametrize(('name', 'arch'), [('SS2D', TWO), ('BiSSM', TINY), ('WindowAttention', SMALL)])
+def test_a_file_of_onnx_of_open_sizes(name, arch, tmp_path):
+    network = make(name, arch)
     done = export(network, tmp_path / 'network.onnx')
     assert {shape for runtime, shape in done.errors if runtime == 'onnxruntime'} == {
         (2, 3, 128, 160), (1, 3, 97, 131), (3, 3, 96, 192), (2, 3, 32, 32),
@@ -54,9 +57,16 @@ def test_a_file_of_onnx_for_every_mixer(name, tmp_path):
         assert_close(run(image), outputs(network, image))
 
 
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_file_of_onnx_of_one_size(name, tmp_path):
+    done = export(make(name), tmp_path / 'network.onnx', static=(36, 44))
+    assert list(done.errors) == [('onnxruntime', (1, 3, 36, 44))]
+    assert done.largest_error < 1e-5
+
+
 def test_several_states_a_position(tmp_path):
-    network = make(arch=SMALL, token_mixer={'type': 'SS2D', 'state_size': 3})
-    assert export(network, tmp_path / 'network.onnx').largest_error < 1e-5
+    network = make(token_mixer={'type': 'SS2D', 'state_size': 3})
+    assert export(network, tmp_path / 'network.onnx', static=(36, 44)).largest_error < 1e-5
 
 
 def test_a_fixed_size_inlined_in_16_bits(tmp_path):
@@ -79,14 +89,15 @@ def test_a_fixed_size_inlined_in_16_bits(tmp_path):
 
 def test_openvino(tmp_path):
     pytest.importorskip('openvino', reason='it runs the file')
-    done = export(make(arch=SMALL), tmp_path / 'network.xml', fp16=True)
+    done = export(make(arch=TINY), tmp_path / 'network.xml')
+    assert {shape for _, shape in done.errors} >= {(2, 3, 128, 160), (1, 3, 97, 131), (2, 3, 32, 32)}
     assert done.largest_error < 1e-5
     assert {path.name for path in tmp_path.iterdir()} == {'network.xml', 'network.bin', 'network.json'}
 
 
 @pytest.mark.parametrize('name', ['SS2D', 'WindowAttention'])
 def test_torch_export(name, tmp_path):
-    network = make(name, arch=SMALL)
+    network = make(name)
     done = export(network, tmp_path / 'network.pt2')
     assert done.largest_error < 1e-5
     assert {shape for _, shape in done.errors} >= {(1, 3, 97, 131), (2, 3, 32, 32)}
@@ -149,7 +160,7 @@ def test_a_file_that_does_not_agree_is_not_left(kept, tmp_path, monkeypatch):
     if kept:
         (tmp_path / 'network.onnx').write_text('old')
     with pytest.raises(DisagreementError, match=r'The first layer that differs: model\.stages\.0\.layers\.0\.mixer'):
-        export(make(arch=SMALL), tmp_path / 'network.onnx')
+        export(make(), tmp_path / 'network.onnx', static=(36, 44))
     assert [path.read_text() for path in tmp_path.iterdir()] == ['old'] * kept
 
 
@@ -158,13 +169,14 @@ def test_a_file_that_does_not_agree_is_not_left(kept, tmp_path, monkeypatch):
     [
         ('n.tflite', {}, r'expected a file that ends in \.onnx'),
         ('n.pt2', {'fp16': True}, 'leave fp16 out'),
+        ('n.xml', {'fp16': True}, 'leave fp16 out'),
         ('n.xml', {'inline': True}, 'for files of ONNX alone'),
         ('n.onnx', {'static': (31, 64)}, 'from 32 on, got 31x64'),
     ],
 )
 def test_what_is_refused(file, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        export(make(arch=SMALL), tmp_path / file, **options)
+        export(make(), tmp_path / file, **options)
 
 
 def test_other_models_are_refused(tmp_path):
@@ -177,4 +189,4 @@ def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch):
 
     monkeypatch.setitem(requirements._TO_WRITE, 'onnx', ('no_such_package',))
     with pytest.raises(ModuleNotFoundError, match=r"no_such_package, .* pip install 'mmsparx\[export\]'"):
-        export(make(arch=SMALL), tmp_path / 'n.onnx')
+        export(make(), tmp_path / 'n.onnx')
