@@ -84,7 +84,7 @@ def _test_settings(cfg: Config) -> dict:
     settings = cfg.model.get('test_cfg') or {}
     head = cfg.model.get('decode_head') or {}
     found = {}
-    if head:
+    if isinstance(head, Mapping) and head:  # several heads are refused by the export
         found['align_corners'] = bool(head.get('align_corners', False))
         if settings.get('mode') == 'slide':
             found['slide'] = {'crop': list(settings['crop_size']), 'stride': list(settings['stride'])}

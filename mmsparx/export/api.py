@@ -81,6 +81,7 @@ def export(
         inline: Whether a file of ONNX has standard operators alone: for runtimes that know no functions.
         fp16: Whether a file of ONNX keeps its weights in 16 bits. Arithmetic stays in 32.
         description: Further entries of the file's metadata and of the JSON file beside it, such as mean, std, classes.
+            What the export itself knows (task, outputs, size, batch) is not overwritten.
 
     Raises:
         ValueError: The model, the suffix or the size is not among those that can be exported.
@@ -115,12 +116,12 @@ def export(
         _round(module)
         expected = [checks.run_torch(module, image) for image in images]
     about = {
+        **(description or {}),
         'mmsparx': __version__,
         'task': subject.task,
         'outputs': list(subject.outputs),
         'size': list(static) if static else None,
         'batch': 1 if static else subject.batch,
-        **(description or {}),
     }
     part = checks.part_of(file)
     writer = _Writer(kind, inline, fp16, open_axes, images[0])
