@@ -18,6 +18,7 @@ the predictions of a.jpg are in a.jpg.json.
     mmsparx infer street.jpg CONFIG CHECKPOINT
     mmsparx infer photos/ CONFIG CHECKPOINT --out-dir found --device cpu
     mmsparx infer 0 CONFIG CHECKPOINT            # the first camera; Ctrl-C ends it
+    mmsparx infer photos/ --model FILE.onnx      # what `mmsparx export` has written: .onnx, .xml or .pt2
 """
 
 
@@ -25,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of an inference."""
     source = parser.add_argument('source', help='image, folder of images, video, or the number of a camera')
     completed(source, FILES)
-    add_config_argument(parser)
-    completed(parser.add_argument('checkpoint', help='checkpoint file or address'), FILES)
+    add_config_argument(parser, nargs='?')
+    completed(parser.add_argument('checkpoint', nargs='?', help='checkpoint file or address'), FILES)
+    model = parser.add_argument(
+        '--model', metavar='FILE', help='exported file, instead of a config and a checkpoint; it runs on the CPU'
+    )
+    completed(model, FILES)
     out_dir = parser.add_argument(
         '--out-dir', default='found', metavar='FOLDER', help='folder that the results go to (default: %(default)s)'
     )

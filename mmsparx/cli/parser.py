@@ -3,7 +3,19 @@
 import argparse
 
 from mmsparx import doctor
-from mmsparx.cli import analyze, check_data, completion, configs, convert, export_config, infer, publish, test, train
+from mmsparx.cli import (
+    analyze,
+    check_data,
+    completion,
+    configs,
+    convert,
+    export,
+    export_config,
+    infer,
+    publish,
+    test,
+    train,
+)
 from mmsparx.version import __version__
 
 DESCRIPTION = """\
@@ -25,7 +37,7 @@ def make_parser(prog: str = 'mmsparx') -> argparse.ArgumentParser:
     for module in (train, test, infer):
         module.COMMAND.add_to(commands)
     analyze.add_commands(commands)
-    for module in (convert, publish, check_data, configs, export_config):
+    for module in (export, convert, publish, check_data, configs, export_config):
         module.COMMAND.add_to(commands)
     doctor.add_command(commands)
     completion.COMMAND.add_to(commands)

@@ -26,6 +26,7 @@ _INSTALLED_BY = {
     **dict.fromkeys(('mmdet', 'pycocotools'), "pip install 'mmsparx[det]'"),
     'mmseg': "pip install 'mmsparx[seg]'",
     **dict.fromkeys(('mmpretrain', 'timm'), "pip install 'mmsparx[cls]'"),
+    **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime', 'openvino'), "pip install 'mmsparx[export]'"),
     'shtab': "pip install shtab, or 'mmsparx[completion]'",
 }
 

@@ -19,6 +19,7 @@ from rich.progress import track
 from mmsparx.engine.classes import names_classes, of_dataset
 from mmsparx.engine.command_line import read_config
 from mmsparx.engine.devices import device_of
+from mmsparx.engine.exported import class_shares, draw_class, load_exported
 from mmsparx.engine.outputs import check_outside, check_writable, distinct_stems
 from mmsparx.engine.predictions import use_class_colours, without_doubles
 from mmsparx.weights import read_weights
@@ -70,8 +71,7 @@ def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespac
     def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
         sample = inferencer(image, return_datasamples=True)
         label_map = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-        labels, counts = np.unique(label_map, return_counts=True)
-        shares = {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
+        shares = class_shares(label_map, classes)
         if label_map.size == 1:  # which mmseg's visualizer would take for an index
             return image, {'shares': shares, 'label_map': label_map}
         (drawn,) = inferencer.visualize([image[..., ::-1]], [sample], return_vis=True, opacity=0.5)
@@ -91,12 +91,8 @@ def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespa
         # Not by calling it, which shows a progress bar of its own.
         (sample,) = inferencer.forward(next(inferencer.preprocess([image])))
         (result,) = inferencer.postprocess([sample], [])
-        height, width = image.shape[:2]
-        scale = max(1, min(320 / width, 2048 / height))  # narrow ones have no room for the text
-        drawn = visualizer.visualize_cls(
-            mmcv.imrescale(image[..., ::-1], scale), sample, inferencer.classes, draw_gt=False
-        )
-        return drawn[..., ::-1], {**result, 'pred_scores': result['pred_scores'].tolist()}
+        drawn = draw_class(visualizer, image, sample, inferencer.classes)
+        return drawn, {**result, 'pred_scores': result['pred_scores'].tolist()}
 
     return infer
 
@@ -129,12 +125,18 @@ def class_meta(cfg: Config, checkpoint: str, otherwise: Mapping) -> Mapping:
 
 
 def load_network(args: argparse.Namespace) -> Network:
-    """The network that a config and a checkpoint make.
+    """The network that a config and a checkpoint make, or an exported file.
 
     Raises:
-        ValueError: the config is neither a file nor a shipped config, or of none of the three libraries; or there is no
-            such device.
+        ValueError: the config is neither a file nor a shipped config, or of none of the three libraries; there is no
+            such device; or neither or both of the two are given.
     """
+    if args.model is not None:
+        if args.config is not None or args.device is not None:
+            raise ValueError('--model: expected an exported file alone, without CONFIG, CHECKPOINT and --device')
+        return load_exported(args.model, args)
+    if args.config is None or args.checkpoint is None:
+        raise ValueError('expected CONFIG and CHECKPOINT, or --model FILE of an exported network')
     config = str(resolve_config(args.config))
     library = read_config(Path(config)).get('default_scope')
     if library not in NETWORKS:

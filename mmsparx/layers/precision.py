@@ -11,8 +11,8 @@ _WITHOUT_AUTOCAST = [name for name in ('meta', 'mps') if not torch.amp.is_autoca
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Within it autocast is off, so that float32 products stay float32."""
-    if device.type in _WITHOUT_AUTOCAST:
-        return nullcontext()
+    if device.type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # and nothing in exported graphs
     return torch.autocast(device.type, enabled=False)
 
 

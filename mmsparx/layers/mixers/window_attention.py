@@ -97,7 +97,11 @@ class WindowAttention(nn.Module):
         """(windows, 1, w^2, w^2): what is added to scores between parts of a shifted map that are no neighbours."""
         rows = self._parts(height, shift_down, like.device)
         columns = self._parts(width, shift_right, like.device)
-        parts = (3 * rows[:, None] + columns)[None, None]  # (1, 1, height, width), a number for each part
+        # (1, 1, height, width), a number for each part
+        return self._between_parts((3 * rows[:, None] + columns)[None, None], like)
+
+    def _between_parts(self, parts: Tensor, like: Tensor) -> Tensor:
+        """(windows, 1, w^2, w^2), in like's type, of the numbers (1, 1, height, width) of positions' parts."""
         parts = self._windows(parts, 1, 1).flatten(0, 3).squeeze(-1)  # (windows, w^2)
         apart = parts[:, :, None] != parts[:, None, :]
         return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, _APART).unsqueeze(1)

@@ -1,0 +1,68 @@
+"""`mmsparx export`."""
+
+import argparse
+import re
+import sys
+
+from mmsparx.cli.arguments import FILES, add_config_argument, completed
+from mmsparx.cli.running import Command
+
+FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'pt2': '.pt2'}
+
+DESCRIPTION = """\
+Write a trained network as one file for another runtime: ONNX, OpenVINO, or torch.export's .pt2.
+
+Classifiers, backbones and segmenters. The file takes prepared images of any size from 32 on; a JSON file
+beside it says how they are prepared, and names the classes. `mmsparx infer IMAGES --model FILE` runs it.
+
+The file is run and compared with the network at four sizes: the largest error is printed, and above 1e-4 of the largest
+value no file is left. Needs pip install 'mmsparx[export]'.
+
+    mmsparx export CONFIG CHECKPOINT --to onnx
+    mmsparx export CONFIG CHECKPOINT --to openvino --static 224x224 --out network.xml
+"""
+
+
+def size(text: str) -> tuple[int, int]:
+    """'HxW' -> (H, W)."""
+    found = re.fullmatch(r'(\d+)x(\d+)', text)
+    if not found:
+        raise argparse.ArgumentTypeError(f'expected a height and a width in pixels, as in 224x224, got {text!r}')
+    return int(found[1]), int(found[2])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of an export."""
+    add_config_argument(parser)
+    completed(parser.add_argument('checkpoint', help='checkpoint file or address'), FILES)
+    parser.add_argument('--to', choices=FORMATS, required=True, help='format of the file')
+    parser.add_argument(
+        '--static', type=size, metavar='HxW', help='fix the size of the image, in pixels, and the batch to one image'
+    )
+    parser.add_argument(
+        '--inline',
+        action='store_true',
+        help='ONNX with standard operators alone, for runtimes that know no functions, such as TensorRT',
+    )
+    parser.add_argument('--fp16', action='store_true', help='ONNX with weights in 16 bits; all is computed in 32')
+    parser.add_argument('--backbone', action='store_true', help='export the backbone alone: a map for each stage')
+    out = parser.add_argument('--out', metavar='FILE', help="file to write (default: the config's name, here)")
+    completed(out, FILES)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export, and say how the file was compared."""
+    from mmsparx.cli.described import export_named
+    from mmsparx.cli.models import load_model
+
+    model = load_model(args.config, args.checkpoint, device='cpu')
+    file = args.out or f'{model.label}{FORMATS[args.to]}'
+    if not file.endswith(FORMATS[args.to]):
+        raise ValueError(f'--out: expected a file that ends in {FORMATS[args.to]} for --to {args.to}, got {file}')
+    done = export_named(model, file, static=args.static, inline=args.inline, fp16=args.fp16, backbone=args.backbone)
+    sys.stdout.write(f'{done}\n')
+
+
+COMMAND = Command(
+    'export', 'write a trained network for ONNX, OpenVINO or torch.export', add_arguments, run, DESCRIPTION
+)

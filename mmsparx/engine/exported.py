@@ -1,0 +1,130 @@
+"""Exported files as networks of `mmsparx infer`: what is before and after them, as the libraries do it."""
+
+import argparse
+from collections.abc import Mapping
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mmsparx.export.description import Description, read_description
+from mmsparx.export.runtimes import Run, open_file
+from mmsparx.export.subjects import CLASSIFICATION, SEGMENTATION
+
+
+def load_exported(file: str, args: argparse.Namespace):
+    """An exported file as a `mmsparx.engine.inference.Network`.
+
+    Args:
+        file: File that `mmsparx export` has written, with its JSON file beside it.
+        args: Arguments of the command, which say how is drawn.
+
+    Raises:
+        ValueError: The file is of a backbone alone, names no classes, or see `read_description` and `open_file`.
+    """
+    about = read_description(file)
+    if about.task not in _NETWORKS:
+        raise ValueError(f'{file}: expected a classifier or a segmenter, got {about.task} of a backbone')
+    if about.classes is None:
+        raise ValueError(f'{file}: expected the names of the classes in the JSON file beside it, got none')
+    if about.slide:
+        raise ValueError(f'{file}: the model is tested in sliding windows, which an exported file is not run in')
+    return _NETWORKS[about.task](open_file(file), about, args)
+
+
+def prepare(image: np.ndarray, about: Description) -> np.ndarray:
+    """(H, W, 3), BGR, 8 bits -> (1, 3, h, w), float32, as the file takes it."""
+    for step in about.resize:
+        image = _resized(image, step)
+    if about.size is not None and image.shape[:2] != about.size:
+        wanted, got = ('x'.join(map(str, size)) for size in (about.size, image.shape[:2]))
+        raise ValueError(
+            f'the file takes images of {wanted}, and the preparation makes {got} of this one; export '
+            'without --static, or with the size that the config prepares'
+        )
+    values = image if about.bgr else image[..., ::-1]
+    values = (values.astype(np.float32) - np.float32(about.mean)) / np.float32(about.std)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+def _resized(image: np.ndarray, step: Mapping) -> np.ndarray:
+    how = {'interpolation': step.get('interpolation', 'bilinear'), 'backend': step.get('backend', 'cv2')}
+    height, width = image.shape[:2]
+    if step['step'] == 'resize':
+        resize = mmcv.imrescale if step['keep_ratio'] else mmcv.imresize
+        return resize(image, tuple(step['scale']), **how)
+    if step['step'] == 'resize_edge':
+        scale, edge = step['scale'], step['edge']
+        across = edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height)
+        size = (scale, int(scale * height / width)) if across else (int(scale * width / height), scale)
+        return mmcv.imresize(image, size, **how)
+    if step['step'] == 'center_crop':
+        crop_height, crop_width = step['size']
+        top = max(0, round((height - crop_height) / 2.0))
+        left = max(0, round((width - crop_width) / 2.0))
+        bottom, right = min(height, top + crop_height) - 1, min(width, left + crop_width) - 1
+        return mmcv.imcrop(image, np.array([left, top, right, bottom]))
+    return mmcv.imresize_to_multiple(image, step['divisor'], scale_factor=1)
+
+
+def _classifier(run: Run, about: Description, args: argparse.Namespace):
+    from mmpretrain.structures import DataSample
+    from mmpretrain.visualization import UniversalVisualizer
+
+    visualizer = UniversalVisualizer()
+
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+        (logits,) = run(prepare(image, about))
+        scores = torch.from_numpy(logits[0]).softmax(0)
+        label = int(scores.argmax())
+        sample = DataSample().set_pred_score(scores).set_pred_label(label)
+        result = {'pred_scores': scores.tolist(), 'pred_label': label, 'pred_score': float(scores.max())}
+        drawn = draw_class(visualizer, image, sample, about.classes)
+        return drawn, {**result, 'pred_class': about.classes[label]}
+
+    return infer
+
+
+def draw_class(visualizer, image: np.ndarray, sample, classes) -> np.ndarray:
+    """The image (H, W, 3), BGR, with the class of mmpretrain's sample written into it."""
+    height, width = image.shape[:2]
+    scale = max(1, min(320 / width, 2048 / height))  # narrow ones have no room for the text
+    drawn = visualizer.visualize_cls(mmcv.imrescale(image[..., ::-1], scale), sample, classes, draw_gt=False)
+    return drawn[..., ::-1]
+
+
+def _segmenter(run: Run, about: Description, args: argparse.Namespace):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    palette = about.palette or np.random.default_rng(0).integers(0, 256, (len(about.classes), 3)).tolist()
+    visualizer = SegLocalVisualizer(alpha=0.5)
+    # Not by its own arguments, which mmseg 1.2.2 takes in the place of each other.
+    visualizer.set_dataset_meta(classes=list(about.classes), palette=list(map(list, palette)))
+
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+        (logits,) = run(prepare(image, about))
+        logits = F.interpolate(
+            torch.from_numpy(logits), image.shape[:2], mode='bilinear', align_corners=about.align_corners
+        )
+        labels = logits.argmax(1)  # (1, H, W)
+        label_map = labels[0].numpy().astype(np.uint8)
+        result = {'shares': class_shares(label_map, about.classes), 'label_map': label_map}
+        if label_map.size == 1:  # which mmseg's visualizer would take for an index
+            return image, result
+        sample = SegDataSample(pred_sem_seg=PixelData(data=labels))
+        visualizer.add_datasample('image', image[..., ::-1].copy(), sample, draw_gt=False)
+        return visualizer.get_image()[..., ::-1], result
+
+    return infer
+
+
+def class_shares(label_map: np.ndarray, classes) -> dict[str, float]:
+    """By name, the share of the pixels of each class that is there."""
+    labels, counts = np.unique(label_map, return_counts=True)
+    return {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
+
+
+_NETWORKS = {CLASSIFICATION: _classifier, SEGMENTATION: _segmenter}

@@ -1,0 +1,12 @@
+"""Models as files for other runtimes: ONNX, OpenVINO and torch.export's .pt2. Needs mmengine and the extra `export`.
+
+`export` writes a file and compares what it gives with what the model gives, `open_file` runs one, and `fold` makes a
+model faster where it is.
+"""
+
+from mmsparx.export.api import Exported, export
+from mmsparx.export.checks import DisagreementError
+from mmsparx.export.fold import fold
+from mmsparx.export.runtimes import open_file
+
+__all__ = ['DisagreementError', 'Exported', 'export', 'fold', 'open_file']

@@ -1,0 +1,230 @@
+"""`export`: from a model to a file that has been compared with it."""
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmsparx.export import checks, requirements
+from mmsparx.export.fold import fold
+from mmsparx.export.requirements import ONNX, OPENVINO, PT2
+from mmsparx.export.runtimes import Run, open_file
+from mmsparx.export.subjects import Subject, subject_of
+from mmsparx.export.tracing import OPEN, trace
+from mmsparx.version import __version__
+
+_RUNTIMES = {ONNX: 'onnxruntime', OPENVINO: 'OpenVINO', PT2: 'torch.export'}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how it was compared with the model.
+
+    Attributes:
+        file: File.
+        description: JSON file beside it.
+        errors: Largest error of the outputs, relative to each one's largest value: by the runtime, and the shape of the
+            image.
+        rounding: With weights in 16 bits, the largest error against the model with its own weights; None without.
+    """
+
+    file: Path
+    description: Path
+    errors: Mapping[tuple[str, tuple[int, ...]], float]
+    rounding: float | None = None
+
+    @property
+    def largest_error(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values())
+
+    def __str__(self) -> str:
+        lines = [
+            f'{runtime}, {"x".join(map(str, shape))}: largest error {error:.1e} of the largest value'
+            for (runtime, shape), error in self.errors.items()
+        ]
+        if self.rounding is not None:
+            lines.append(f'weights in 16 bits: the outputs differ by up to {self.rounding:.1e} from those in 32 bits')
+        return '\n'.join([*lines, f'wrote {self.file} and {self.description}'])
+
+
+def export(
+    model: nn.Module,
+    file: str | os.PathLike,
+    *,
+    static: tuple[int, int] | None = None,
+    inline: bool = False,
+    fp16: bool = False,
+    description: Mapping | None = None,
+) -> Exported:
+    """Write a model as a file for another runtime, and compare what the file gives with what the model gives.
+
+    The format is that of the suffix: .onnx, .xml (OpenVINO, with its weights in a .bin beside) or .pt2 (torch.export).
+    The file takes an image, (B, 3, H, W) in float32, that is already prepared. Batch, height and width are open, from
+    32 on. Its outputs are, by the kind of the model, 'logits' (B, classes); a map
+    for each stage; or 'logits' (B, classes, H, W), at the image's size.
+
+    The file is run at the traced size, at two others, at 32x32 and with another batch. Where an output differs from the
+    model's by more than 1e-4 of its largest value, no file is left.
+
+    Args:
+        model: Network of this package, `SparXClassifier`, model of timm's, mmpretrain's or mmseg's over a
+            network of this package. It is not changed.
+        file: File to write. One that is there is replaced.
+        static: Height and width of the image, in pixels, for a file of this size and batches of one image.
+        inline: Whether a file of ONNX has standard operators alone: for runtimes that know no functions.
+        fp16: Whether a file of ONNX keeps its weights in 16 bits. Arithmetic stays in 32.
+        description: Further entries of the file's metadata and of the JSON file beside it, such as mean, std, classes.
+            What the export itself knows (task, outputs, size, batch) is not overwritten.
+
+    Raises:
+        ValueError: The model, the suffix or the size is not among those that can be exported.
+        DisagreementError: The file does not agree with the model; the message names the first layer that differs.
+        ModuleNotFoundError: A package of the extra `export` is not installed.
+    """
+    file = Path(file)
+    kind = requirements.format_of(file)
+    requirements.check_writer(kind)
+    if inline and kind != ONNX:
+        raise ValueError(f'export: inline is for files of ONNX alone, got {file.name}')
+    if fp16 and kind != ONNX:
+        raise ValueError(f'export: weights in 16 bits are for files of ONNX alone, got {file.name}; leave fp16 out')
+    if static is not None and min(static) < 32:
+        raise ValueError(f'export: expected a height and a width from 32 on, got {static[0]}x{static[1]}')
+    subject = subject_of(copy.deepcopy(model).cpu().float())
+    subject.eval()
+    open_axes = () if static else (2, 3) if subject.batch else (0, 2, 3)
+    batch = subject.batch or (1 if static else OPEN[0])
+    images = checks.images((batch, *(static or OPEN[1:])), open_axes)
+    exact = [checks.run_torch(subject.reference, image) for image in images]
+    module = fold(subject)
+    for image, outputs in zip(images, exact, strict=True):
+        error = subject.difference(checks.run_torch(module, image), outputs)
+        if error > checks.TOLERANCE:
+            raise checks.DisagreementError(
+                f'export: folding changes the outputs by {error:.1e} of the largest value, for an image of '
+                f'{image.shape}; nothing was written'
+            )
+    expected = exact
+    if fp16:
+        _round(module)
+        expected = [checks.run_torch(module, image) for image in images]
+    about = {
+        **(description or {}),
+        'mmsparx': __version__,
+        'task': subject.task,
+        'outputs': list(subject.outputs),
+        'size': list(static) if static else None,
+        'batch': 1 if static else subject.batch,
+    }
+    part = checks.part_of(file)
+    writer = _Writer(kind, inline, fp16, open_axes, images[0])
+    try:
+        writer.write(module, subject.outputs, part, about)
+        runtime, run = _RUNTIMES[kind], open_file(part)
+        errors = {
+            (runtime, image.shape): subject.difference(_outputs(runtime, run, image), outputs)
+            for image, outputs in zip(images, expected, strict=True)
+        }
+        worst = max(errors, key=errors.__getitem__)
+        if errors[worst] > checks.TOLERANCE:
+            layer = _find(writer, module, images, part)
+            raise checks.DisagreementError(
+                f'export: {worst[0]} gives other outputs than the model, by {errors[worst]:.1e} of the largest value '
+                f'for an image of {worst[1]}; nothing was kept. The first layer that differs: {layer}'
+            )
+        _rename(part, file)
+    finally:
+        for path in _files(part):
+            path.unlink(missing_ok=True)
+    beside = file.with_suffix('.json')
+    beside.write_text(json.dumps(about, indent=2) + '\n')
+    rounding = max(map(subject.difference, expected, exact)) if fp16 else None
+    return Exported(file, beside, errors, rounding)
+
+
+class _Writer:
+    """Writes modules that take an image, all in one way."""
+
+    def __init__(self, kind: str, inline: bool, fp16: bool, open_axes: tuple[int, ...], image: np.ndarray):
+        self.kind, self.inline, self.fp16, self.open_axes = kind, inline, fp16, open_axes
+        self.image = torch.from_numpy(image)
+
+    def write(self, module: nn.Module, outputs: tuple[str, ...], file: Path, about: Mapping) -> None:
+        program = trace(module, self.image, open_axes=self.open_axes, scan_nodes=self.kind != PT2)
+        if self.kind == PT2:
+            torch.export.save(program, str(file), extra_files={'mmsparx.json': json.dumps(about)})
+            return
+        from mmsparx.export import onnx_format
+
+        model = onnx_format.to_onnx(program, module, outputs, self.open_axes)
+        if self.inline or self.kind == OPENVINO:
+            model = onnx_format.inlined(model)
+        if self.kind == OPENVINO:
+            from mmsparx.export import openvino_format
+
+            openvino_format.write(model, file, about)
+            return
+        onnx_format.write(onnx_format.with_half_weights(model) if self.fp16 else model, file, about)
+
+
+@torch.no_grad()
+def _round(module: nn.Module) -> None:
+    """Round parameters and buffers to what 16 bits hold, in place; of the scans, the decays themselves."""
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.is_floating_point():
+            decays = name.endswith('_log')  # A_log, whose exponential is a constant in graphs
+            rounded = (value.exp() if decays else value).half().float()
+            value.copy_(rounded.log() if decays else rounded)
+            if not value.isfinite().all():
+                raise ValueError(f'export: {name} does not fit into 16 bits; leave fp16 out')
+
+
+def _outputs(runtime: str, run: Run, image: np.ndarray) -> list[np.ndarray]:
+    try:
+        return run(image)
+    except Exception as error:  # whatever a runtime raises
+        raise checks.DisagreementError(
+            f'export: {runtime} cannot run the file for an image of {image.shape}; nothing was kept: {error}'
+        ) from error
+
+
+def _find(writer: _Writer, module: Subject, images: list[np.ndarray], part: Path) -> str:
+    """The first layer that differs for any of the images."""
+    layers = checks.Layers(module)
+    checks.run_torch(layers, images[0])
+    names = (*module.outputs, *layers.names)
+    place = part.with_name(f'.layers{part.name}')
+    try:
+        writer.write(layers, tuple(f'output{i}' for i in range(len(names))), place, {})
+        run = open_file(place)
+        for image in images:
+            expected = checks.run_torch(layers, image)
+            found = run(image)
+            # The outputs come last.
+            count = len(module.outputs)
+            order = [*range(count, len(names)), *range(count)]
+            first = checks.first_difference(
+                [names[i] for i in order], [found[i] for i in order], [expected[i] for i in order]
+            )
+            if first:
+                return first
+    finally:
+        for path in _files(place):
+            path.unlink(missing_ok=True)
+    return 'none, where each layer is an output'
+
+
+def _files(file: Path) -> list[Path]:
+    return [file, file.with_suffix('.bin')] if file.suffix == '.xml' else [file]
+
+
+def _rename(part: Path, file: Path) -> None:
+    for old, new in zip(reversed(_files(part)), reversed(_files(file)), strict=True):
+        os.replace(old, new)

@@ -1,0 +1,117 @@
+"""`mmsparx export`, and `mmsparx infer --model` on what it writes: the results are those of the checkpoint."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmcv', reason='images are prepared by it')
+pytest.importorskip('onnxscript', reason='networks are exported by it')
+pytest.importorskip('onnxruntime', reason='it runs the files')
+from helpers import randomise
+from helpers.tools import ROOT, run_command
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch.nn import functional as F
+
+from mmsparx.__main__ import main
+
+# Of few layers, since tracing with open sizes takes seconds a layer.
+BACKBONE = (
+    'backbone=dict(arch=dict(_delete_=True, channels=[8, 16], stages=[dict(depth=1), dict(depth=1)]), out_indices={})'
+)
+NAMES = ('circle', 'triangle', 'square', 'star')
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A folder with one image."""
+    low = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    (tmp_path / 'images').mkdir()
+    cv2.imwrite(str(tmp_path / 'images/a.png'), cv2.resize(low, (80, 48), interpolation=cv2.INTER_NEAREST))
+    return tmp_path / 'images'
+
+
+@torch.no_grad()
+def spread_classes(segmenter):
+    """Let each class have a mean logit of 0 over an image of patches, so that none has all pixels."""
+    patches = torch.rand(1, 3, 3, 5, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    logits = segmenter.eval().decode_head(segmenter.extract_feat(F.interpolate(patches, (64, 96))))
+    segmenter.decode_head.conv_seg.bias -= logits.mean((0, 2, 3))
+
+
+def write(tmp_path, base, text, classes):
+    """A config over a base, and a checkpoint of it."""
+    config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
+    config.write_text(f'_base_ = {str(ROOT / "configs" / base)!r}\n{text}')
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    preprocessor = {'data_preprocessor': cfg.data_preprocessor} if 'data_preprocessor' in cfg else {}
+    model = randomise(MODELS.build({**preprocessor, **cfg.model}))
+    if hasattr(model, 'decode_head'):
+        spread_classes(model)
+    palette = [(i * 40, 255 - i * 40, 90) for i in range(len(classes))]
+    meta = {'dataset_meta': {'classes': classes, 'palette': palette}}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, checkpoint)
+    return str(config), str(checkpoint)
+
+
+def compare(tmp_path, image, network, *options):
+    """Results from the checkpoint and from the file: pairs of predictions, and of drawings."""
+    file = tmp_path / 'network.onnx'
+    assert main(['export', *network, '--to', 'onnx', '--out', str(file), *options]) == 0
+    assert run_command('infer', image, *network, '--device', 'cpu', '--out-dir', tmp_path / 'torch') == 0
+    assert run_command('infer', image, '--model', file, '--out-dir', tmp_path / 'file') == 0
+    predictions = [json.loads((tmp_path / name / 'predictions/a.json').read_text()) for name in ('file', 'torch')]
+    return predictions, [cv2.imread(str(tmp_path / name / 'images/a.png')) for name in ('file', 'torch')]
+
+
+def test_a_classifier(tmp_path, image, capsys):
+    pytest.importorskip('mmpretrain', reason='the classifier is one of it')
+    text = f'model = dict({BACKBONE.format("(1,)")}, head=dict(in_channels=16))\n'
+    network = write(tmp_path, 'classification/sparx_mamba_mini_digits.py', text, [f'n{i}' for i in range(10)])
+    (found, expected), drawings = compare(tmp_path, image, network, '--static', '32x32')
+    assert 'largest error' in capsys.readouterr().out
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(found['pred_scores'], expected['pred_scores'], atol=1e-5)
+    assert found['pred_class'] == expected['pred_class']
+    np.testing.assert_array_equal(*drawings)
+    about = json.loads((tmp_path / 'network.json').read_text())
+    assert (about['task'], about['mean'], about['channels']) == ('classification', [127.5] * 3, 'RGB')
+    assert about['classes'] == [f'n{i}' for i in range(10)]
+
+
+@pytest.mark.parametrize('kind', ['fpn', 'upernet'])
+def test_a_segmenter(kind, tmp_path, image):
+    pytest.importorskip('mmseg', reason='the segmenter is one of it')
+    heads = {
+        'fpn': 'neck=dict(in_channels=[8, 16], out_channels=8, num_outs=2), decode_head=dict(num_classes=4, '
+        'in_channels=[8] * 2, in_index=[0, 1], feature_strides=[4, 8], channels=8)',
+        'upernet': 'decode_head=dict(num_classes=4, in_channels=[8, 16], in_index=[0, 1], channels=8), '
+        'auxiliary_head=None',
+    }
+    text = f'model = dict({BACKBONE.format("(0, 1)")}, {heads[kind]})\n'
+    network = write(tmp_path, f'segmentation/{kind}_sparx_mini_overfit.py', text, NAMES)
+    (found, expected), drawings = compare(tmp_path, image, network)
+    assert found.keys() == expected.keys()
+    for name, share in expected['shares'].items():
+        assert found['shares'][name] == pytest.approx(share, abs=1e-3)
+    labels = [cv2.imread(str(tmp_path / name / 'labels/a.png'), -1) for name in ('file', 'torch')]
+    assert (labels[0] == labels[1]).mean() > 0.999
+    assert len(np.unique(labels[1])) > 1
+    assert (drawings[0] == drawings[1]).mean() > 0.99
+
+
+def test_what_the_commands_refuse(tmp_path, image, capsys):
+    assert main(['infer', str(image), '--model', 'no.onnx']) == 1
+    assert 'no file no.json' in capsys.readouterr().err
+    assert main(['infer', str(image)]) == 1
+    assert 'expected CONFIG and CHECKPOINT, or --model FILE' in capsys.readouterr().err
+    assert main(['infer', str(image), 'config.py', '--model', 'no.onnx']) == 1
+    assert 'expected an exported file alone' in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(['export', 'sparx_mamba_mini_digits', 'no.pth', '--to', 'onnx', '--static', '224'])
+    assert ended.value.code == 2
+    assert 'expected a height and a width in pixels, as in 224x224' in capsys.readouterr().err
