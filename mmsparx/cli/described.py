@@ -6,7 +6,6 @@ from mmengine.config import Config
 
 from mmsparx.cli.named_model import NamedModel
 from mmsparx.cli.preprocessing import test_pipeline
-from mmsparx.engine.classes import of_dataset
 from mmsparx.export import Exported, export
 
 
@@ -52,9 +51,10 @@ def describe(model: NamedModel) -> dict:
     about['resize'] = [step for each in test_pipeline(model.config) if (step := _step(each))]
     if model.classes is not None:
         about['classes'] = list(model.classes)
-        known = of_dataset(model.config)
-        if list(known.get('classes', ())) == about['classes'] and 'palette' in known:
-            about['palette'] = [list(map(int, colour)) for colour in known['palette']]
+        palette = [[int(value) for value in colour] for colour in model.palette or ()]
+        valid = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in palette)
+        if valid and len(palette) == len(model.classes):
+            about['palette'] = palette
     about.update(_test_settings(model.config))
     return about
 

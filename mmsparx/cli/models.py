@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -81,11 +82,12 @@ def load_model(
     build = _from_timm if path is None else _from_config
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, cfg, preprocessing, classes = build(name if path is None else path, checkpoint)
+        module, cfg, preprocessing, known = build(name if path is None else path, checkpoint)
     module.to(device)
     module.eval()  # which does not return the model for all of mmdet's backbones
     short = name if path is None else path.stem
-    return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes)
+    classes, palette = known.get('classes'), known.get('palette')
+    return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes, palette)
 
 
 def _labels(given: Sequence[Sequence[str]]) -> list[str]:
@@ -135,7 +137,7 @@ def _timm_models() -> list[str]:
     return timm.list_models()
 
 
-Built = tuple[nn.Module, Config | None, Preprocessing, tuple[str, ...] | None]
+Built = tuple[nn.Module, Config | None, Preprocessing, dict[str, Any]]
 
 
 def _from_config(path: Path, checkpoint: str | None) -> Built:
@@ -152,8 +154,8 @@ def _from_config(path: Path, checkpoint: str | None) -> Built:
         if checkpoint is None:
             model.init_weights()
         weights = None if checkpoint is None else _load(model, read_weights(checkpoint), checkpoint)
-        classes = classes_of(cfg, weights.meta if weights else None)
-    return model, cfg, of_config(cfg), classes
+        known = classes_of(cfg, weights.meta if weights else None)
+    return model, cfg, of_config(cfg), known
 
 
 def _published_address(cfg: Config, path: Path) -> str:
@@ -178,7 +180,7 @@ def _from_timm(name: str, checkpoint: str | None) -> Built:
     model = timm.create_model(name, pretrained=published, **options)
     if weights is not None:
         _load(model, weights, checkpoint)
-    return model, None, of_timm(model), None
+    return model, None, of_timm(model), {}
 
 
 def _load(model: nn.Module, weights: Weights, source: str) -> Weights:

@@ -1,6 +1,6 @@
 """A model with what the commands have to know of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class NamedModel:
         preprocessing: How its images are prepared.
         config: Config that it was built from; None of a model of timm's.
         classes: Names of its classes, where they are known.
+        palette: Their colours, (R, G, B) from 0 to 255, where these are known.
     """
 
     module: nn.Module
@@ -41,6 +42,7 @@ class NamedModel:
     preprocessing: Preprocessing
     config: Config | None = None
     classes: tuple[str, ...] | None = None
+    palette: Sequence[Sequence[int]] | None = None
 
     @property
     def weights(self) -> str:

@@ -10,14 +10,16 @@ from mmengine.registry import DATASETS
 _KEYS = ('classes', 'palette'), ('CLASSES', 'PALETTE')
 
 
-def classes_of(cfg: Config, meta: Mapping | None) -> tuple[str, ...] | None:
-    """Names of the classes, as the checkpoint has them, or the config's test set; None where neither has any.
+def classes_of(cfg: Config, meta: Mapping | None) -> dict[str, Any]:
+    """Names of the classes, and colours where they are known: the checkpoint's, or else those of the config's test set.
+
+    Empty where neither names any.
 
     Args:
         cfg: Config, in whose scope types are looked up.
         meta: Meta data of the checkpoint; None without any.
     """
-    return (_of_checkpoint(meta) or of_dataset(cfg)).get('classes')
+    return _of_checkpoint(meta) or of_dataset(cfg)
 
 
 def names_classes(meta: Mapping | None) -> bool:

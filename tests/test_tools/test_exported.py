@@ -52,7 +52,7 @@ def write(tmp_path, base, text, classes):
     model = randomise(MODELS.build({**preprocessor, **cfg.model}))
     if hasattr(model, 'decode_head'):
         spread_classes(model)
-    palette = [(i * 40, 255 - i * 40, 90) for i in range(len(classes))]
+    palette = [(i * 20, 255 - i * 20, 90) for i in range(len(classes))]
     meta = {'dataset_meta': {'classes': classes, 'palette': palette}}
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, checkpoint)
     return str(config), str(checkpoint)
