@@ -210,8 +210,8 @@ class ChannelScale(nn.Module):
 
     A depthwise 1x1 convolution, as in the published checkpoints (the paper does not mention it), but no
     `torch.nn.Conv2d`, so that whoever sets the initial values of convolutions leaves it alone. It is computed as the
-    product that it is: on a CPU torch convolves channel by channel, up to 130 times slower, and on a GPU the weight's
-    gradient has one block to a channel.
+    product that it is on CPUs and GPUs: on a CPU torch convolves channel by channel, up to 130 times slower, and on a
+    GPU the weight's gradient has one block to a channel.
 
     Args:
         dim: Number of channels.
@@ -228,6 +228,8 @@ class ChannelScale(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type not in ('cpu', 'cuda'):  # such as meta, where the papers' rule counts the convolution
+            return F.conv2d(x, self.weight, self.bias, groups=self.weight.shape[0])
         # In x's type, which autocast leaves as it is; within the networks that is the 16 bits of the layer before.
         weight, bias = (p.view(-1, 1, 1).to(x.dtype) for p in (self.weight, self.bias))
         return torch.addcmul(bias, x, weight)
