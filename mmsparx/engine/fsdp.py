@@ -8,7 +8,7 @@ from mmengine.device import get_device
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmsparx.models.backbones.sparx import SparXLayer
+from mmsparx.models.stage import SparXLayer
 
 
 def layer_policy(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmsparx.layers.basic import FFN, ChannelScale, ConvFFN, DepthwiseConv2d
 from mmsparx.layers.mixers import SS2D, SSM, WindowAttention
 from mmsparx.layers.norm import BatchNorm
-from mmsparx.models.backbones.sparx import SparXLayer
+from mmsparx.models.stage import SparXLayer
 
 # Where the last linear map of a branch is.
 _LAST = {SS2D: 'out_proj', SSM: 'out_proj', WindowAttention: 'proj', FFN: 'fc2', ConvFFN: 'fc2'}

@@ -22,7 +22,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from mmsparx.cli.arguments import add_option_arguments
 from mmsparx.engine import StrictLoadHook
 from mmsparx.engine.options import apply_options
-from mmsparx.models.backbones.sparx import SparXLayer
+from mmsparx.models.stage import SparXLayer
 from mmsparx.weights import read_checkpoint
 from mmsparx.weights.names import SPARX, convert_names
 
