@@ -27,15 +27,28 @@ int64_t scratch_numbers(const Inputs& in) {
   return frame_numbers<T>(band + 4 * halo, in.width) + 2 * frame_numbers<T>(band + 2 * halo, in.width);
 }
 
-// Takes `rows` rows of results, which `compute` writes by blocks of rows, and leaves them in `to`, row after row;
-// `finish` changes the results of type T in between.
-template <typename T, typename Out, typename Compute, typename Finish>
-MMSPARX_INLINE void write_rows(Out* to, int64_t rows, int64_t width, T* buffer, const Compute& compute,
-                               const Finish& finish) {
-  T* const results = destination<T>(to, buffer);
+// The convolution of `rows` rows, the first of whose windows begins at `windows` in a frame; with `residual`, the
+// frame's own numbers are added. write(y, x, results) as in `convolve`, rows perhaps twice.
+template <int Side, typename T, typename Write>
+MMSPARX_INLINE void convolve_rows(const T* windows, int64_t stride, const Vector<T>* weight, T bias, bool residual,
+                                  int64_t rows, int64_t width, const Write& write) {
+  constexpr int halo = Side / 2;
   in_blocks(rows, [&](int64_t y, auto count) {
-    T* const first = results + y * width;
-    compute(y, count, [&](int row, int64_t x, Vector<T> v) { store_row(first + row * width, x, width, v); });
+    const T* const from = windows + y * stride;
+    const T* const centre = from + halo * stride + halo;
+    convolve<Side, count.value>(from, stride, weight, bias, width, [&](int row, int64_t x, Vector<T> v) {
+      write(y + row, x, residual ? v + load(centre + row * stride + x) : v);
+    });
+  });
+}
+
+// The same, and what `finish` makes of the results in T, left in `to`, row after row.
+template <int Side, typename T, typename Out, typename Finish>
+MMSPARX_INLINE void convolve_to(Out* to, const T* windows, int64_t stride, const Vector<T>* weight, T bias,
+                                bool residual, int64_t rows, int64_t width, T* buffer, const Finish& finish) {
+  T* const results = destination<T>(to, buffer);
+  convolve_rows<Side>(windows, stride, weight, bias, residual, rows, width, [&](int64_t y, int64_t x, Vector<T> v) {
+    store_row(results + y * width, x, width, v);
   });
   finish(results, rows * width);
   unstage(results, int(rows * width), to);
@@ -60,14 +73,8 @@ void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch)
     for (int64_t first = 0; first < in.height; first += band) {
       const int64_t rows = first + band < in.height ? band : in.height - first;
       fill_frame(x, in.height, in.width, first - halo, rows + 2 * halo, frame);
-      const auto compute = [&](int64_t y, auto count, const auto& write) {
-        const T* const from = frame + y * stride + kMargin<T> - halo;
-        const T* const centre = from + halo * stride + halo;
-        convolve<Side, count.value>(from, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
-          write(row, at, in.residual ? z + load(centre + row * stride + at) : z);
-        });
-      };
-      write_rows(out + first * in.width, rows, in.width, buffer, compute, activate_all<A, T>);
+      convolve_to<Side>(out + first * in.width, frame + kMargin<T> - halo, stride, weight, bias, in.residual, rows,
+                        in.width, buffer, activate_all<A, T>);
     }
   }
 }
@@ -150,14 +157,9 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
       if constexpr (A != Activation::kNone) {
         const int64_t from = first < halo ? halo - first : 0;
         const int64_t behind = in.height - first + halo, to = behind < rows + 2 * halo ? behind : rows + 2 * halo;
-        in_blocks(to - from, [&](int64_t y, auto count) {
-          const T* const window = frame + (from + y) * stride + kMargin<T> - halo;
-          const T* const centre = window + halo * stride + halo;
-          T* const before = buffer + (from + y) * stride;
-          convolve<Side, count.value>(window, stride, weight, bias, in.width, [&](int row, int64_t at, Vector<T> z) {
-            store(before + row * stride + at, in.residual ? z + load(centre + row * stride + at) : z);
-          });
-        });
+        const T* const windows = frame + from * stride + kMargin<T> - halo;
+        convolve_rows<Side>(windows, stride, weight, bias, in.residual, to - from, in.width,
+                            [&](int64_t y, int64_t at, Vector<T> z) { store(buffer + (from + y) * stride + at, z); });
         for (int64_t y = from; y < to; y++) {
           const T* const z = buffer + y * stride;
           T* const g = gradient + y * stride + kMargin<T>;
@@ -171,14 +173,8 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
           }
         }
       }
-      const auto compute = [&](int64_t y, auto count, const auto& write) {
-        const T* const from = gradient + y * stride + kMargin<T> - halo;
-        const T* const centre = from + halo * stride + halo;
-        convolve<Side, count.value>(from, stride, flipped, T(0), in.width, [&](int row, int64_t at, Vector<T> d) {
-          write(row, at, in.residual ? d + load(centre + row * stride + at) : d);
-        });
-      };
-      write_rows(dx + first * in.width, rows, in.width, buffer, compute, [](T*, int64_t) {});
+      convolve_to<Side>(dx + first * in.width, gradient + kMargin<T> - halo, stride, flipped, T(0), in.residual, rows,
+                        in.width, buffer, [](T*, int64_t) {});
       const T* const inner = gradient + halo * stride + kMargin<T>;
       add_weight_gradient<Side>(frame + halo * stride + kMargin<T> - halo, inner, stride, rows, in.width, dweight);
       Vector<T> total = {};
