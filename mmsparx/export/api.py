@@ -31,7 +31,7 @@ class Exported:
         description: JSON file beside it.
         errors: Largest error of the outputs, relative to each one's largest value: by the runtime, and the shape of the
             image.
-        rounding: With weights in 16 bits, the largest error against the model with its own weights; None without.
+        rounding: Largest error of weights in 16 bits against the model's own weights; None for weights in 32 bits.
     """
 
     file: Path
@@ -67,8 +67,8 @@ def export(
 
     The format is that of the suffix: .onnx, .xml (OpenVINO, with its weights in a .bin beside) or .pt2 (torch.export).
     The file takes an image, (B, 3, H, W) in float32, that is already prepared. Batch, height and width are open, from
-    32 on. Its outputs are, by the kind of the model, 'logits' (B, classes); a map
-    for each stage; or 'logits' (B, classes, H, W), at the image's size.
+    32 on. Its outputs are, by the kind of the model, 'logits' (B, classes); a map for each stage; or 'logits'
+    (B, classes, H, W), at the image's size.
 
     The file is run at the traced size, at two others, at 32x32 and with another batch. Where an output differs from the
     model's by more than 1e-4 of its largest value, no file is left.
@@ -99,13 +99,12 @@ def export(
         raise ValueError(f'export: expected a height and a width from 32 on, got {static[0]}x{static[1]}')
     subject = subject_of(copy.deepcopy(model).cpu().float())
     subject.eval()
-    open_axes = () if static else (2, 3) if subject.batch else (0, 2, 3)
-    batch = subject.batch or (1 if static else OPEN[0])
-    images = checks.images((batch, *(static or OPEN[1:])), open_axes)
-    exact = [checks.run_torch(subject.reference, image) for image in images]
+    open_axes = () if static else (0, 2, 3)
+    images = checks.images((1, *static) if static else OPEN, open_axes)
+    exact = [checks.run_torch(subject, image) for image in images]
     module = fold(subject)
     for image, outputs in zip(images, exact, strict=True):
-        error = subject.difference(checks.run_torch(module, image), outputs)
+        error = checks.largest_error(checks.run_torch(module, image), outputs)
         if error > checks.TOLERANCE:
             raise checks.DisagreementError(
                 f'export: folding changes the outputs by {error:.1e} of the largest value, for an image of '
@@ -121,7 +120,7 @@ def export(
         'task': subject.task,
         'outputs': list(subject.outputs),
         'size': list(static) if static else None,
-        'batch': 1 if static else subject.batch,
+        'batch': 1 if static else None,
     }
     part = checks.part_of(file)
     writer = _Writer(kind, inline, fp16, open_axes, images[0])
@@ -129,7 +128,7 @@ def export(
         writer.write(module, subject.outputs, part, about)
         runtime, run = _RUNTIMES[kind], open_file(part)
         errors = {
-            (runtime, image.shape): subject.difference(_outputs(runtime, run, image), outputs)
+            (runtime, image.shape): checks.largest_error(_outputs(runtime, run, image), outputs)
             for image, outputs in zip(images, expected, strict=True)
         }
         worst = max(errors, key=errors.__getitem__)
@@ -145,7 +144,7 @@ def export(
             path.unlink(missing_ok=True)
     beside = file.with_suffix('.json')
     beside.write_text(json.dumps(about, indent=2) + '\n')
-    rounding = max(map(subject.difference, expected, exact)) if fp16 else None
+    rounding = max(map(checks.largest_error, expected, exact)) if fp16 else None
     return Exported(file, beside, errors, rounding)
 
 

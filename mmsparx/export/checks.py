@@ -26,13 +26,9 @@ def images(traced: tuple[int, int, int], open_axes: Sequence[int], seed: int = 0
         open_axes: Axes of the image whose sizes are open.
         seed: Seed of the values, which are normally distributed.
     """
-    batch = traced[0]
     shapes = [traced]
-    if 2 in open_axes:
-        others = (1, 3, 2) if 0 in open_axes else (batch,) * 3
-        shapes += [(b, *size) for b, size in zip(others, ((97, 131), (96, 192), (32, 32)), strict=True)]
-    elif 0 in open_axes:
-        shapes.append((batch + 1, *traced[1:]))
+    if open_axes:
+        shapes += [(1, 97, 131), (3, 96, 192), (2, 32, 32)]
     generator = np.random.default_rng(seed)
     return [generator.standard_normal((b, 3, height, width), dtype=np.float32) for b, height, width in shapes]
 

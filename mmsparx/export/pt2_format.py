@@ -29,8 +29,8 @@ def load(file: Path) -> torch.nn.Module:
 def runnable(program: ExportedProgram) -> torch.nn.Module:
     """An exported program as a module that takes batches of one image, and maps of one position, as well.
 
-    Tracing notes as a condition that a size was not 1, which later versions of torch check unless they are told
-    otherwise; the graph does not depend on it, and `export` has tried it.
+    Tracing notes the condition that a size was not 1, and versions of torch from 2.9 on check it. The graph does not
+    depend on it, and `export` has tried it.
     """
     checks = 'check_guards' in inspect.signature(program.module).parameters
     return program.module(check_guards=False) if checks else program.module()
@@ -54,7 +54,10 @@ def _refuse_pickles(file: Path) -> None:
 
 
 def _check_payload(file: Path, name: str, content: bytes) -> None:
-    entries = json.loads(content).get('config', {})
-    pickled = [key for key, entry in entries.items() if entry.get('use_pickle', True)]
+    try:
+        entries = json.loads(content)['config']
+        pickled = [key for key, entry in entries.items() if entry['use_pickle'] is not False]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{file}: {name} is not the list of tensors that torch.export writes') from error
     if pickled:
         raise ValueError(f'{file}: {name} wants {pickled[0]} unpickled, which could execute code; it is not loaded')

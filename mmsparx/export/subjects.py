@@ -1,12 +1,10 @@
 """What of a model is exported: the part from an image to the outputs that a user of the file needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsparx.export.checks import largest_error
 from mmsparx.models.backbones import SparXNet
 
 CLASSIFICATION, FEATURES, SEGMENTATION = TASKS = ('classification', 'features', 'segmentation')
@@ -18,11 +16,9 @@ class Subject(nn.Module):
     Attributes:
         task: One of `TASKS`.
         outputs: Names of the outputs.
-        batch: Number of images that a graph has to have; None for any.
     """
 
     task: str
-    batch: int | None = None
 
     def __init__(self, model: nn.Module, outputs: tuple[str, ...]):
         super().__init__()
@@ -31,14 +27,6 @@ class Subject(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
-
-    def reference(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The same as the model's library computes it, where that is not `forward`."""
-        return self(image)
-
-    def difference(self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-        """The error of outputs, relative to each one's largest value; infinite where they cannot be compared."""
-        return largest_error(found, expected)
 
 
 class Classifier(Subject):

@@ -133,6 +133,14 @@ def test_a_pickle_in_an_archive_is_refused_unread(tmp_path):
     )
     with pytest.raises(ValueError, match='unpickled, which could execute code'):
         open_file(wanting)
+    for content in (b'[]', b'{"config": [1]}', b'{"config": {"weight": {}}}', b'no JSON'):
+        other = rewritten(
+            tmp_path / 'n.pt2',
+            tmp_path / 'other.pt2',
+            lambda name, old, new=content: new if name.endswith('_config.json') else old,
+        )
+        with pytest.raises(ValueError, match='is not the list of tensors'):
+            open_file(other)
     sample = rewritten(
         tmp_path / 'n.pt2',
         tmp_path / 'sample.pt2',
