@@ -25,13 +25,6 @@ def best_first(operator: str, triton_backend: ModuleType, reference: ModuleType)
     forward, backward = kernel(f'{operator}_native'), kernel(f'{operator}_bwd_native')
     return [
         Backend('native', forward, backward, native.missing, partial(native.refusal, devices=devices), devices),
-        Backend(
-            'triton',
-            triton_backend.forward,
-            triton_backend.backward,
-            triton_runtime.missing,
-            triton_runtime.refusal,
-            triton_runtime.DEVICES,
-        ),
+        Backend('triton', triton_backend.forward, triton_backend.backward, *triton_runtime.CONDITIONS),
         Backend('reference', reference.forward, reference.backward),
     ]

@@ -111,3 +111,7 @@ def alignment(x: Tensor, size: int, *others: Tensor) -> int:
     if any(tensor.data_ptr() % 16 for tensor in (x, *others)):
         return 1
     return math.gcd(align, size)
+
+
+# Of a `Backend` by Triton: `missing`, `refusal` and `devices`.
+CONDITIONS = (missing, refusal, DEVICES)

@@ -1,4 +1,7 @@
-"""What the tests of the scan's own kernels share: inputs as the operator takes them, and the truth."""
+"""What the tests of the operators' own kernels share; of the scan, inputs as it takes them, and the truth."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +20,29 @@ def on_cpus() -> list[str]:
     compiled = [f'native-{name}' for name in native.instruction_sets()]
     interpreted = triton_runtime.missing() is None and triton_runtime.refusal(torch.empty(1)) is None
     return [*compiled, *(['triton'] if interpreted else []), 'reference']
+
+
+@contextmanager
+def fresh_memory_is_nan():
+    """Within it, tensors that are not initialised hold NaN."""
+    settings = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
+    settings.fill_uninitialized_memory = True
+    try:
+        assert torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]
+
+
+def assert_everything_is_written(compute: Callable[[], list[Tensor]]):
+    """Tensors are the same bits again where fresh memory is NaN."""
+    expected = compute()
+    with fresh_memory_is_nan():
+        found = compute()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, seed=0):

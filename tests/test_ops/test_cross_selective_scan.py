@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from helpers import relative_error
+from helpers.kernels import assert_everything_is_written
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -198,14 +199,7 @@ class TestMemory:
             out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
             return [out, *torch.autograd.grad(out.sum(), list(tensors.values()))]
 
-        expected = run()
-        torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
-        torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN
-        try:
-            found = run()
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert_everything_is_written(run)
 
     @pytest.mark.skipif(native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}')
     def test_any_number_of_threads_gives_the_same_bits(self):

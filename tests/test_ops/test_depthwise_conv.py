@@ -203,18 +203,10 @@ class TestMemory:
             assert all(torch.equal(a, b) for a, b in zip(run(function, tensors), expected, strict=True))
 
     @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'silu')], ids=str)
-    def test_everything_is_written_and_repeats_bitwise(self, kind, backend, monkeypatch):
+    def test_everything_is_written_and_repeats_bitwise(self, kind, backend):
         tensors = inputs((2, 3, 9, 7), kind[0])
         function = partial(depthwise_conv2d, residual=kind[1], activation=kind[2], backend=backend)
-        expected = run(function, tensors)
-        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            assert torch.empty(3).isnan().all()
-            found = run(function, tensors)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        kernels.assert_everything_is_written(lambda: run(function, tensors))
 
 
 class TestTorch:

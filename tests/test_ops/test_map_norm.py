@@ -162,18 +162,9 @@ class TestMemory:
             found = run(partial(map_norm, backend=backend), tensors)
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
-    def test_everything_is_written_and_repeats_bitwise(self, backend, monkeypatch):
+    def test_everything_is_written_and_repeats_bitwise(self, backend):
         tensors = inputs((2, 5, 9, 7))
-        function = partial(map_norm, backend=backend)
-        expected = run(function, tensors)
-        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            assert torch.empty(3).isnan().all()
-            found = run(function, tensors)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        kernels.assert_everything_is_written(lambda: run(partial(map_norm, backend=backend), tensors))
 
 
 class TestTorch:

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from helpers import DEVICES, naive_scan, relative_error
+from helpers.kernels import assert_everything_is_written
 
 from mmsparx.ops import selective_scan
 from mmsparx.ops.selective_scan import reference
@@ -192,17 +193,7 @@ class TestMemoryLayout:
             out, state = scan_or_skip(backend, **arguments, return_last_state=True)
             return [out, state, *torch.autograd.grad(out.sum(), tensors_of(arguments).values())]
 
-        expected = run()
-        before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-        torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
-        torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN
-        try:
-            assert torch.empty(3).isnan().all()
-            found = run()
-        finally:
-            torch.use_deterministic_algorithms(before[0])
-            torch.utils.deterministic.fill_uninitialized_memory = before[1]
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert_everything_is_written(run)
 
     def test_repeats_bitwise(self, backend, device):
         arguments = leaves(inputs(300, states=2, groups=4, dtype=torch.float32), device=device)

@@ -8,7 +8,17 @@ import os
 import pytest
 import torch
 from helpers import relative_error
-from helpers.kernels import NAMES, OWN_TOLERANCE, assert_close_to_truth, backward, forward, inputs, run, to
+from helpers.kernels import (
+    NAMES,
+    OWN_TOLERANCE,
+    assert_close_to_truth,
+    assert_everything_is_written,
+    backward,
+    forward,
+    inputs,
+    run,
+    to,
+)
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, selective_scan, triton_runtime
@@ -253,17 +263,9 @@ class TestMemory:
             assert storage[-64:].isnan().all()
 
     @pytest.mark.parametrize('states', [1, 3])  # 3 of a padded 4
-    def test_reads_no_uninitialised_memory(self, states, monkeypatch):
+    def test_reads_no_uninitialised_memory(self, states):
         tensors = inputs(66, states=states, dim=6)
-        expected = on_device(tensors)
-        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
-        torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
-        try:
-            assert torch.empty(3).isnan().all()
-            found = on_device(tensors)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert_everything_is_written(lambda: on_device(tensors))
 
     def test_repeats_bitwise(self):
         tensors = inputs(66, states=2, dim=40)
@@ -385,16 +387,9 @@ class TestReorderedMemory:
                 assert storage[:2048].isnan().all()
                 assert storage[-2048:].isnan().all()
 
-    def test_everything_is_written_and_repeats_bitwise(self, monkeypatch):
+    def test_everything_is_written_and_repeats_bitwise(self):
         x, y = maps(7, 12), sequences(7, 12)
-        expected = in_sequences(x), in_maps(y, 7, 12)
-        monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)  # with NaN
-        torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
-        try:
-            found = in_sequences(x), in_maps(y, 7, 12)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert_everything_is_written(lambda: [in_sequences(x), in_maps(y, 7, 12)])
 
     def test_no_maps(self):
         x = maps(3, 4, batch=0)

@@ -210,8 +210,9 @@ def gradients(
 ):
     """grad (b, C, H, W), before the activation, and x -> dx as x, partial (programs of a channel, C, SIDE^2 + 1).
 
-    partial: of weight, then of bias. A program has `rows` rows of x, of `samples` samples one after the other. It goes
-    down the rows of grad, and holds x's rows above and below, ra to re, which the window's gradient is a sum over.
+    The gradient of weight comes first in partial, then that of bias. A program has `rows` rows of x, of `samples`
+    samples one after the other. It goes down the rows of grad, and holds x's rows above and below, ra to re, which the
+    window's gradient is a sum over.
     """
     exact: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     half: tl.constexpr = SIDE // 2

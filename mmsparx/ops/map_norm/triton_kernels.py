@@ -58,7 +58,7 @@ def part_statistics(x, partial, size, parts, chunk, ALIGN: tl.constexpr, BLOCK: 
 def _group(size, tiles, length, ALIGN: tl.constexpr, GROUPS: tl.constexpr):
     """sample, tile, channel of each group of ALIGN neighbours, its position in the sample, and whether it is there.
 
-    length: of a channel, in units of ALIGN.
+    `length` is that of a channel, in units of ALIGN.
     """
     program = tl.program_id(0)
     tile = program % tiles
