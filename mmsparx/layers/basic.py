@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.norm import build_norm
+from mmsparx.layers.pointwise import pointwise_conv
 from mmsparx.layers.recompute import RecomputableSequential, pure, recomputable
 from mmsparx.ops import depthwise_conv2d
 
@@ -107,7 +108,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, norm_cfg: Mapping):
         super().__init__()
         self.norm = build_norm(4 * dim, 'LN2d')
-        self.reduction = nn.Conv2d(4 * dim, out_dim, 1, bias=False)
+        self.reduction = pointwise_conv(4 * dim, out_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, out_dim, ceil(H / 2), ceil(W / 2))."""
@@ -166,9 +167,9 @@ class ConvFFN(nn.Module):
     def __init__(self, dim: int, hidden: int | None = None, out_dim: int | None = None):
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
-        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.fc1 = pointwise_conv(dim, hidden)
         self.dwconv = DepthwiseConv2d(hidden, 3, residual=True, activation='gelu')
-        self.fc2 = nn.Conv2d(hidden, dim if out_dim is None else out_dim, 1)
+        self.fc2 = pointwise_conv(hidden, dim if out_dim is None else out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, out_dim, H, W)."""
@@ -186,9 +187,9 @@ class FFN(nn.Module):
     def __init__(self, dim: int, hidden: int | None = None):
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
-        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.fc1 = pointwise_conv(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, dim, 1)
+        self.fc2 = pointwise_conv(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""

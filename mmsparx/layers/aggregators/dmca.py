@@ -17,6 +17,7 @@ from mmsparx.layers.aggregators.parts import (
 from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.pointwise import pointwise_conv
 from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.ops import state_dtype
 from mmsparx.registry import AGGREGATORS
@@ -99,4 +100,6 @@ class DMCA(nn.Module):
 def plain_mix(dim: int, out_dim: int) -> RecomputableSequential:
     """Depthwise 3x3 convolution, GELU, 1x1 convolution."""
     # The identity keeps the place of GELU in the names of parameters.
-    return RecomputableSequential(DepthwiseConv2d(dim, 3, activation='gelu'), nn.Identity(), nn.Conv2d(dim, out_dim, 1))
+    return RecomputableSequential(
+        DepthwiseConv2d(dim, 3, activation='gelu'), nn.Identity(), pointwise_conv(dim, out_dim)
+    )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.norm import build_norm
+from mmsparx.layers.pointwise import pointwise_conv
 from mmsparx.layers.precision import full_precision
 from mmsparx.layers.recompute import RecomputableSequential, recomputable
 from mmsparx.ops import state_dtype
@@ -25,7 +26,7 @@ def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> Recomputable
         DepthwiseConv2d(dim, 3, bias=False),
         build_norm(dim, norm_cfg),
         nn.GELU(),
-        nn.Conv2d(dim, out_dim, 1),
+        pointwise_conv(dim, out_dim),
         nn.GELU(),
     )
 
@@ -62,7 +63,7 @@ def spatial_reducer(dim: int, stride: int, norm_cfg: Mapping) -> nn.Module:
 
 def projection(dim: int, norm_cfg: Mapping) -> list[nn.Module]:
     """W2, W3 or W4 of Eq. 1: 1x1 convolution without bias, BN."""
-    return [nn.Conv2d(dim, dim, 1, bias=False), build_norm(dim, norm_cfg)]
+    return [pointwise_conv(dim, dim, bias=False), build_norm(dim, norm_cfg)]
 
 
 def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, scale: Tensor | float | None) -> Tensor:

@@ -9,6 +9,7 @@ from mmsparx.layers.aggregators.parts import spatial_reducer, stack
 from mmsparx.layers.attention import attend, merge_heads, split_heads
 from mmsparx.layers.checks import check_heads
 from mmsparx.layers.norm import map_norm
+from mmsparx.layers.pointwise import pointwise_conv
 from mmsparx.layers.recompute import recomputable
 from mmsparx.registry import AGGREGATORS
 
@@ -60,13 +61,13 @@ class SCA(nn.Module):
         self.source_norm = map_norm(stacked)
         self.reduce = spatial_reducer(stacked, reduction, norm_cfg)
         if own_tokens:
-            self.qkv = nn.Conv2d(dim, 3 * dim, 1)
-            self.kv = nn.ModuleList(nn.Conv2d(dim, 2 * dim, 1) for _ in range(sources))
+            self.qkv = pointwise_conv(dim, 3 * dim)
+            self.kv = nn.ModuleList(pointwise_conv(dim, 2 * dim) for _ in range(sources))
         else:
-            self.q = nn.Conv2d(dim, dim, 1)
-            self.kv = nn.Conv2d(stacked, 2 * dim, 1)
-        self.proj = nn.Conv2d(dim, dim, 1)
-        self.mix = nn.Conv2d(dim if own_tokens else 2 * dim, out_dim, 1)
+            self.q = pointwise_conv(dim, dim)
+            self.kv = pointwise_conv(stacked, 2 * dim)
+        self.proj = pointwise_conv(dim, dim)
+        self.mix = pointwise_conv(dim if own_tokens else 2 * dim, out_dim)
 
     def forward(self, x: Tensor, *sources: Tensor) -> Tensor:
         """x and each source (B, C, H, W) -> (B, out_dim, H, W)."""

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsparx.layers.basic import DepthwiseConv2d
 from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.mixers.scan_parameters import default_step_rank, reset_scan_parameters
 from mmsparx.layers.norm import build_norm
+from mmsparx.layers.pointwise import pointwise_conv, pointwise_conv2d
 from mmsparx.layers.precision import wide_range
 from mmsparx.layers.recompute import recomputable
 from mmsparx.ops import cross_scan, cross_selective_scan, state_dtype
@@ -77,7 +77,7 @@ class SS2D(nn.Module):
         self.state_size = state_size
         self.step_rank = step_rank
         self.backend = backend
-        self.in_proj = nn.Conv2d(dim, inner, 1, bias=proj_bias) if aggregator is None else aggregator(dim, inner)
+        self.in_proj = pointwise_conv(dim, inner, bias=proj_bias) if aggregator is None else aggregator(dim, inner)
         self.conv = DepthwiseConv2d(inner, kernel_size, bias=conv_bias, activation='silu')
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS * (step_rank + 2 * state_size), inner, 1))
         self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, step_rank))
@@ -85,7 +85,7 @@ class SS2D(nn.Module):
         self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, state_size))
         self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
         self.out_norm = build_norm(inner, norm)
-        self.out_proj = nn.Conv2d(inner, dim, 1, bias=proj_bias)
+        self.out_proj = pointwise_conv(inner, dim, bias=proj_bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -99,7 +99,7 @@ class SS2D(nn.Module):
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan in four directions, summed: (B, D, H, W) -> (B, D, H, W), x's type; float32 for float16."""
-        parts = F.conv2d(x, self.x_proj_weight.unsqueeze(-1))  # (B, 4 * (R + 2n), H, W)
+        parts = pointwise_conv2d(x, self.x_proj_weight.unsqueeze(-1))  # (B, 4 * (R + 2n), H, W)
         parts = cross_scan(parts.unflatten(1, (DIRECTIONS, -1)))  # (B, 4, R + 2n, L)
         step, B, C = parts.split([self.step_rank, self.state_size, self.state_size], dim=2)
         # The step, B and C grow with x, and the scan with its fourth power: an x of a hundred is enough for it

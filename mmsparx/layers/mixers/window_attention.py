@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmsparx.layers.attention import attend
 from mmsparx.layers.basic import pad_to_multiple
 from mmsparx.layers.checks import check_heads, check_sizes
+from mmsparx.layers.pointwise import pointwise_conv
 from mmsparx.registry import TOKEN_MIXERS
 
 # Added to the scores of positions that a shift has brought into one window from different parts of the map, as in Swin.
@@ -57,9 +58,9 @@ class WindowAttention(nn.Module):
         self.window_size = window_size
         self.shift = window_size // 2 if index % 2 else 0
         self.aggregated = aggregator is not None
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1) if aggregator is None else aggregator(dim, 3 * dim)
+        self.qkv = pointwise_conv(dim, 3 * dim) if aggregator is None else aggregator(dim, 3 * dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
-        self.proj = nn.Conv2d(dim, dim, 1)
+        self.proj = pointwise_conv(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
