@@ -26,7 +26,7 @@ import torch
 
 MEMORY = 3 * 2**30  # bytes that a process may take beyond what it begins with
 SECONDS = 60
-UNSAFE_SECONDS = 5  # of what is known to run for ever
+UNSAFE_SECONDS = 2  # of what is known to run for ever
 
 
 def _ways(folder: Path) -> dict:

@@ -60,7 +60,8 @@ def test_selective_scan(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures('_quick')
-def test_depthwise_conv(tmp_path):
+def test_depthwise_conv(tmp_path, monkeypatch):
+    monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', SparXMamba(SMALL_ARCH).arch)
     path = depthwise_conv.main(['--image', '32', *SHORT, '--out', str(tmp_path)])
     result, tables = read(path)
     layers = Counter()

@@ -88,10 +88,10 @@ map_norm.CONTENDERS['hanging'] = hang
 map_norm.main(sys.argv[1:])
 """)
     command = TABLE.replace('-m benchmarks.map_norm', shlex.quote(str(script))).replace('float32', 'float32 bfloat16')
-    _, outcomes, files = run(Stage('hung', 45, {'norms': command}))
+    _, outcomes, files = run(Stage('hung', 30, {'norms': command}))
     assert outcomes['hung'].status == TIMED_OUT
     assert outcomes['hung'].remarks == [
-        'norms: 5 rows measured', 'norms: ended after 45 s, last line: warming up hanging',
+        'norms: 5 rows measured', 'norms: ended after 30 s, last line: warming up hanging',
     ]  # fmt: skip
     (table,) = (text for name, text in files.items() if name.endswith('norms.md'))
     assert 'hanging' in table
@@ -172,9 +172,9 @@ def test_tests(body, status, remark, run, tmp_path):
 def test_tests_that_hang_say_how_many_had_passed(run, tmp_path):
     (tmp_path / 'test_it.py').write_text('import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n')
     command = f'{{python}} -u -m pytest -v -p no:cacheprovider {tmp_path}/test_it.py --rootdir {tmp_path}'
-    _, outcomes, _ = run(Stage('tests', 20, {'pytest': command}))
+    _, outcomes, _ = run(Stage('tests', 12, {'pytest': command}))
     assert outcomes['tests'].status == TIMED_OUT
-    assert 'pytest: ended after 20 s, 1 tests had passed, last line: ' in outcomes['tests'].remarks[0]
+    assert 'pytest: ended after 12 s, 1 tests had passed, last line: ' in outcomes['tests'].remarks[0]
 
 
 def test_what_no_time_is_left_for_is_said_to_be_not_run(run):

@@ -4,10 +4,12 @@ import pytest
 from helpers.checkpoints import assert_equal_runs
 
 
-def test_a_classifier_with_mixed_images(tmp_path, monkeypatch, by):
+def test_a_classifier_with_mixed_images_by_epochs(tmp_path):
     """The mixtures, which the model draws by numpy; augmentations and validations between the iterations."""
     pytest.importorskip('mmpretrain', reason='mmpretrain mixes images')
     from helpers.classification import run_tool, write_config, write_folders
+
+    by = By(is_by_epoch=True)
 
     write_folders(tmp_path / 'data', per_class=4)
     recipe = write_config(tmp_path, tmp_path / 'data', epochs=3)
@@ -27,10 +29,12 @@ model = dict(
     assert_equal_runs(train, tmp_path, by)
 
 
-def test_a_detector_with_batches_of_sizes_that_are_drawn(tool, coco, tmp_path, by):
+def test_a_detector_with_batches_of_sizes_that_are_drawn_by_iterations(tool, coco, tmp_path):
     """A size is drawn by Python's generator every third iteration, and kept for the two that follow."""
     pytest.importorskip('mmdet', reason='mmdet resizes batches')
     from helpers.tools import CONFIG, overrides
+
+    by = By(is_by_epoch=False)
 
     config = tmp_path / 'config.py'
     config.write_text(f"""
@@ -56,7 +60,6 @@ val_evaluator = dict(metric='bbox')
 
     def train(work, *resume):
         options = overrides(coco, iters=6, **{'train_cfg.val_interval': 2})
-        options = [option for option in options if not (by.is_by_epoch and option.startswith('train_cfg'))]
         settings.write_text(f'_base_ = {str(config)!r}\n{by.settings}')
         tool('train', settings, '--no-pretrained', '--work-dir', work, *resume, '--cfg-options', *options)
 
@@ -82,8 +85,3 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6
 default_hooks = dict(checkpoint=dict(by_epoch={is_by_epoch}, interval=1, max_keep_ckpts=-1), logger=dict(interval=1))
 log_processor = dict(by_epoch={is_by_epoch})
 """
-
-
-@pytest.fixture(params=[True, False], ids=['by epochs', 'by iterations'])
-def by(request) -> By:
-    return By(request.param)
