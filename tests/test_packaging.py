@@ -143,6 +143,8 @@ def test_the_metadata(metadata):
     assert metadata['Version'] == mmsparx.__version__
     assert metadata['Requires-Python'] == '>=3.10'
     assert metadata['License'] == 'Apache-2.0'
+    assert 'License :: OSI Approved :: Apache Software License' in metadata.get_all('Classifier')
+    assert any(url.startswith('Paper, https://arxiv.org/') for url in metadata.get_all('Project-URL'))
 
 
 def test_only_torch_is_required(metadata):
