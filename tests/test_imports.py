@@ -43,6 +43,7 @@ def test_imports_keep_to_the_contracts(check):
         ('garden.py', '', 'Imports run one way'),  # it has no place in the order
         ('weights/net.py', 'import mmsparx.models', 'Imports run one way'),
         ('models/net.py', 'import mmsparx.engine', 'Imports run one way'),
+        ('hub/net.py', 'import mmsparx.models', 'Imports run one way'),
         ('ops/scan.py', 'import numpy', 'The operators need torch alone'),
         ('analysis/erf.py', 'import mmsparx.registry', 'The analysis knows the operators alone'),
         ('zoo/cards.py', 'import mmsparx.ops', 'The zoo knows the version alone'),
@@ -116,12 +117,13 @@ def test_models_need_mmengine_alone(tmp_path):
         import mmsparx.models
         from mmsparx.registry import MODELS
         assert MODELS.get('mmsparx.SparXMamba') is mmsparx.models.SparXMamba
+        assert 'huggingface_hub' not in sys.modules  # for repositories alone
         try:
             from mmsparx.models.heads import SparXClsHead
         except ModuleNotFoundError as error:
             assert error.name == 'mmpretrain'
     """
-    child = run_child(code, {*OPENMMLAB, 'timm', 'torchvision'}, cwd=tmp_path)
+    child = run_child(code, {*OPENMMLAB, 'timm', 'torchvision', 'safetensors'}, cwd=tmp_path)
     assert (child.returncode, child.stdout, child.stderr) == (0, '', '')
 
 

@@ -87,6 +87,22 @@ class Architecture:
             )
         return cls(**options)
 
+    def as_dict(self) -> dict[str, object]:
+        """The fields as data for JSON, of which `of` makes the same sizes; those of default values are left out."""
+        found: dict[str, object] = {
+            'channels': list(self.channels),
+            'stages': [stage.as_dict() for stage in self.stages],
+        }
+        default = Architecture(self.channels, self.stages)
+        if self.stem_depth != default.stem_depth:
+            found['stem_depth'] = self.stem_depth
+        for name in ('reductions', 'shortcut_scales'):
+            if getattr(self, name) != getattr(default, name):
+                found[name] = list(getattr(self, name))
+        if self.token_mixer:
+            found['token_mixer'] = dict(self.token_mixer)
+        return found
+
     @classmethod
     def _named(cls, name: str, named: Mapping[str, 'Architecture'], option: str) -> 'Architecture':
         if not isinstance(name, str) or name not in named:

@@ -93,6 +93,11 @@ class StagePlan:
             raise ValueError(f'StagePlan: expected a depth, got {dict(plan)}')
         return cls(**plan)
 
+    def as_dict(self) -> dict[str, int | bool | None]:
+        """The fields as data for JSON, of which `of` makes the same plan; those of default values are left out."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != field.default}
+
     @property
     def ganglia(self) -> tuple[int, ...]:
         """The ganglion layers, counted from 0."""

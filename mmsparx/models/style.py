@@ -68,6 +68,16 @@ class Style:
             raise ValueError(f'style: unknown field {", ".join(unknown)}; known ones: {", ".join(names)}')
         return replace(STYLES[name], **changes) if changes else STYLES[name]
 
+    def as_dict(self) -> dict[str, str | bool | float]:
+        """The name of the nearest style as `type`, and the fields that differ from it, of which `of` makes the same."""
+        changes = {name: self._differs(other) for name, other in STYLES.items()}
+        name = min(changes, key=lambda name: len(changes[name]))
+        return {'type': name, **changes[name]}
+
+    def _differs(self, other: 'Style') -> dict[str, str | bool | float]:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if value != getattr(other, name)}
+
 
 STYLES = {
     # The published SparX-Mamba. Determined by the checkpoints.

@@ -3,13 +3,19 @@
 from collections.abc import Callable, Mapping
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
+from mmsparx.hub import PREFIXES, check_types
 from mmsparx.models import SparXNet
-from mmsparx.timm.loading import PREFIXES, match_checkpoint, reading_ours
+from mmsparx.models.architecture import Architecture
+from mmsparx.timm.loading import match_checkpoint, reading_ours
 from mmsparx.timm.model import TimmClassifier
 
+# Sources whose config.json says what timm gives to a network.
+_SOURCES = ('hf-hub', 'local-dir')
+# Of a config.json without them, as `SparXClassifier.save_pretrained` writes it, the network's own hold.
+_PREPARATION = ('crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
 # Of the networks of the paper.
 SPARX = {
     'paper_ids': 'arXiv:2409.09649',
@@ -50,21 +56,37 @@ def maker(family: type[SparXNet]) -> Callable[..., nn.Module]:
 
     Returns:
         A function of timm's name of a network, whether to load its published weights, and options of
-        `mmsparx.timm.model.TimmClassifier`.
+        `mmsparx.timm.model.TimmClassifier`. `arch` takes the place of the sizes that the name says.
     """
 
-    def make(variant: str, pretrained: bool, pretrained_cfg_overlay: dict | None = None, **options) -> nn.Module:
+    def make(
+        variant: str,
+        pretrained: bool,
+        pretrained_cfg: dict | str | None = None,
+        pretrained_cfg_overlay: dict | None = None,
+        arch: str | Mapping | Architecture | None = None,
+        **options,
+    ) -> nn.Module:
+        source = pretrained_cfg.get('source') if isinstance(pretrained_cfg, Mapping) else None
+        if source in _SOURCES:
+            # timm names what is of the file from 1.0.31 on; before, it may be any of the options.
+            given = options.get('pretrained_model_args') or {'arch': arch, **options}
+            place = pretrained_cfg.get('hf_hub_id') or pretrained_cfg.get('file')
+            check_types(given, family.hub_parts, family.hub_omitted, f'config.json of {place}')
+            known = get_pretrained_cfg(variant).to_dict()
+            pretrained_cfg = {**{key: known[key] for key in _PREPARATION if key in known}, **pretrained_cfg}
         with reading_ours():  # from a hub
             return build_model_with_cfg(
                 TimmClassifier,
                 variant,
                 pretrained,
+                pretrained_cfg=pretrained_cfg,
                 # Files and addresses go through the model's load_pretrained.
                 pretrained_cfg_overlay={'custom_load': True, **(pretrained_cfg_overlay or {})},
                 pretrained_filter_fn=match_checkpoint,
                 feature_cfg={'out_indices': (0, 1, 2, 3), 'feature_cls': 'getter'},
                 family=family,
-                arch=variant.removeprefix(f'{PREFIXES[family.__name__]}_'),
+                arch=variant.removeprefix(f'{PREFIXES[family.__name__]}_') if arch is None else arch,
                 **options,
             )
 

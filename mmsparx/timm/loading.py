@@ -7,13 +7,14 @@ writes as well. Files of the Hugging Face hub in safetensors' format, and other 
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 
 from torch import Tensor, nn
 
+from mmsparx.hub import PREFIXES
 from mmsparx.weights import choose_weights, flatten_hook, match_weights, read_checkpoint
 from mmsparx.weights.causes import Options
 from mmsparx.weights.contents import without_wrappers
@@ -31,8 +32,7 @@ _ENTRIES = (
     ('timm.task._helpers', 'load_task_ema_checkpoint'),
 )
 _FC = 'head.fc.weight'
-# What timm's names of a family's networks begin with.
-PREFIXES = {'SparXMamba': 'sparx_mamba', 'SparXSwin': 'sparx_swin', 'VMamba': 'vmamba'}
+_HEAD, _OUTPUT_NORM = 'head.', 'out_norms.'
 
 
 def _network(family: str, arch: str, same_family: bool) -> str:
@@ -59,7 +59,9 @@ def match_checkpoint(
     """A checkpoint's weights by the model's names, those that it takes.
 
     As timm does it, a head of other classes, and one that the file does not have, keeps its initial values, and a stem
-    of RGB images is fitted to other channels. Everything else must match.
+    of RGB images is fitted to other channels. Everything else must match. Where the description of the weights says
+    that they have no classes, and they are those of a backbone alone, as `SparXMamba.save_pretrained` writes it, the
+    norm of the head keeps its initial values as well, and output norms are left out.
 
     Args:
         state_dict: by published names or ours, flat or a classifier's.
@@ -72,10 +74,19 @@ def match_checkpoint(
     own, found = model.state_dict(), without_wrappers(state_dict)
     flatten_hook(model.backbone.weight_names)(found)
     heads = [weights[_FC].shape if _FC in weights else None for weights in (own, found)]
-    differs = 'head.fc.*' if heads[0] != heads[1] else ()
-    return match_weights(model, found, str(source), own=own, may_differ=differs, adapt_channels=True, options=OPTIONS)[
-        0
-    ]
+    differs = ['head.fc.*'] if heads[0] != heads[1] else []
+    own_head = {}
+    if getattr(model, 'pretrained_cfg', {}).get('num_classes') == 0 and not _has(found, _HEAD):
+        own_head = {name: x for name, x in own.items() if name.startswith(_HEAD)}
+        differs = [f'{part}*' for part in (_HEAD, _OUTPUT_NORM) if _has((*own, *found), part)]
+    matched, _ = match_weights(
+        model, found, str(source), own=own, may_differ=differs, adapt_channels=True, options=OPTIONS
+    )
+    return {**own_head, **matched}  # timm loads strictly
+
+
+def _has(names: Iterable[str], part: str) -> bool:
+    return any(name.startswith(part) for name in names)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from mmsparx.zoo.shipped import (
     export_config,
     find_config,
     list_configs,
+    read_collections,
     read_models,
     resolve_config,
 )
@@ -21,6 +22,7 @@ __all__ = [
     'find_config',
     'list_configs',
     'paper_figures',
+    'read_collections',
     'read_models',
     'resolve_config',
 ]

@@ -130,9 +130,18 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
 
 def read_models(task: str) -> dict[str, dict]:
     """What the metafile of a task says of its models, by the names of their configs; {} where it has none."""
+    return {Path(model['Config']).stem: model for model in _read_metafile(task).get('Models', ())}
+
+
+def read_collections(task: str) -> dict[str, dict]:
+    """What the metafile of a task says of its collections, such as their paper, by name; {} where it has none."""
+    return {collection['Name']: collection for collection in _read_metafile(task).get('Collections', ())}
+
+
+def _read_metafile(task: str) -> dict:
     path = configs_folder() / task / 'metafile.yml'
     if not path.is_file():
         return {}
     from mmengine.fileio import load
 
-    return {Path(model['Config']).stem: model for model in load(path)['Models']}
+    return load(path)

@@ -1,12 +1,13 @@
 """The published networks' numbers of parameters, and an architecture from a config."""
 
 import dataclasses
+import json
 import pickle
 
 import pytest
 import torch
 
-from mmsparx.models import SparXClassifier, SparXMamba, StagePlan, VMamba
+from mmsparx.models import SparXClassifier, SparXMamba, SparXSwin, StagePlan, VMamba
 from mmsparx.models.architecture import Architecture
 
 PARAMETERS = {'tiny': 27_051_794, 'small': 47_444_712, 'base': 83_536_168}
@@ -91,3 +92,26 @@ class TestOf:
             'stage 1: 8 channels, 1 layers\n  . 0\n'
             'stage 2: 16 channels, 2 layers, S=1, M=all\n  G 0 <- input\n  G 1 <- 0'
         )
+
+
+class TestAsDict:
+    @pytest.mark.parametrize('family', [SparXMamba, SparXSwin, VMamba])
+    def test_named_sizes(self, family):
+        for arch in family.ARCHITECTURES.values():
+            assert Architecture.of(json.loads(json.dumps(arch.as_dict())), {}) == arch
+
+    def test_all_fields(self):
+        cfg = {
+            'channels': [8, 16],
+            'stages': [{'depth': 1}, {'depth': 3, 'stride': 2, 'window': 2, 'first': 1, 'input_in_window': True}],
+            'stem_depth': 3,
+            'reductions': [2, 2],
+            'shortcut_scales': [True, False],
+            'token_mixer': {'expand': 1},
+        }
+        assert Architecture.of(cfg, {}).as_dict() == cfg
+
+    def test_defaults_are_left_out(self):
+        cfg = {'channels': [8], 'stages': [{'depth': 2, 'stride': 1, 'dense': True}]}
+        arch = Architecture.of({**cfg, 'stem_depth': 2, 'reductions': [1]}, {})
+        assert arch.as_dict() == cfg

@@ -13,6 +13,13 @@ from mmsparx.models import SparXClassifier, SparXMamba, SparXNet, SparXSwin, Sty
 from mmsparx.models.style import STYLES
 
 
+def test_as_a_dict():
+    for name, style in STYLES.items():
+        assert style.as_dict() == {'type': name}
+    changed = {'type': 'vmamba', 'norm': 'GN', 'position_encoding': True}
+    assert Style.of(changed).as_dict() == changed
+
+
 class TestOf:
     def test_a_name(self):
         assert Style.of('swin') is STYLES['swin']

@@ -12,6 +12,7 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
+from mmsparx.hub import HubModel
 from mmsparx.layers.basic import DOWNSAMPLES, FFNS, STEMS, init_weights
 from mmsparx.layers.checks import check_sizes
 from mmsparx.layers.norm import NORMS, BatchNorm, ChannelLayerNorm
@@ -28,10 +29,11 @@ from mmsparx.weights.names import SPARX, NameMap
 _LOADING_OPTIONS = {'checkpoint', 'prefix', 'may_differ', 'weights', 'adapt_channels'}
 
 
-class SparXNet(BaseModule):
+class SparXNet(HubModel, BaseModule):
     """A hierarchical backbone with sparse cross-layer connections, for dense prediction and more.
 
-    Without ganglion layers in its plan it is a plain network of its style.
+    Without ganglion layers in its plan it is a plain network of its style. `from_pretrained`, `save_pretrained` and
+    `push_to_hub` are those of `mmsparx.hub.HubModel`.
 
     Args:
         arch: Name of `ARCHITECTURES`, or a dict of `Architecture`'s fields, which may start from such a name, as in
@@ -75,6 +77,9 @@ class SparXNet(BaseModule):
     # For `mmsparx.weights`: the published names of the family, and the weight that the image goes through first.
     weight_names: ClassVar[NameMap] = SPARX
     first_weight: ClassVar[str] = 'stem.0.weight'
+    # For `mmsparx.hub`.
+    hub_parts = {'token_mixer': TOKEN_MIXERS, 'aggregator': AGGREGATORS}
+    hub_omitted = frozenset({'init_cfg', 'pretrained'})
 
     def __init__(
         self,
