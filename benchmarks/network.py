@@ -1,4 +1,4 @@
-"""The speed of SparX-Mamba against timm's Swin and ConvNeXt: ImageNet classifiers of 1000 classes.
+"""The speed of SparX-Mamba and VMamba against timm's Swin and ConvNeXt: ImageNet classifiers of 1000 classes.
 
 A training step is forward, cross-entropy, backward and AdamW; stochastic depth is off in all
 networks, whose weights are random.
@@ -18,11 +18,13 @@ from benchmarks.report import Comparison, Report, markdown
 from mmsparx.analysis.precision import PRECISIONS, products_in_tf32
 from mmsparx.analysis.saved import kept_bytes
 from mmsparx.analysis.timing import Protocol, clock_of, interleave, peak_memory
-from mmsparx.models import SparXClassifier, SparXMamba
+from mmsparx.layers.mixers import SS2D
+from mmsparx.models import SparXClassifier, SparXMamba, VMamba
 from mmsparx.ops.selective_scan.backends import check_name
 
 SIZES = ('tiny', 'small', 'base')
-FAMILIES = ('SparX-Mamba', 'Swin', 'ConvNeXt')
+OURS = {'SparX-Mamba': SparXMamba, 'VMamba': VMamba}
+FAMILIES = (*OURS, 'Swin', 'ConvNeXt')
 BASELINE = 'Swin'
 MODES = ('inference', 'training')
 COMPILED = ' compiled'
@@ -35,11 +37,14 @@ def build(family: str, size: str, image: tuple[int, int] = (224, 224), scan_back
         family: of `FAMILIES`.
         size: of `SIZES`.
         image: height and width, in pixels, which Swin is built for.
-        scan_backend: of the selective scan, in SparX-Mamba.
+        scan_backend: of the selective scan, in this package's networks.
     """
-    if family == 'SparX-Mamba':
-        mixer = dict(type='SS2D', backend=scan_backend)
-        return SparXClassifier(SparXMamba(size, out_indices=(3,), output_norm=False, token_mixer=mixer))
+    if family in OURS:
+        backbone = OURS[family](size, out_indices=(3,), output_norm=False)
+        for module in backbone.modules():
+            if isinstance(module, SS2D):
+                module.backend = scan_backend
+        return SparXClassifier(backbone)
     if family == 'Swin':
         return timm.create_model(f'swin_{size}_patch4_window7_224', img_size=image, drop_path_rate=0.0)
     return timm.create_model(f'convnext_{size}', drop_path_rate=0.0)
@@ -126,14 +131,14 @@ def compare(
 
 
 def contenders(families: Sequence[str], size: str, scan_backends: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Arguments of `build` by the name of the network; SparX-Mamba comes once with every backend of its scan."""
+    """Arguments of `build` by the name of the network; this package's come once with every backend of their scan."""
     found = {}
     for family in families:
         options = dict(family=family, size=size)
         name = f'{family}-{size[0].upper()}'
-        if family == 'SparX-Mamba' and len(scan_backends) > 1:
+        if family in OURS and len(scan_backends) > 1:
             found |= {f'{name}/{backend}': options | {'scan_backend': backend} for backend in scan_backends}
-        elif family == 'SparX-Mamba':
+        elif family in OURS:
             found[name] = options | {'scan_backend': scan_backends[0]}
         else:
             found[name] = options
@@ -221,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         nargs='+',
         default=['auto'],
         metavar='NAME',
-        help=f"of SparX-Mamba's selective scan, timed with each; {mamba.NAME} is that package's (default: auto)",
+        help=f"of this package's networks' scan, timed with each; {mamba.NAME} is that package's (default: auto)",
     )
     add(
         '--compile',
