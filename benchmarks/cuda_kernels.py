@@ -2,7 +2,8 @@
 
 Compiles them without torch and runs nothing, so it needs nvcc and no GPU. Instructions are counted in the machine
 code of the loop over whole tiles, for one state and reads of full width: what a warp issues for a tile, over the
-positions of the tile that a lane holds.
+positions of the tile that a lane holds. Where a lane has a row of its own (lane ...), a tile is 8 positions, whose
+inputs lie in shared memory.
 """
 
 import argparse
@@ -22,10 +23,20 @@ SOURCES = Path(__file__).parents[1] / 'csrc' / 'selective_scan' / 'cuda'
 TYPES = ('float', 'bfloat16', 'half', 'double')
 WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1, 'map_forward': 4, 'small_map_forward': 2, 'map_backward': 1}
+WARPS_OF_A_BLOCK = {
+    'forward': 4,
+    'lane_forward': 2,
+    'backward': 1,
+    'map_forward': 4,
+    'small_map_forward': 2,
+    'lane_map_forward': 2,
+    'lane_small_map_forward': 4,
+    'map_backward': 1,
+}
 POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
-NAME = r'\d((?:small_)?(?:map_)?(?:forward|backward))_kernelI\w*?Li(\d+)E'  # as the compiler mangles it
+# As the compiler mangles it; those with a lane per row are for one state.
+NAME = r'\d((?:lane_)?(?:small_)?(?:map_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Kernel:
     Attributes:
         arch: as 90 for sm_90.
         type: of inputs and outputs.
-        scan: forward or backward, of a map with one of these names before it; one of `SCANS`.
+        scan: forward or backward, of a map with one of these names before it, with a lane per row; one of `SCANS`.
         states: N, or 0 for any.
         registers: of a thread.
         spilled: bytes of a thread that are stored to memory for want of registers.
@@ -102,7 +113,7 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
         block = WARPS_OF_A_BLOCK[scan]
         of_a_block = -(-int(registers) // 8) * 8 * 32 * block
         warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * block)
-        yield Kernel(arch, kind, scan, int(states), int(registers), int(spilled), f'{warps} of {most}')
+        yield Kernel(arch, kind, scan, int(states or 1), int(registers), int(spilled), f'{warps} of {most}')
 
 
 def count_instructions(disassembly: str) -> dict[tuple[str, int], float]:
@@ -113,7 +124,7 @@ def count_instructions(disassembly: str) -> dict[tuple[str, int], float]:
     counts = {}
     for function in disassembly.split('Function : ')[1:]:
         name = re.match(r'\S*?' + NAME, function)
-        if name is None or name[2] != '1':
+        if name is None or name[2] not in ('1', None):
             continue
         lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
         code = [(int(address, 16), text) for address, text in lines]

@@ -19,7 +19,7 @@ if os.environ.get(triton_runtime.INTERPRET):
 def compiled() -> list:
     """The compiled kernels: those for CPUs by instruction set, those for GPUs emulated, and on a GPU."""
     names = [f'native-{name}' for name in native.instruction_sets()]
-    names.append(pytest.param('emulated', marks=pytest.mark.emulated))
+    names += [pytest.param(name, marks=pytest.mark.emulated) for name in ('emulated', 'emulated-lanes')]
     return names if gpu_kernels.gpu_missing() else [*names, pytest.param('gpu', marks=pytest.mark.gpu)]
 
 
@@ -34,13 +34,17 @@ def use(monkeypatch):
     """Makes one of `compiled()` or `others()` ready: -> the name for `backend=`, on CPU tensors."""
 
     def use(name):
-        name, _, instruction_set = name.partition('-')
-        if instruction_set:
-            stack.enter_context(native.use_instruction_set(instruction_set))
+        name, _, variant = name.partition('-')
+        if name == 'native' and variant:
+            stack.enter_context(native.use_instruction_set(variant))
         if name == 'emulated' and gpu_kernels.emulation_missing():
             pytest.skip(f'the CUDA kernels cannot be emulated: {gpu_kernels.emulation_missing()}')
         if name in ('emulated', 'gpu'):
-            planted = gpu_kernels.emulated() if name == 'emulated' else gpu_kernels.on_gpu(backends.BACKENDS[0])
+            planted = (
+                gpu_kernels.emulated(lanes=variant == 'lanes')
+                if name == 'emulated'
+                else gpu_kernels.on_gpu(backends.BACKENDS[0])
+            )
             monkeypatch.setattr(backends, 'BACKENDS', [planted, *backends.BACKENDS])
             return planted.name
         return name

@@ -53,6 +53,12 @@ template <typename In>
 constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {backward_kernel<In, 1>, backward_kernel<In, 16>,
                                                                 backward_kernel<In, 0>};
 
+// Whether a forward takes a lane a row, not a warp.
+template <typename In>
+bool goes_by_lanes(const Inputs& in) {
+  return sizeof(State<In>) == 4 && in.states == 1 && lanes_fill_device(in.batch * in.dim, in.group_dim());
+}
+
 template <typename In>
 void run_forward(const Forward& f, void* stream) {
   const Inputs& in = f.inputs;

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "lane_small_map_forward.h"
 #include "launch.h"
 #include "map_backward.h"
 #include "map_forward.h"
@@ -21,14 +22,44 @@ template <typename In>
 constexpr KernelsByStates<MapBackwardArguments> kMapBackwardKernels = {
     map_backward_kernel<In, 1>, map_backward_kernel<In, 0>, map_backward_kernel<In, 0>};
 
-// What a block has everywhere without being asked for. With so much of it a multiprocessor of a Hopper GPU holds 8
+// With so much shared memory to a block, a multiprocessor of a Hopper GPU holds 8
 // warps, of 16 bits at 56 x 56 pixels 14, where 32 find registers: fewer to wait by turns, but 7 tensors as large as
 // the map less to move. To be weighed by measurement.
-constexpr size_t kMapSharedBytes = 48 << 10;
+constexpr size_t kMapSharedBytes = kSharedBytes;
+
+template <typename In>
+LaneSmallMapArguments lane_small_map_arguments(const Forward& f, const GpuMap& map) {
+  const Inputs& in = f.inputs;
+  const bool one_after_the_other = in.u.row_stride == in.length && in.delta.row_stride == in.length;
+  LaneSmallMapArguments arguments{f, map.channels, map.height, map.width, false, 0};
+  arguments.flat = one_after_the_other && LaneSmallMapMemory<In>(in).padding == 0;
+  arguments.vector = (arguments.flat ? 16 : 4) / sizeof(In);
+  const int64_t sample = map.channels * in.length;  // also what is left of it for a block of less than 32 channels
+  for (const Rows& rows : {in.u, in.delta}) {
+    align<In>(arguments.vector, rows.data, {rows.batch_stride, arguments.flat ? sample : rows.row_stride});
+    if (!arguments.flat) align<In>(arguments.vector, rows.data, {in.length});
+  }
+  return arguments;
+}
+
+enum class MapForwardWay {
+  kByLanes,   // lane_small_map_forward.h
+  kInBlock,   // map_forward.h, in shared memory
+  kInMemory,  // map_forward.h
+};
+
+template <typename In>
+MapForwardWay way_of_map_forward(const Inputs& in) {
+  if constexpr (sizeof(State<In>) == 4) {
+    const bool fits = LaneSmallMapMemory<In>(in).bytes() <= most_shared_bytes();
+    if (fits && goes_by_lanes<In>(in)) return MapForwardWay::kByLanes;
+  }
+  return MapMemory<In>(in).bytes() <= kMapSharedBytes ? MapForwardWay::kInBlock : MapForwardWay::kInMemory;
+}
 
 template <typename In>
 bool map_fits(const Inputs& in) {
-  return MapMemory<In>(in).bytes() <= kMapSharedBytes;
+  return way_of_map_forward<In>(in) != MapForwardWay::kInMemory;
 }
 
 // A working memory's rows: (batch, orders, channels, length), contiguous, of which one order.
@@ -61,7 +92,15 @@ void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
   MapForwardArguments arguments{f,         map.channels,         map.height, map.width, rows_of<In>(map.columns, map),
                                 map.lines, widest_vector<In>(in)};
   if (in.batch * map.channels == 0) return;
-  if (map_fits<In>(in)) {
+  const MapForwardWay way = way_of_map_forward<In>(in);
+  if constexpr (sizeof(State<In>) == 4) {
+    if (way == MapForwardWay::kByLanes) {
+      launch(lane_small_map_forward_kernel<In>, unsigned(in.batch * ceil_div(map.channels, kLanes)),
+             kDirections * kLanes, LaneSmallMapMemory<In>(in).bytes(), stream, lane_small_map_arguments<In>(f, map));
+      return;
+    }
+  }
+  if (way == MapForwardWay::kInBlock) {
     launch(kSmallMapForwardKernels<In>(in.states), unsigned(in.batch * map.channels), kMapWarps * kLanes,
            MapMemory<In>(in).bytes(), stream, arguments);
     return;

@@ -31,6 +31,7 @@ struct Emulation {
   "bool delta_softplus) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 TORCH_LIBRARY(mmsparx_emulated, m) {
+  m.def("let_lanes_fill(bool fill) -> ()", [](bool fill) { lanes_fill = fill; });
   m.def("forward(Tensor u, " FORWARD, Operator<Emulation, forward_on>::call);
   m.def("backward(Tensor grad, Tensor u, " BACKWARD, Operator<Emulation, backward_on>::call);
   m.def("map_forward(Tensor x, " FORWARD, Operator<Emulation, map_forward_on>::call);
