@@ -265,8 +265,7 @@ add_partials_kernel(const BackwardArguments arguments) {
   const Inputs& in = b.inputs;
   const int64_t size = in.states * in.length, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
   if (i >= in.batch * in.groups * size) return;
-  const bool small = in.batch * in.groups * size < int64_t{1} << 32;  // its division is several times as fast
-  const int64_t sequence = small ? int64_t(uint32_t(i) / uint32_t(size)) : i / size;
+  const int64_t sequence = quotient_of(i, size);
   const int64_t first = sequence * b.blocks * size + (i - sequence * size);
   S dB = 0, dC = 0;
   for (int64_t block = 0; block < b.blocks; block++) {

@@ -69,20 +69,27 @@ Rows rows_of(const void* data, const GpuMap& map, int orders = 1, int order = 0)
   return {static_cast<const In*>(data) + order * size, orders * size, length};
 }
 
-// to = from, whose maps are (height, width), transposed, plus `added`.
+// See transpose_kernel.
+template <typename In, int kFrom, int kAdded>
+void launch_transpose(const TransposeArguments& arguments, Stream stream) {
+  using Value = typename Column<In, kFrom>::Value;
+  const int64_t squares = ceil_div(arguments.height, kLanes) * int64_t(ceil_div(arguments.width, kLanes));
+  launch(transpose_kernel<In, kFrom, kAdded>, ceil_div(arguments.maps * squares, kTransposeWarps),
+         kTransposeWarps * kLanes, kTransposeBytes<Value>, stream, arguments);
+}
+
+// to = from, transposed.
 template <typename In>
-void transpose(const Rows& from, const Rows& added, void* to, int64_t batch, int64_t channels, int64_t height,
-               int64_t width, Stream stream) {
-  const int64_t squares = ceil_div(height, kLanes) * int64_t(ceil_div(width, kLanes));
-  launch(transpose_kernel<In>, ceil_div(batch * channels * squares, kTransposeWarps), kTransposeWarps * kLanes,
-         kTransposeBytes<In>, stream, TransposeArguments{batch * channels, channels, height, width, from, added, to});
+void transpose(const Rows& from, void* to, const GpuMap& map, int64_t batch, Stream stream) {
+  launch_transpose<In, 1, 0>({batch * map.channels, map.channels, map.height, map.width, {from}, {}, to}, stream);
 }
 
 // to = the sums along rows and those along columns.
 template <typename In>
-void merge(const GpuMap& map, int64_t batch, void* to, Stream stream) {
+void merge(const GpuMap& map, void* to, int64_t batch, Stream stream) {
   const Rows along_rows = rows_of<In>(map.lines, map, 2, 0), along_columns = rows_of<In>(map.lines, map, 2, 1);
-  transpose<In>(along_columns, along_rows, to, batch, map.channels, map.width, map.height, stream);
+  launch_transpose<In, 1, 1>(
+      {batch * map.channels, map.channels, map.width, map.height, {along_columns}, {along_rows}, to}, stream);
 }
 
 template <typename In>
@@ -106,10 +113,10 @@ void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
     return;
   }
   for (const void* const data : {map.columns, map.lines}) align<In>(arguments.vector, data, {});
-  transpose<In>(in.u, {}, map.columns, in.batch, map.channels, map.height, map.width, stream);
+  transpose<In>(in.u, map.columns, map, in.batch, stream);
   launch(kMapForwardKernels<In>(in.states), ceil_div(in.batch * 2 * map.channels, kForwardWarps),
          kForwardWarps * kLanes, forward_shared_bytes<State<In>>(in.states), stream, arguments);
-  merge<In>(map, in.batch, f.out, stream);
+  merge<In>(map, f.out, in.batch, stream);
 }
 
 template <typename In>
@@ -122,11 +129,11 @@ void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
     align<In>(arguments.plain.vector, data, {});
   }
   if (in.batch * map.channels > 0) {
-    transpose<In>(in.u, {}, map.columns, in.batch, map.channels, map.height, map.width, stream);
-    transpose<In>(b.grad, {}, map.grad_columns, in.batch, map.channels, map.height, map.width, stream);
+    transpose<In>(in.u, map.columns, map, in.batch, stream);
+    transpose<In>(b.grad, map.grad_columns, map, in.batch, stream);
     launch(kMapBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
            arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
-    merge<In>(map, in.batch, b.du, stream);
+    merge<In>(map, b.du, in.batch, stream);
   }
   add_partials<In>(arguments.plain, stream);
 }

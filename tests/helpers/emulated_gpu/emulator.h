@@ -203,6 +203,8 @@ S shuffle(S x, int lane) {
 void sync_warp() { emulator.sync_warp(); }
 void sync_block() { emulator.sync_block(); }
 
+inline int64_t opaque(int64_t x) { return x; }
+
 template <int kBytes>
 void check_aligned(const void* address) {
   if (reinterpret_cast<uintptr_t>(address) % kBytes) throw std::runtime_error("an address is not aligned");
