@@ -118,7 +118,9 @@ class TestTruth:
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(('height', 'width', 'channels'), [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3)])
+@pytest.mark.parametrize(
+    ('height', 'width', 'channels'), [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3), (28, 28, 2), (17, 23, 33)]
+)
 def test_16_bit(height, width, channels, dtype, backend):
     # Kernels of their own round once, the others after every step.
     own = backend == 'native'
@@ -133,14 +135,14 @@ def test_16_bit_large_maps(dtype, kernels):
 
 @pytest.mark.emulated
 def test_many_rows_go_by_lanes(use):
-    # Small maps: the same but for rounding, which a warp per row does elsewhere.
-    tensors = inputs(7, 7, dtype=torch.float32)
-    warps, lanes = (
-        cross_selective_scan(**tensors, delta_softplus=True, backend=use(name))
-        for name in ('emulated', 'emulated-lanes')
-    )
-    assert not torch.equal(warps, lanes)
-    assert relative_error(lanes, warps) < TOLERANCE[torch.float32]
+    for size in ((7, 7), (64, 80)):  # in shared memory, and in memory
+        tensors = inputs(*size, dtype=torch.float32)
+        warps, lanes = (
+            cross_selective_scan(**tensors, delta_softplus=True, backend=use(name))
+            for name in ('emulated', 'emulated-lanes')
+        )
+        assert not torch.equal(warps, lanes)  # the same but for rounding
+        assert relative_error(lanes, warps) < TOLERANCE[torch.float32]
 
 
 def test_gradcheck(backend):

@@ -37,7 +37,7 @@ template <typename In>
 struct LaneRow {
   static_assert(sizeof(State<In>) == 4, "what the lanes compute in");
   static constexpr bool kPrecise = sizeof(In) == sizeof(float);
-  bool use_softplus;
+  bool use_softplus, use_D;
   float of_delta, bias, A, D, h = 0;
 
   static MMSPARX_INLINE bool counts_in_ln2(const Inputs& in) { return !kPrecise && in.delta_softplus; }
@@ -45,6 +45,7 @@ struct LaneRow {
 
   MMSPARX_INLINE LaneRow(const Inputs& in, int64_t row)
       : use_softplus(in.delta_softplus),
+        use_D(in.D),
         of_delta(counts_in_ln2(in) ? float(kLog2E) : 1.f),
         bias(of_delta * value_or_zero<float>(in.delta_bias, row)),
         A(static_cast<const float*>(in.A)[row] * (counts_in_ln2(in) ? 1.f : float(kLog2E))),
@@ -70,7 +71,7 @@ struct LaneRow {
   // What is written for a position.
   MMSPARX_INLINE float advance(float u, float step, float B, float C) {
     h = fmaf(power_of_two(step * A), h, step * u * B);
-    return fmaf(C, h, D * u);
+    return use_D ? fmaf(D, u, C * h) : C * h;
   }
 };
 

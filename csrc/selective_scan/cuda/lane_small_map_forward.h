@@ -148,8 +148,9 @@ struct LaneWalk {
   }
 };
 
+// Of the blocks that are to fit into a multiprocessor, one more would spill registers.
 template <typename In>
-MMSPARX_KERNEL(kDirections* kLanes, 8)
+MMSPARX_KERNEL(kDirections* kLanes, 7)
 lane_small_map_forward_kernel(const LaneSmallMapArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;

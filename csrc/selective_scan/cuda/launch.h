@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
+#include "lane_forward.h"
 
 namespace mmsparx {
 namespace {
@@ -59,11 +60,22 @@ bool goes_by_lanes(const Inputs& in) {
   return sizeof(State<In>) == 4 && in.states == 1 && lanes_fill_device(in.batch * in.dim, in.group_dim());
 }
 
+inline unsigned lane_blocks(const Inputs& in) {
+  return ceil_div(in.batch * in.groups * ceil_div(in.group_dim(), kLanes), kLaneWarps);
+}
+
 template <typename In>
 void run_forward(const Forward& f, void* stream) {
   const Inputs& in = f.inputs;
   ForwardArguments arguments{f, widest_vector<In>(in)};
   align<In>(arguments.vector, f.out, {});
+  if constexpr (sizeof(State<In>) == 4) {
+    if (in.batch * in.dim > 0 && goes_by_lanes<In>(in)) {
+      launch(lane_forward_kernel<In>, lane_blocks(in), kLaneWarps * kLanes, kLaneWarps * sizeof(LaneMemory<In>),
+             static_cast<Stream>(stream), LaneForwardArguments{f, arguments.vector});
+      return;
+    }
+  }
   const unsigned blocks = ceil_div(in.batch * in.dim, kForwardWarps);
   if (blocks == 0) return;
   launch(kForwardKernels<In>(in.states), blocks, kForwardWarps * kLanes,

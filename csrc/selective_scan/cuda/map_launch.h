@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "lane_map_forward.h"
 #include "lane_small_map_forward.h"
 #include "launch.h"
 #include "map_backward.h"
@@ -43,23 +44,30 @@ LaneSmallMapArguments lane_small_map_arguments(const Forward& f, const GpuMap& m
 }
 
 enum class MapForwardWay {
-  kByLanes,   // lane_small_map_forward.h
-  kInBlock,   // map_forward.h, in shared memory
-  kInMemory,  // map_forward.h
+  kByLanesInBlock,  // lane_small_map_forward.h
+  kByLanes,         // lane_map_forward.h
+  kInBlock,         // map_forward.h, in shared memory
+  kInMemory,        // map_forward.h
 };
 
 template <typename In>
 MapForwardWay way_of_map_forward(const Inputs& in) {
+  const bool fits_in_block = MapMemory<In>(in).bytes() <= kMapSharedBytes;
   if constexpr (sizeof(State<In>) == 4) {
-    const bool fits = LaneSmallMapMemory<In>(in).bytes() <= most_shared_bytes();
-    if (fits && goes_by_lanes<In>(in)) return MapForwardWay::kByLanes;
+    if (goes_by_lanes<In>(in)) {
+      if (LaneSmallMapMemory<In>(in).bytes() <= most_shared_bytes()) return MapForwardWay::kByLanesInBlock;
+      // Where a map fits into a block, lanes move 19 maps through memory, not 7, for half the instructions: of 16 bits
+      // they take less time on paper, of 32 more. To be weighed by measurement.
+      if (sizeof(In) == 2 || !fits_in_block) return MapForwardWay::kByLanes;
+    }
   }
-  return MapMemory<In>(in).bytes() <= kMapSharedBytes ? MapForwardWay::kInBlock : MapForwardWay::kInMemory;
+  return fits_in_block ? MapForwardWay::kInBlock : MapForwardWay::kInMemory;
 }
 
 template <typename In>
-bool map_fits(const Inputs& in) {
-  return way_of_map_forward<In>(in) != MapForwardWay::kInMemory;
+int64_t map_forward_lines(const Inputs& in) {
+  const MapForwardWay way = way_of_map_forward<In>(in);
+  return way == MapForwardWay::kByLanes ? 4 : way == MapForwardWay::kInMemory ? 2 : 0;
 }
 
 // A working memory's rows: (batch, orders, channels, length), contiguous, of which one order.
@@ -84,12 +92,14 @@ void transpose(const Rows& from, void* to, const GpuMap& map, int64_t batch, Str
   launch_transpose<In, 1, 0>({batch * map.channels, map.channels, map.height, map.width, {from}, {}, to}, stream);
 }
 
-// to = the sums along rows and those along columns.
+// to = the map's lines along rows plus those along columns: one of each, or two, there and back.
 template <typename In>
-void merge(const GpuMap& map, void* to, int64_t batch, Stream stream) {
-  const Rows along_rows = rows_of<In>(map.lines, map, 2, 0), along_columns = rows_of<In>(map.lines, map, 2, 1);
-  launch_transpose<In, 1, 1>(
-      {batch * map.channels, map.channels, map.width, map.height, {along_columns}, {along_rows}, to}, stream);
+void merge(const GpuMap& map, int lines, void* to, int64_t batch, Stream stream) {
+  TransposeArguments arguments{batch * map.channels, map.channels, map.width, map.height, {}, {}, to};
+  for (int i = 0; i < lines; i++) {
+    (i % 2 ? arguments.from : arguments.added)[i / 2] = rows_of<In>(map.lines, map, lines, i);
+  }
+  lines == 4 ? launch_transpose<In, 2, 2>(arguments, stream) : launch_transpose<In, 1, 1>(arguments, stream);
 }
 
 template <typename In>
@@ -101,7 +111,7 @@ void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
   if (in.batch * map.channels == 0) return;
   const MapForwardWay way = way_of_map_forward<In>(in);
   if constexpr (sizeof(State<In>) == 4) {
-    if (way == MapForwardWay::kByLanes) {
+    if (way == MapForwardWay::kByLanesInBlock) {
       launch(lane_small_map_forward_kernel<In>, unsigned(in.batch * ceil_div(map.channels, kLanes)),
              kDirections * kLanes, LaneSmallMapMemory<In>(in).bytes(), stream, lane_small_map_arguments<In>(f, map));
       return;
@@ -114,9 +124,17 @@ void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
   }
   for (const void* const data : {map.columns, map.lines}) align<In>(arguments.vector, data, {});
   transpose<In>(in.u, map.columns, map, in.batch, stream);
+  if constexpr (sizeof(State<In>) == 4) {
+    if (way == MapForwardWay::kByLanes) {
+      launch(lane_map_forward_kernel<In>, lane_blocks(in), kLaneWarps * kLanes, kLaneWarps * sizeof(LaneMemory<In>),
+             stream, LaneMapArguments{f, arguments.columns, map.lines, arguments.vector});
+      merge<In>(map, 4, f.out, in.batch, stream);
+      return;
+    }
+  }
   launch(kMapForwardKernels<In>(in.states), ceil_div(in.batch * 2 * map.channels, kForwardWarps),
          kForwardWarps * kLanes, forward_shared_bytes<State<In>>(in.states), stream, arguments);
-  merge<In>(map, f.out, in.batch, stream);
+  merge<In>(map, 2, f.out, in.batch, stream);
 }
 
 template <typename In>
@@ -133,7 +151,7 @@ void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
     transpose<In>(b.grad, map.grad_columns, map, in.batch, stream);
     launch(kMapBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
            arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
-    merge<In>(map, b.du, in.batch, stream);
+    merge<In>(map, 2, b.du, in.batch, stream);
   }
   add_partials<In>(arguments.plain, stream);
 }

@@ -61,9 +61,9 @@ std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const T
   const GpuKernels kernels = gpu_kernels(in.type);
   GpuMap map = map_of(x);
   Tensor columns, lines;
-  if (!kernels.map_fits(in)) {
+  if (const int64_t number = kernels.map_forward_lines(in)) {
     columns = working_maps(x, 1);
-    lines = working_maps(x, 2);
+    lines = working_maps(x, number);
     map.columns = columns.mutable_data_ptr();
     map.lines = lines.mutable_data_ptr();
   }
