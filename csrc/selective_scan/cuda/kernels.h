@@ -18,7 +18,8 @@ struct GpuMap {
 
 // For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
 struct GpuKernels {
-  int64_t (*backward_blocks)(const Inputs&);  // Backward::blocks
+  int64_t (*backward_blocks)(const Inputs&);     // Backward::blocks
+  int64_t (*backward_positions)(const Inputs&);  // Backward::positions
   void (*forward)(const Forward&, void* stream);
   void (*backward)(const Backward&, void* stream);  // all but the sums over samples
   int64_t (*map_forward_lines)(const Inputs&);      // of a map's working memory, none if shared memory does

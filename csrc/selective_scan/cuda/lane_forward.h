@@ -11,8 +11,8 @@ namespace mmsparx {
 namespace {
 
 constexpr int kLaneWarps = 2;
-// Blocks that are to fit into a multiprocessor, whose shared memory has room for 11 at most: as many as need no register
-// to be spilled.
+// Blocks that are to fit into a multiprocessor, whose shared memory has room for 11 at most: as many as need no
+// register to be spilled.
 template <typename In>
 constexpr int kLaneBlocks = sizeof(In) == 2 ? 10 : 8;
 

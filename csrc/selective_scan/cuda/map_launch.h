@@ -142,18 +142,28 @@ void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
   const Inputs& in = b.inputs;
   const Stream stream = static_cast<Stream>(on);
   MapBackwardArguments arguments{backward_arguments<In>(b), map.channels, rows_of<In>(map.columns, map),
-                                 rows_of<In>(map.grad_columns, map), map.lines};
+                                 rows_of<In>(map.grad_columns, map), map.lines, false};
   for (const void* const data : {map.columns, map.grad_columns, map.lines}) {
     align<In>(arguments.plain.vector, data, {});
   }
-  if (in.batch * map.channels > 0) {
+  const bool any = in.batch * map.channels > 0;
+  if (any) {
     transpose<In>(in.u, map.columns, map, in.batch, stream);
     transpose<In>(b.grad, map.grad_columns, map, in.batch, stream);
-    launch(kMapBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
-           arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
-    merge<In>(map, 2, b.du, in.batch, stream);
   }
-  add_partials<In>(arguments.plain, stream);
+  for (const bool back : {false, true}) {
+    arguments.back = back;
+    for_parts(b, [&](int begin, int end) {
+      arguments.plain.begin = begin;
+      arguments.plain.end = end;
+      if (any) {
+        launch(kMapBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
+               arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
+      }
+      add_partials<In>(arguments.plain, 2 * back, 2, stream);
+    });
+  }
+  if (any) merge<In>(map, 2, b.du, in.batch, stream);
 }
 
 }  // namespace
