@@ -2,7 +2,9 @@
 
 Compiles them without torch and runs nothing, so it needs nvcc and no GPU. Instructions are counted in the machine
 code of the loop over whole tiles, for one state and reads of full width: what a warp issues for a tile, over the
-positions of the tile that a lane holds.
+positions of the tile that a lane holds. Where a lane has a row of its own (lane ...), a tile is a stretch of its row,
+with what brings it to shared memory and back; of small maps, it is 8 positions, and what reads and sums the maps, some
+8 instructions per element, is not counted.
 """
 
 import argparse
@@ -22,10 +24,22 @@ SOURCES = Path(__file__).parents[1] / 'csrc' / 'selective_scan' / 'cuda'
 TYPES = ('float', 'bfloat16', 'half', 'double')
 WARPS_OF_A_MULTIPROCESSOR = {'75': 32, '86': 48, '87': 48, '88': 48, '89': 48, '110': 48, '120': 48, '121': 48}
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
-WARPS_OF_A_BLOCK = {'forward': 4, 'backward': 1, 'map_forward': 4, 'small_map_forward': 2, 'map_backward': 1}
+WARPS_OF_A_BLOCK = {
+    'forward': 4,
+    'lane_forward': 2,
+    'backward': 1,
+    'map_forward': 4,
+    'small_map_forward': 2,
+    'lane_map_forward': 2,
+    'lane_small_map_forward': 4,
+    'map_backward': 1,
+}
 POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
-NAME = r'\d((?:small_)?(?:map_)?(?:forward|backward))_kernelI\w*?Li(\d+)E'  # as the compiler mangles it
+SCANS_BY_STRETCHES = ('lane_forward', 'lane_map_forward')
+STRETCHES = {'float': 32}  # positions, 64 of other types: 128 bytes
+# As the compiler mangles it; those with a lane per row are for one state.
+NAME = r'\d((?:lane_)?(?:small_)?(?:map_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
 
 
 @dataclass
@@ -35,12 +49,12 @@ class Kernel:
     Attributes:
         arch: as 90 for sm_90.
         type: of inputs and outputs.
-        scan: forward or backward, of a map with one of these names before it; one of `SCANS`.
+        scan: forward or backward, of a map with one of these names before it, with a lane per row; one of `SCANS`.
         states: N, or 0 for any.
         registers: of a thread.
         spilled: bytes of a thread that are stored to memory for want of registers.
         warps: that a multiprocessor holds at once, as far as registers go, of how many there can be at all.
-            A small map's shared memory may allow fewer.
+            Shared memory may allow fewer.
         instructions: per element; None where they were not counted.
     """
 
@@ -102,18 +116,22 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
         block = WARPS_OF_A_BLOCK[scan]
         of_a_block = -(-int(registers) // 8) * 8 * 32 * block
         warps = min(most, REGISTERS_OF_A_MULTIPROCESSOR // of_a_block * block)
-        yield Kernel(arch, kind, scan, int(states), int(registers), int(spilled), f'{warps} of {most}')
+        yield Kernel(arch, kind, scan, int(states or 1), int(registers), int(spilled), f'{warps} of {most}')
 
 
-def count_instructions(disassembly: str) -> dict[tuple[str, int], float]:
+def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
     """Per element, by scan and states, where there is one state.
 
     A map's tiles are read and written by one of two ways, there and back, of which both are counted.
+
+    Args:
+        disassembly: of a cubin, by cuobjdump.
+        stretch: Positions of a row that a warp brings to shared memory at once, where a lane has a row of its own.
     """
     counts = {}
     for function in disassembly.split('Function : ')[1:]:
         name = re.match(r'\S*?' + NAME, function)
-        if name is None or name[2] != '1':
+        if name is None or name[2] not in ('1', None):
             continue
         lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
         code = [(int(address, 16), text) for address, text in lines]
@@ -123,14 +141,29 @@ def count_instructions(disassembly: str) -> dict[tuple[str, int], float]:
         for address, text in code:
             target = re.search(r'\bBRA\b.*?\b(0x[0-9a-f]+)', text)
             if target and int(target[1], 16) < address < end:
-                loops.append([other for place, other in code if int(target[1], 16) <= place <= address])
+                loops.append(range(int(target[1], 16), address + 1))
         # A position takes two powers, of softplus and of the decay. Of the loops with so many, that over whole tiles of
         # many items is the shortest: the others mask items, or contain it.
         powers = 2 * POSITIONS_OF_A_LANE
-        tiles = [len(loop) for loop in loops if sum('MUFU.EX2' in text for text in loop) >= powers]
-        if tiles:  # double has no such instruction
-            counts[name[1], 1] = min(tiles) / POSITIONS_OF_A_LANE
+        tiles = [x for x in loops if sum('MUFU.EX2' in text for address, text in code if address in x) >= powers]
+        if not tiles:  # double has no such instruction
+            continue
+        tile = min(tiles, key=len)
+        count = _length(code, tile) / POSITIONS_OF_A_LANE
+        if name[1] in SCANS_BY_STRETCHES:
+            whole = min((x for x in tiles if tile[0] in x and len(x) > len(tile)), key=len)
+            parts = [x for x in loops if x[0] in whole and x != whole]
+            # In the others a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
+            moves = sum(_length(code, x) for x in parts if not any('MUFU' in t for a, t in code if a in x))
+            rest = _length(code, whole) - sum(_length(code, x) for x in parts)
+            count += (2 * moves + rest) / stretch
+        counts[name[1], 1] = count
     return counts
+
+
+def _length(code: Sequence[tuple[int, str]], loop: range) -> int:
+    """Number of its instructions."""
+    return sum(address in loop for address, _ in code)
 
 
 def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
@@ -145,7 +178,7 @@ def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
                 if disassembler:
                     compile_kernels(kind, arch, cubin, '-DMMSPARX_VECTOR=8')
                     done = subprocess.run([disassembler, '-sass', cubin], stdout=subprocess.PIPE, text=True, check=True)
-                    counts = count_instructions(done.stdout)
+                    counts = count_instructions(done.stdout, STRETCHES.get(kind, 64))
                     for kernel in found:
                         kernel.instructions = counts.get((kernel.scan, kernel.states))
                 kernels += found

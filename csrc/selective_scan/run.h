@@ -52,20 +52,24 @@ class BackwardRun {
   }
   BackwardRun(const BackwardRun&) = delete;
 
-  // `kernels` is complete after this.
-  void allocate(int64_t blocks) {
+  // `kernels` is complete after this. `positions` as Backward's, all by default.
+  void allocate(int64_t blocks) { allocate(blocks, kernels.inputs.length); }
+  void allocate(int64_t blocks, int64_t positions) {
     const Inputs& in = kernels.inputs;
     const auto exact = tensors_.A.options(), sums = exact.dtype(at::kDouble);
     du_ = at::empty(tensors_.u.sizes(), tensors_.u.options());
     ddelta_ = at::empty(tensors_.delta.sizes(), du_.options());
     dB_ = at::empty(tensors_.B.sizes(), tensors_.u.options());
     dC_ = at::empty_like(dB_);
-    dB_partial_ = at::empty({in.batch, in.groups, blocks, in.states, in.length}, exact);
+    dB_partial_ = at::empty({in.batch, in.groups, blocks, in.states, positions}, exact);
     dC_partial_ = at::empty_like(dB_partial_);
+    if (positions < in.length) leaving_ = at::empty({in.batch, in.dim, in.states}, exact);
     dA_partial_ = at::empty({in.batch, in.dim, in.states}, sums);
     dD_partial_ = at::empty({in.batch, in.dim}, sums);
     dbias_partial_ = at::empty_like(dD_partial_);
     kernels.blocks = blocks;
+    kernels.positions = positions;
+    kernels.leaving = leaving_.defined() ? leaving_.mutable_data_ptr() : nullptr;
     kernels.du = du_.mutable_data_ptr();
     kernels.ddelta = ddelta_.mutable_data_ptr();
     kernels.dB = dB_.mutable_data_ptr();
@@ -92,7 +96,7 @@ class BackwardRun {
  private:
   Tensors tensors_;
   Tensor grad_, states_;
-  Tensor du_, ddelta_, dB_, dC_, dB_partial_, dC_partial_, dA_partial_, dD_partial_, dbias_partial_;
+  Tensor du_, ddelta_, dB_, dC_, dB_partial_, dC_partial_, leaving_, dA_partial_, dD_partial_, dbias_partial_;
 };
 
 }  // namespace mmsparx

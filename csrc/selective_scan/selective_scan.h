@@ -64,8 +64,10 @@ struct Backward {
   // Sums over many elements are made of partial ones that are added in one order whatever the number
   // of threads, so that results repeat bit by bit.
   int64_t blocks;      // of rows in a group
-  void* dB_partial;    // (batch, groups, blocks, states, length), of the state's type
+  int64_t positions;   // of partial sums: `length`, or those of a part of it, which is differentiated after the later
+  void* dB_partial;    // (batch, groups, blocks, states, positions), of the state's type
   void* dC_partial;    // the same
+  void* leaving;       // (batch, dim, states), of the state's type: its gradient between parts; null for one part
   double* dA_partial;     // (batch, dim, states)
   double* dD_partial;     // (batch, dim)
   double* dbias_partial;  // (batch, dim)

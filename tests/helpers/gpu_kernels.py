@@ -29,8 +29,12 @@ def emulation_missing() -> str | None:
 
 
 @cache
-def emulated() -> Backend:
-    """The kernels on a CPU, compiled when they are first asked for (20 s) or have changed."""
+def emulated(lanes: bool = False) -> Backend:
+    """The kernels on a CPU, compiled when they are first asked for (20 s) or have changed.
+
+    Args:
+        lanes: Whether any number of rows is enough for the kernels with a lane per row; else none is.
+    """
     from torch.utils import cpp_extension  # it warns where there is a CUDA toolkit and no GPU
 
     folder = ROOT / 'build' / 'emulated_gpu'
@@ -44,11 +48,19 @@ def emulated() -> Backend:
         is_python_module=False,
     )
     operators = torch.ops.mmsparx_emulated
+
+    def on_chip(run):
+        def on_chip(*arguments):
+            operators.let_lanes_fill(lanes)
+            return run(*arguments)
+
+        return on_chip
+
     return Backend(
-        'emulated',
-        operators.forward,
+        'emulated-lanes' if lanes else 'emulated',
+        on_chip(operators.forward),
         operators.backward,
-        cross_forward=partial(cross.forward_with_delta, operators.map_forward),
+        cross_forward=partial(cross.forward_with_delta, on_chip(operators.map_forward)),
         cross_backward=partial(cross.backward_with_delta, operators.map_backward),
     )
 

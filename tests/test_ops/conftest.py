@@ -19,7 +19,7 @@ if os.environ.get(triton_runtime.INTERPRET):
 def compiled() -> list:
     """The compiled kernels: those for CPUs by instruction set, those for GPUs emulated, and on a GPU."""
     names = [f'native-{name}' for name in native.instruction_sets()]
-    names.append(pytest.param('emulated', marks=pytest.mark.emulated))
+    names += [pytest.param(name, marks=pytest.mark.emulated) for name in ('emulated', 'emulated-lanes')]
     return names if gpu_kernels.gpu_missing() else [*names, pytest.param('gpu', marks=pytest.mark.gpu)]
 
 
@@ -29,18 +29,32 @@ def others() -> list[str]:
     return [x.name for x in backends.BACKENDS if x.name != 'native' and (x.missing() or x.refusal(u)) is None]
 
 
+def pytest_collection_modifyitems(items):
+    """Drops tests of the kernels with a lane per row where others are called: in float64, and for several states."""
+    items[:] = [item for item in items if not left_to_others(item)]
+
+
+def left_to_others(item) -> bool:
+    call = getattr(item, 'callspec', None)
+    if call is None or 'emulated-lanes' not in [x for x in call.params.values() if isinstance(x, str)]:
+        return False
+    in_double = call.params.get('dtype') is torch.float64 or 'gradcheck' in item.name
+    return in_double or call.params.get('states', 1) > 1
+
+
 @pytest.fixture
 def use(monkeypatch):
     """Makes one of `compiled()` or `others()` ready: -> the name for `backend=`, on CPU tensors."""
 
     def use(name):
-        name, _, instruction_set = name.partition('-')
-        if instruction_set:
-            stack.enter_context(native.use_instruction_set(instruction_set))
+        name, _, variant = name.partition('-')
+        if name == 'native' and variant:
+            stack.enter_context(native.use_instruction_set(variant))
         if name == 'emulated' and gpu_kernels.emulation_missing():
             pytest.skip(f'the CUDA kernels cannot be emulated: {gpu_kernels.emulation_missing()}')
         if name in ('emulated', 'gpu'):
-            planted = gpu_kernels.emulated() if name == 'emulated' else gpu_kernels.on_gpu(backends.BACKENDS[0])
+            emulated = name == 'emulated'
+            planted = gpu_kernels.emulated(variant == 'lanes') if emulated else gpu_kernels.on_gpu(backends.BACKENDS[0])
             monkeypatch.setattr(backends, 'BACKENDS', [planted, *backends.BACKENDS])
             return planted.name
         return name

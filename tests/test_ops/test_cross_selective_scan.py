@@ -118,16 +118,31 @@ class TestTruth:
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_16_bit(dtype, backend):
+@pytest.mark.parametrize(
+    ('height', 'width', 'channels'), [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3), (28, 28, 2), (17, 23, 33)]
+)
+def test_16_bit(height, width, channels, dtype, backend):
     # Kernels of their own round once, the others after every step.
     own = backend == 'native'
     tolerance = {torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype] if own else TOLERANCE_16_BIT[dtype]
-    assert_agrees(inputs(9, 33, channels=6, dtype=dtype), backend, tolerance)
+    assert_agrees(inputs(height, width, channels, dtype=dtype), backend, tolerance)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_16_bit_large_maps(dtype, kernels):
     assert_agrees(inputs(64, 80, channels=2, batch=1, dtype=dtype), kernels, TOLERANCE_16_BIT[dtype])
+
+
+@pytest.mark.emulated
+def test_many_rows_go_by_lanes(use):
+    for size in ((7, 7), (64, 80)):  # in shared memory, and in memory
+        tensors = inputs(*size, dtype=torch.float32)
+        warps, lanes = (
+            cross_selective_scan(**tensors, delta_softplus=True, backend=use(name))
+            for name in ('emulated', 'emulated-lanes')
+        )
+        assert not torch.equal(warps, lanes)  # the same but for rounding
+        assert relative_error(lanes, warps) < TOLERANCE[torch.float32]
 
 
 def test_gradcheck(backend):

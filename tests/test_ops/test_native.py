@@ -115,6 +115,22 @@ class TestTruth:
         for ours, exact in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
             assert torch.equal(ours, exact)
 
+    @pytest.mark.emulated
+    @pytest.mark.parametrize(
+        ('rows', 'groups', 'states', 'length', 'expected'),
+        [
+            (4, 4, 1, 67200, 8192),  # a block a row: an eighth, in tiles of 256 positions
+            (4, 4, 1, 2048, 256),
+            (4, 4, 16, 67200, 512),
+            (4096, 4, 1, 67200, 67200),  # blocks of 16 rows
+            (4, 4, 1, 200, 200),
+        ],
+    )
+    def test_partial_sums_are_bounded(self, rows, groups, states, length, expected, use):
+        use('emulated')
+        positions = torch.ops.mmsparx_emulated.partial_positions(1, rows, groups, states, length)
+        assert positions == expected
+
     @pytest.mark.parametrize('states', [1, 2])
     @pytest.mark.parametrize('first', [True, False])
     def test_any_backward_reads_any_forward(self, first, states, kernels):

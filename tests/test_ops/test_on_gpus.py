@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import relative_error
 from helpers.kernels import backward, forward, inputs, to
 
 from mmsparx.ops import native, triton_runtime
@@ -113,6 +114,29 @@ def test_a_device_that_is_not_the_current_one(make, backend):
         found = scan(to('cuda:1', tensors), backend)
         assert all(x.device == torch.device('cuda:1') for x in found)
         assert_same(to('cpu', found), to('cpu', scan(to('cuda:0', tensors), backend)))
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        partial(inputs, 100, dim=512, groups=4),
+        *(partial(map_inputs, side, side, channels=128) for side in (7, 8, 14, 28)),
+        partial(map_inputs, 64, 80, channels=128),
+    ],
+    ids=['sequences', '7 x 7', '8 x 8', '14 x 14', '28 x 28', '64 x 80'],
+)
+def test_many_rows_agree_with_few(make, backend, dtype, tolerance):
+    # The CUDA kernels give a row a lane where 60 000 fill the GPU, and a warp otherwise: here to 131 072 and to 1024.
+    copies = 128
+    tensors = to(GPU, make(batch=2, dtype=dtype))
+    of_samples = [x.dim() > 2 for x in tensors]
+    many = [x.repeat(copies, *[1] * (x.dim() - 1)) if i else x for x, i in zip(tensors, of_samples, strict=True)]
+    forth = forward if tensors[0].dim() == 3 else map_forward
+    for found, expected in zip(forth(*many, True, backend), forth(*tensors, True, backend), strict=True):
+        found = found.unflatten(0, (copies, 2))
+        assert (found == found[:1]).all()
+        assert relative_error(found[0], expected) < tolerance
 
 
 def test_more_states_than_a_block_has_memory_for(backend):

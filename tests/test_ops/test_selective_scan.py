@@ -195,6 +195,13 @@ class TestMemoryLayout:
 
         assert_everything_is_written(run)
 
+    @pytest.mark.emulated
+    def test_many_rows_go_by_lanes(self, use):
+        arguments = inputs(70, dtype=torch.float32)
+        warps, lanes = (scan_or_skip(use(name), **arguments) for name in ('emulated', 'emulated-lanes'))
+        assert not torch.equal(warps, lanes)  # the same but for rounding
+        assert relative_error(lanes, warps) < 1e-6
+
     def test_repeats_bitwise(self, backend, device):
         arguments = leaves(inputs(300, states=2, groups=4, dtype=torch.float32), device=device)
 
@@ -276,8 +283,9 @@ class TestExtremes:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
     @pytest.mark.parametrize('name', ['u', 'delta', 'B', 'C', 'z'])
-    def test_nan_and_infinity_propagate_and_do_not_leak(self, name, value, dtype, backend):
-        clean = inputs(130, states=2, groups=2, dtype=dtype)
+    @pytest.mark.parametrize('states', [1, 2])
+    def test_nan_and_infinity_propagate_and_do_not_leak(self, states, name, value, dtype, backend):
+        clean = inputs(130, states, groups=2, dtype=dtype)
         dirty = dict(clean)
         dirty[name] = clean[name].clone()
         dirty[name][1, 1, ..., 66] = value  # a channel of u, delta and z; a group, hence 4 channels, of B and C

@@ -17,8 +17,9 @@ constexpr int kBackwardBlocks = sizeof(S) == 8 ? 8 : 16;
 
 struct BackwardArguments {
   Backward backward;
-  int64_t rows;  // of a block
-  int vector;    // see Items
+  int64_t rows;    // of a block
+  int vector;      // see Items
+  int begin, end;  // positions of the part; that which ends at the length is the first
 };
 
 // A row's share of shared memory: its dA and the gradient that leaves a tile, both per state, dD and dbias.
@@ -60,13 +61,13 @@ struct BackwardRows {
   using S = State<In>;
   const Backward& b;
   const Inputs& in;
-  const int vector, lane, states, rows;
+  const int vector, lane, states, rows, begin, end;
   const int64_t batch, first_row;
   const Lines<const In> u_rows, grad_rows;
   const Lines<In> du_rows;
   bool reversed;  // these are read and written from their ends, and du is added to
   const In *B, *C;
-  S *dB_partial, *dC_partial;
+  S *dB_partial, *dC_partial;  // as if the part began with the row
   // In shared memory, per row and state: dA, and the gradient of the state that leaves the tile, from later
   // positions; per row, the other two.
   S *dA, *leaving, *dD, *dbias;
@@ -147,8 +148,8 @@ struct BackwardRows {
         }
       } else {
         // What the lane has written for the rows before comes back from the cache.
-        r > 0 ? span.add(dB_partial + n * in.length, dB_n) : span.store(dB_partial + n * in.length, dB_n);
-        r > 0 ? span.add(dC_partial + n * in.length, dC_n) : span.store(dC_partial + n * in.length, dC_n);
+        r > 0 ? span.add(dB_partial + n * b.positions, dB_n) : span.store(dB_partial + n * b.positions, dB_n);
+        r > 0 ? span.add(dC_partial + n * b.positions, dC_n) : span.store(dC_partial + n * b.positions, dC_n);
       }
     }
 
@@ -183,22 +184,33 @@ struct BackwardRows {
   }
 
   MMSPARX_INLINE void run() {
-    for (int i = lane; i < rows * states; i += kLanes) dA[i] = leaving[i] = 0;
+    const bool first = end == in.length;
+    const int64_t place = batch * in.dim + first_row;
+    S* const between = static_cast<S*>(b.leaving) + place * states;
+    for (int i = lane; i < rows * states; i += kLanes) {
+      dA[i] = 0;
+      leaving[i] = first ? S(0) : between[i];
+    }
     for (int i = lane; i < rows; i += kLanes) dD[i] = dbias[i] = 0;
     sync_warp();
-    const int length = int(in.length), whole = length / kTile<kManyItems> * kTile<kManyItems>;
-    if (length - whole > kTile<kFewItems>) {
+    const int whole = end / kTile<kManyItems> * kTile<kManyItems>;
+    if (end - whole > kTile<kFewItems>) {
       tile<kManyItems, false>(whole);
-    } else if (length > whole) {
+    } else if (end > whole) {
       tile<kFewItems, false>(whole);
     }
-    for (int start = whole - kTile<kManyItems>; start >= 0; start -= kTile<kManyItems>) tile<kManyItems, true>(start);
+    for (int start = whole - kTile<kManyItems>; start >= begin; start -= kTile<kManyItems>) {
+      tile<kManyItems, true>(start);
+    }
     sync_warp();
-    const int64_t place = batch * in.dim + first_row;
-    for (int i = lane; i < rows * states; i += kLanes) b.dA_partial[place * states + i] = dA[i];
+    const auto add = [first](double& sum, S part) { sum = first ? double(part) : sum + double(part); };
+    for (int i = lane; i < rows * states; i += kLanes) {
+      add(b.dA_partial[place * states + i], dA[i]);
+      if (begin > 0) between[i] = leaving[i];
+    }
     for (int i = lane; i < rows; i += kLanes) {
-      b.dD_partial[place + i] = dD[i];
-      b.dbias_partial[place + i] = dbias[i];
+      add(b.dD_partial[place + i], dD[i]);
+      add(b.dbias_partial[place + i], dbias[i]);
     }
   }
 };
@@ -213,7 +225,7 @@ MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsig
   const Inputs& in = b.inputs;
   const int states = kStates ? kStates : int(in.states);
   const int64_t before = number * arguments.rows, left = group_dim - before;
-  const int64_t partials = ((batch * in.groups + group) * b.blocks + number) * states * in.length;
+  const int64_t partials = ((batch * in.groups + group) * b.blocks + number) * states * b.positions - arguments.begin;
   S* const shared = reinterpret_cast<S*>(memory);
   BackwardRows<In, kStates>{
       b,
@@ -222,6 +234,8 @@ MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsig
       int(threadIdx.x),
       states,
       int(left < arguments.rows ? left : arguments.rows),
+      arguments.begin,
+      arguments.end,
       batch,
       group * group_dim + before,
       u,
@@ -256,25 +270,34 @@ backward_kernel(const BackwardArguments arguments) {
       {static_cast<In*>(b.du) + (batch * in.dim + first_row) * in.length, in.length}, false);
 }
 
+struct AddArguments {
+  Backward backward;
+  int begin, end;           // positions of the part
+  int64_t group, groups;  // the first of those whose sums are ready, and their number
+};
+
 // dB and dC from those of the blocks.
 template <typename In>
 MMSPARX_KERNEL(kAddThreads, 1)
-add_partials_kernel(const BackwardArguments arguments) {
+add_partials_kernel(const AddArguments arguments) {
   using S = State<In>;
   const Backward& b = arguments.backward;
   const Inputs& in = b.inputs;
-  const int64_t size = in.states * in.length, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
-  if (i >= in.batch * in.groups * size) return;
-  const bool small = in.batch * in.groups * size < int64_t{1} << 32;  // its division is several times as fast
-  const int64_t sequence = small ? int64_t(uint32_t(i) / uint32_t(size)) : i / size;
-  const int64_t first = sequence * b.blocks * size + (i - sequence * size);
+  const int64_t count = arguments.end - arguments.begin, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
+  const int64_t line = quotient_of(i, count), position = i - line * count;
+  const int64_t unit = quotient_of(line, in.states), state = line - unit * in.states;
+  const int64_t batch = quotient_of(unit, arguments.groups);
+  if (batch >= in.batch) return;
+  const int64_t sequence = batch * in.groups + arguments.group + (unit - batch * arguments.groups);
+  const int64_t size = in.states * b.positions, first = sequence * b.blocks * size + state * b.positions + position;
   S dB = 0, dC = 0;
   for (int64_t block = 0; block < b.blocks; block++) {
     dB += static_cast<const S*>(b.dB_partial)[first + block * size];
     dC += static_cast<const S*>(b.dC_partial)[first + block * size];
   }
-  narrow(dB, static_cast<In*>(b.dB)[i]);
-  narrow(dC, static_cast<In*>(b.dC)[i]);
+  const int64_t to = (sequence * in.states + state) * in.length + arguments.begin + position;
+  narrow(dB, static_cast<In*>(b.dB)[to]);
+  narrow(dC, static_cast<In*>(b.dC)[to]);
 }
 
 }  // namespace

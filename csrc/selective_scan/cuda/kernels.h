@@ -11,17 +11,18 @@ namespace mmsparx {
 struct GpuMap {
   int64_t channels, height, width;
   // Working memory, (batch, channels, width * height) but for the last; uninitialised.
-  void* columns;       // not used by a forward that fits into shared memory
+  void* columns;       // not used by a forward without lines
   void* grad_columns;  // of a backward
-  void* lines;         // (batch, 2, channels, length); as `columns`
+  void* lines;         // (batch, map_forward_lines, channels, length), of a backward (batch, 2, channels, length)
 };
 
 // For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
 struct GpuKernels {
-  int64_t (*backward_blocks)(const Inputs&);  // Backward::blocks
+  int64_t (*backward_blocks)(const Inputs&);     // Backward::blocks
+  int64_t (*backward_positions)(const Inputs&);  // Backward::positions
   void (*forward)(const Forward&, void* stream);
   void (*backward)(const Backward&, void* stream);  // all but the sums over samples
-  bool (*map_fits)(const Inputs&);                  // whether a map's forward fits into shared memory
+  int64_t (*map_forward_lines)(const Inputs&);      // of a map's working memory, none if shared memory does
   void (*map_forward)(const Forward&, const GpuMap&, void* stream);
   void (*map_backward)(const Backward&, const GpuMap&, void* stream);  // as `backward`
 };

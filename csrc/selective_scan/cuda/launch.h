@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
+#include "lane_forward.h"
 
 namespace mmsparx {
 namespace {
@@ -53,11 +54,28 @@ template <typename In>
 constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {backward_kernel<In, 1>, backward_kernel<In, 16>,
                                                                 backward_kernel<In, 0>};
 
+// Whether a forward takes a lane a row, not a warp.
+template <typename In>
+bool goes_by_lanes(const Inputs& in) {
+  return sizeof(State<In>) == 4 && in.states == 1 && lanes_fill_device(in.batch * in.dim, in.group_dim());
+}
+
+inline unsigned lane_blocks(const Inputs& in) {
+  return ceil_div(in.batch * in.groups * ceil_div(in.group_dim(), kLanes), kLaneWarps);
+}
+
 template <typename In>
 void run_forward(const Forward& f, void* stream) {
   const Inputs& in = f.inputs;
   ForwardArguments arguments{f, widest_vector<In>(in)};
   align<In>(arguments.vector, f.out, {});
+  if constexpr (sizeof(State<In>) == 4) {
+    if (in.batch * in.dim > 0 && goes_by_lanes<In>(in)) {
+      launch(lane_forward_kernel<In>, lane_blocks(in), kLaneWarps * kLanes, kLaneWarps * sizeof(LaneMemory<In>),
+             static_cast<Stream>(stream), LaneForwardArguments{f, arguments.vector});
+      return;
+    }
+  }
   const unsigned blocks = ceil_div(in.batch * in.dim, kForwardWarps);
   if (blocks == 0) return;
   launch(kForwardKernels<In>(in.states), blocks, kForwardWarps * kLanes,
@@ -69,34 +87,64 @@ int64_t backward_blocks(const Inputs& in) {
   return ceil_div(in.group_dim(), backward_rows<State<In>>(in));
 }
 
+// As many as have partial sums half as large as delta, in whole tiles, one at least: all, unless blocks have few rows
+// or there are many states.
+template <typename In>
+int64_t backward_positions(const Inputs& in) {
+  constexpr int64_t kStep = kTile<kManyItems>;
+  const int64_t of_a_position = 2 * in.groups * backward_blocks<In>(in) * in.states * int64_t(sizeof(State<In>));
+  const int64_t most = in.dim * in.length * int64_t(sizeof(In)) / 2 / (of_a_position > 0 ? of_a_position : 1);
+  if (most >= in.length) return in.length;
+  const int64_t positions = most < kStep ? kStep : most / kStep * kStep;
+  return positions < in.length ? positions : in.length;
+}
+
 template <typename In>
 BackwardArguments backward_arguments(const Backward& b) {
   using S = State<In>;
-  BackwardArguments arguments{b, backward_rows<S>(b.inputs), widest_vector<In>(b.inputs)};
+  BackwardArguments arguments{b, backward_rows<S>(b.inputs), widest_vector<In>(b.inputs), 0, 0};
   align<In>(arguments.vector, b.grad.data, {b.grad.batch_stride, b.grad.row_stride});
   align<In>(arguments.vector, b.ddelta, {});
   for (const void* const to : {b.dB_partial, b.dC_partial}) align<S>(arguments.vector, to, {});
   return arguments;
 }
 
+// The parts of a row, the last first: `run(begin, end)`.
+template <typename Run>
+void for_parts(const Backward& b, const Run& run) {
+  const int64_t length = b.inputs.length;
+  for (int64_t begin = (length - 1) / b.positions * b.positions; begin >= 0; begin -= b.positions) {
+    const int64_t end = begin + b.positions;
+    run(int(begin), int(end < length ? end : length));
+  }
+}
+
+// Of the part of `arguments`, of so many groups from one on.
 template <typename In>
-void add_partials(const BackwardArguments& arguments, Stream stream) {
+void add_partials(const BackwardArguments& arguments, int64_t group, int64_t groups, Stream stream) {
   const Inputs& in = arguments.backward.inputs;
-  const unsigned sums = ceil_div(in.batch * in.groups * in.states * in.length, kAddThreads);
-  if (sums > 0) launch(add_partials_kernel<In>, sums, kAddThreads, 0, stream, arguments);
+  const int64_t sums = in.batch * groups * in.states * (arguments.end - arguments.begin);
+  if (sums == 0) return;
+  launch(add_partials_kernel<In>, ceil_div(sums, kAddThreads), kAddThreads, 0, stream,
+         AddArguments{arguments.backward, arguments.begin, arguments.end, group, groups});
 }
 
 template <typename In>
-void run_backward(const Backward& b, void* stream) {
+void run_backward(const Backward& b, void* on) {
   const Inputs& in = b.inputs;
+  const Stream stream = static_cast<Stream>(on);
   BackwardArguments arguments = backward_arguments<In>(b);
   align<In>(arguments.vector, b.du, {});
   const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
-  if (blocks > 0) {
-    launch(kBackwardKernels<In>(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states),
-           static_cast<Stream>(stream), arguments);
-  }
-  add_partials<In>(arguments, static_cast<Stream>(stream));
+  for_parts(b, [&](int begin, int end) {
+    arguments.begin = begin;
+    arguments.end = end;
+    if (blocks > 0) {
+      launch(kBackwardKernels<In>(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states), stream,
+             arguments);
+    }
+    add_partials<In>(arguments, 0, in.groups, stream);
+  });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The backward of a map: a warp takes rows of some channels, or columns, there and back.
+// The backward of a map: a warp takes rows of some channels, or columns, there or, in another launch, back.
 
 #pragma once
 
@@ -12,6 +12,7 @@ struct MapBackwardArguments {
   int64_t channels;
   Rows columns, grad_columns;  // these transposed
   void* lines;                 // (batch, 2, channels, length): du along rows and along columns
+  bool back;                   // which adds to these
 };
 
 template <typename In, int kStates>
@@ -27,11 +28,8 @@ map_backward_kernel(const MapBackwardArguments arguments) {
   const Lines<const In> grad = lines_of<In>(order ? arguments.grad_columns : b.grad, batch, channel);
   const int64_t line = (int64_t(batch) * 2 + order) * channels + channel;
   const Lines<In> du = {static_cast<In*>(arguments.lines) + line * in.length, in.length};
-#pragma unroll 1
-  for (int back = 0; back < 2; back++) {
-    differentiate_rows<In, kStates>(arguments.plain, memory, batch, order + 2 * back, uint32_t(channels), number,
-                                            u, grad, du, back);
-  }
+  differentiate_rows<In, kStates>(arguments.plain, memory, batch, order + 2 * arguments.back, uint32_t(channels),
+                                  number, u, grad, du, arguments.back);
 }
 
 }  // namespace

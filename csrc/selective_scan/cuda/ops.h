@@ -37,7 +37,7 @@ Gradients backward_on(void* stream, const Tensor& grad, const Tensor& u, const T
   const Inputs& in = run.kernels.inputs;
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
-  run.allocate(kernels.backward_blocks(in));
+  run.allocate(kernels.backward_blocks(in), kernels.backward_positions(in));
   kernels.backward(run.kernels, stream);
   return run.gradients(sum_over_batch_as(A));
 }
@@ -61,9 +61,9 @@ std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const T
   const GpuKernels kernels = gpu_kernels(in.type);
   GpuMap map = map_of(x);
   Tensor columns, lines;
-  if (!kernels.map_fits(in)) {
+  if (const int64_t number = kernels.map_forward_lines(in)) {
     columns = working_maps(x, 1);
-    lines = working_maps(x, 2);
+    lines = working_maps(x, number);
     map.columns = columns.mutable_data_ptr();
     map.lines = lines.mutable_data_ptr();
   }
@@ -78,7 +78,7 @@ Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, con
   const Inputs& in = run.kernels.inputs;
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
-  run.allocate(kernels.backward_blocks(in));
+  run.allocate(kernels.backward_blocks(in), kernels.backward_positions(in));
   const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1), lines = working_maps(x, 2);
   GpuMap map = map_of(x);
   map.columns = columns.mutable_data_ptr();

@@ -33,6 +33,13 @@ template <typename S>
 MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 
+// The same number, of which the compiler no longer knows where it comes from: it computes its multiples one from the
+// other instead of each anew.
+MMSPARX_INLINE int64_t opaque(int64_t x) {
+  asm("" : "+l"(x));
+  return x;
+}
+
 // All warps of a block.
 MMSPARX_INLINE void sync_block() { __syncthreads(); }
 
@@ -43,9 +50,38 @@ MMSPARX_INLINE void check_aligned(const void*) {}
 // Warps that fill a GPU.
 constexpr int64_t kEnoughWarps = 4096;
 
+inline int64_t attribute_of_device(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
+}
+
+// Whether rows, so many to a group, fill the device where each takes a lane, 32 of a group a warp. They do with 14
+// warps for a multiprocessor, 3 or 4 for each of its schedulers, so that one runs while others wait for memory: with
+// 132 multiprocessors, from 59 136 rows on. Groups of fewer than 32 would leave lanes idle.
+inline bool lanes_fill_device(int64_t rows, int64_t of_a_group) {
+  return of_a_group >= 32 && rows >= 14 * 32 * attribute_of_device(cudaDevAttrMultiProcessorCount);
+}
+
+// Shared memory that a block may ask for, so that a multiprocessor holds two.
+inline size_t most_shared_bytes() {
+  constexpr int64_t kSystemBytes = 1 << 10;  // of a block
+  const int64_t half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2 - kSystemBytes;
+  const int64_t most = attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return size_t(half < most ? half : most);
+}
+
+// What a block has without being asked for, on every device.
+constexpr size_t kSharedBytes = 48 << 10;
+
 template <typename Argument>
 void launch(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared_bytes, Stream stream,
             const Argument& argument) {
+  if (shared_bytes > kSharedBytes) {
+    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         int(shared_bytes));
+  }
   kernel<<<blocks, threads, shared_bytes, stream>>>(argument);
 }
 

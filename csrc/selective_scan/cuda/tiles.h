@@ -26,6 +26,11 @@ MMSPARX_INLINE int vector_of(const Arguments& arguments) {
 #endif
 }
 
+// a / b of numbers that are not negative: several times as fast where both have 32 bits.
+MMSPARX_INLINE int64_t quotient_of(int64_t a, int64_t b) {
+  return (a | b) >> 32 == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
+}
+
 template <typename In>
 MMSPARX_INLINE const In* row_of(const Rows& rows, int64_t batch, int64_t row) {
   return static_cast<const In*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;

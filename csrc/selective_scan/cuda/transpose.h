@@ -1,4 +1,4 @@
-// The transpose of maps, or of one summand of them.
+// The transpose of maps, or of some summands of them.
 
 #pragma once
 
@@ -11,8 +11,8 @@ constexpr int kTransposeWarps = 4;
 
 struct TransposeArguments {
   int64_t maps, channels, height, width;  // of `from`; maps: of all samples
-  Rows from;                              // (batch, channels, height * width)
-  Rows added;                             // (batch, channels, width * height) to be added, or no data
+  Rows from[2];                           // (batch, channels, height * width)
+  Rows added[2];                          // (batch, channels, width * height)
   void* to;                               // (batch, channels, width, height)
 };
 
@@ -20,53 +20,99 @@ struct TransposeArguments {
 template <typename T>
 constexpr size_t kTransposeBytes = kTransposeWarps * kLanes * (kLanes + 1) * sizeof(T);
 
-// A warp a square of 32 pixels a side.
-template <typename T>
+// A column of pixels of a map, or the sum of two maps, or of none.
+template <typename T, int kMaps>
+struct Column {
+  using Value = std::conditional_t<kMaps == 1, T, State<T>>;  // one is left as it is
+  const unsigned char* at[kMaps ? kMaps : 1];
+  int64_t step;  // bytes from row to row
+
+  MMSPARX_INLINE Column(const Rows (&rows)[2], int64_t batch, int64_t channel, uint32_t corner, uint32_t width)
+      : step(opaque(int64_t(width * sizeof(T)))) {
+#pragma unroll
+    for (int m = 0; m < kMaps; m++) {
+      at[m] = reinterpret_cast<const unsigned char*>(row_of<T>(rows[m], batch, channel) + corner);
+    }
+  }
+  MMSPARX_INLINE Value read() const {
+    const T first = *reinterpret_cast<const T*>(at[0]);
+    if constexpr (kMaps == 1) {
+      return first;
+    } else {
+      return widen(first) + widen(*reinterpret_cast<const T*>(at[1]));
+    }
+  }
+  MMSPARX_INLINE void advance() {
+#pragma unroll
+    for (int m = 0; m < kMaps; m++) at[m] += step;
+  }
+};
+
+// A warp a square of 32 pixels a side. kFrom maps are added up and transposed, and kAdded added to that. Numbers of
+// pixels of a map have 31 bits.
+template <typename T, int kFrom, int kAdded>
 MMSPARX_KERNEL(kTransposeWarps* kLanes, 8)
 transpose_kernel(const TransposeArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
+  using Value = typename Column<T, kFrom>::Value;
   constexpr int kRow = kLanes + 1;
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
-  const int height = int(arguments.height), width = int(arguments.width);
-  const int64_t across = (width + kLanes - 1) / kLanes, squares = (height + kLanes - 1) / kLanes * across;
-  const int64_t place = int64_t(blockIdx.x) * kTransposeWarps + warp, map = place / squares, square = place % squares;
+  const uint32_t height = uint32_t(arguments.height), width = uint32_t(arguments.width);
+  const uint32_t across = (width + kLanes - 1) / kLanes, squares = (height + kLanes - 1) / kLanes * across;
+  const int64_t place = int64_t(blockIdx.x) * kTransposeWarps + warp, map = quotient_of(place, squares);
   if (map >= arguments.maps) return;
-  const int64_t batch = map / arguments.channels, channel = map % arguments.channels;
-  const int left = int(square % across) * kLanes, top = int(square / across) * kLanes;
-  const int columns = width - left < kLanes ? width - left : kLanes;
-  const int rows = height - top < kLanes ? height - top : kLanes;
-  T* const shared = reinterpret_cast<T*>(memory) + warp * kLanes * kRow;
+  const uint32_t square = uint32_t(place - map * squares);
+  const uint32_t left = square % across * kLanes, top = square / across * kLanes;
+  const int64_t batch = quotient_of(map, arguments.channels), channel = map - batch * arguments.channels;
+  const int columns = width - left < kLanes ? int(width - left) : kLanes;
+  const int rows = height - top < kLanes ? int(height - top) : kLanes;
+  Value* const shared = reinterpret_cast<Value*>(memory) + warp * kLanes * kRow;
 
   // Reads on their way at once: what is written might be what is read next, for all that the compiler knows.
   constexpr int kReads = 8;
-  const T* const from = row_of<T>(arguments.from, batch, channel) + int64_t(top) * width + left;
-  for (int first = 0; first < rows; first += kReads) {
-    T pixels[kReads];
+  if (lane < columns) {
+    Column<T, kFrom> from(arguments.from, batch, channel, top * width + left + lane, width);
+    Value* here = shared + lane;
+    for (int left_over = rows; left_over > 0; left_over -= kReads) {
+      Value pixels[kReads];
 #pragma unroll
-    for (int i = 0; i < kReads; i++) {
-      if (lane < columns && first + i < rows) pixels[i] = from[int64_t(first + i) * width + lane];
-    }
+      for (int i = 0; i < kReads; i++) {
+        if (i < left_over) pixels[i] = from.read();
+        from.advance();
+      }
 #pragma unroll
-    for (int i = 0; i < kReads; i++) {
-      if (lane < columns && first + i < rows) shared[(first + i) * kRow + lane] = pixels[i];
+      for (int i = 0; i < kReads; i++) {
+        if (i < left_over) here[i * kRow] = pixels[i];
+      }
+      here += kReads * kRow;
     }
   }
   sync_warp();
-  const int64_t corner = int64_t(left) * height + top;
-  const T* const added = arguments.added.data ? row_of<T>(arguments.added, batch, channel) + corner : nullptr;
-  T* const to = static_cast<T*>(arguments.to) + map * height * width + corner;
-  for (int first = 0; first < columns; first += kReads) {
-    State<T> pixels[kReads] = {};
+  if (lane >= rows) return;
+  const uint32_t corner = left * height + top + lane;
+  Column<T, kAdded> added(arguments.added, batch, channel, corner, height);
+  unsigned char* to = reinterpret_cast<unsigned char*>(static_cast<T*>(arguments.to) + map * height * width + corner);
+  const int64_t step = opaque(int64_t(height * sizeof(T)));
+  const Value* here = shared + lane * kRow;
+  for (int left_over = columns; left_over > 0; left_over -= kReads) {
+    T pixels[kReads];
 #pragma unroll
     for (int i = 0; i < kReads; i++) {
-      if (added && lane < rows && first + i < columns) pixels[i] = widen(added[int64_t(first + i) * height + lane]);
-    }
-#pragma unroll
-    for (int i = 0; i < kReads; i++) {
-      if (lane < rows && first + i < columns) {
-        narrow(pixels[i] + widen(shared[lane * kRow + first + i]), to[int64_t(first + i) * height + lane]);
+      if (i < left_over) {
+        if constexpr (kAdded == 0) {
+          pixels[i] = here[i];
+        } else {
+          narrow(widen(added.read()) + widen(here[i]), pixels[i]);
+        }
       }
+      added.advance();
     }
+#pragma unroll
+    for (int i = 0; i < kReads; i++) {
+      if (i < left_over) *reinterpret_cast<T*>(to) = pixels[i];
+      to += step;
+    }
+    here += kReads;
   }
 }
 

@@ -31,6 +31,13 @@ struct Emulation {
   "bool delta_softplus) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 TORCH_LIBRARY(mmsparx_emulated, m) {
+  m.def("let_lanes_fill(bool fill) -> ()", [](bool fill) { lanes_fill = fill; });
+  m.def("partial_positions(int batch, int dim, int groups, int states, int length) -> int",
+        [](int64_t batch, int64_t dim, int64_t groups, int64_t states, int64_t length) {
+          Inputs in{};
+          in.batch = batch, in.dim = dim, in.groups = groups, in.states = states, in.length = length;
+          return gpu_kernels(Type::kBFloat16).backward_positions(in);
+        });
   m.def("forward(Tensor u, " FORWARD, Operator<Emulation, forward_on>::call);
   m.def("backward(Tensor grad, Tensor u, " BACKWARD, Operator<Emulation, backward_on>::call);
   m.def("map_forward(Tensor x, " FORWARD, Operator<Emulation, map_forward_on>::call);

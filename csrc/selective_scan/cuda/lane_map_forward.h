@@ -1,0 +1,32 @@
+// The forward of many maps that lie in memory as rows and transposed: a lane a row of one direction.
+
+#pragma once
+
+#include "lane_forward.h"
+
+namespace mmsparx {
+namespace {
+
+struct LaneMapArguments {
+  Forward forward;  // of four groups; u is (batch, channels, length)
+  Rows columns;     // u transposed
+  void* lines;      // (batch, 4, channels, length): what each direction makes, in the order of rows or of columns
+  int vector;       // see Items
+};
+
+template <typename In>
+MMSPARX_KERNEL(kLaneWarps* kLanes, kLaneBlocks<In>)
+lane_map_forward_kernel(const LaneMapArguments arguments) {
+  MMSPARX_SHARED_MEMORY(memory);
+  const Inputs& in = arguments.forward.inputs;
+  const LaneUnit unit(in);
+  if (unit.batch >= in.batch) return;
+  const Rows u = unit.group % 2 ? arguments.columns : in.u;
+  const int64_t first_row = unit.group * in.group_dim() + unit.first;
+  In* const lines = static_cast<In*>(arguments.lines) + (unit.batch * in.dim + first_row) * in.length;
+  scan_rows_by_lanes<In>(arguments.forward, vector_of(arguments), unit.batch, unit.group, first_row,
+                         row_of<In>(u, unit.batch, unit.first), u.row_stride, lines, unit.group >= 2, memory);
+}
+
+}  // namespace
+}  // namespace mmsparx

@@ -1,0 +1,79 @@
+// What a lane does that has a row of its own, position after position, for one state: no shuffles, a third of the
+// instructions of a warp a row, and as many at every length, but 32 times the rows to fill a GPU.
+
+#pragma once
+
+#include "tiles.h"
+
+namespace mmsparx {
+namespace {
+
+// max(x, 0), of NaN NaN.
+MMSPARX_INLINE float positive_part(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float positive;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(positive) : "f"(x));
+  return positive;
+#else
+  return x <= 0 ? 0.f : x;
+#endif
+}
+
+// log2(1 + e) for e in [0, 1], relative to its own size, plus x: e P(e), minimax to 2e-7.
+MMSPARX_INLINE float log2_of_one_plus(float e, float x) {
+  float p = fmaf(e, -0.012319473f, 0.063607894f);
+  p = fmaf(p, e, -0.15535189f);
+  p = fmaf(p, e, 0.25600976f);
+  p = fmaf(p, e, -0.35339484f);
+  p = fmaf(p, e, 0.48006371f);
+  p = fmaf(p, e, -0.72131008f);
+  p = fmaf(p, e, 1.4426948f);
+  return fmaf(p, e, x);
+}
+
+// A row's recurrence. With a softplus, of what is read in 16 bits, steps are counted in units of ln(2), as the
+// hardware's powers are: that spares two products. B is to be multiplied by the unit.
+template <typename In>
+struct LaneRow {
+  static_assert(sizeof(State<In>) == 4, "what the lanes compute in");
+  static constexpr bool kPrecise = sizeof(In) == sizeof(float);
+  bool use_softplus, use_D;
+  float of_delta, bias, A, D, h = 0;
+
+  static MMSPARX_INLINE bool counts_in_ln2(const Inputs& in) { return !kPrecise && in.delta_softplus; }
+  static MMSPARX_INLINE float unit(const Inputs& in) { return counts_in_ln2(in) ? 0.693147181f : 1.f; }
+
+  MMSPARX_INLINE LaneRow(const Inputs& in, int64_t row)
+      : use_softplus(in.delta_softplus),
+        use_D(in.D),
+        of_delta(counts_in_ln2(in) ? float(kLog2E) : 1.f),
+        bias(of_delta * value_or_zero<float>(in.delta_bias, row)),
+        A(static_cast<const float*>(in.A)[row] * (counts_in_ln2(in) ? 1.f : float(kLog2E))),
+        D(value_or_zero<float>(in.D, row)) {}
+
+  // In place: deltas become steps. One branch for all, so that their softpluses overlap.
+  template <int kItems>
+  MMSPARX_INLINE void make_steps(float (&x)[kItems]) const {
+#pragma unroll
+    for (int i = 0; i < kItems; i++) x[i] = fmaf(x[i], of_delta, bias);
+    if (!use_softplus) return;
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      // log(1 + exp(x)) is that of -|x|, and what of x is positive; this keeps NaN.
+      if constexpr (kPrecise) {
+        x[i] = log1p_in_float(exponential<true>(-fabsf(x[i]))) + positive_part(x[i]);
+      } else {
+        x[i] = log2_of_one_plus(power_of_two(-fabsf(x[i])), positive_part(x[i]));
+      }
+    }
+  }
+
+  // What is written for a position.
+  MMSPARX_INLINE float advance(float u, float step, float B, float C) {
+    h = fmaf(power_of_two(step * A), h, step * u * B);
+    return use_D ? fmaf(D, u, C * h) : C * h;
+  }
+};
+
+}  // namespace
+}  // namespace mmsparx
