@@ -5,16 +5,10 @@ on the whole sequence at once and without writing into tensors, so that torch di
 often as asked. They take a step of Python for each position, and memory for all states, some ten times.
 """
 
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmsparx.ops.selective_scan.reference import CHUNK, Block, time_first
-
-# `reference`'s softplus divides by zero in its derivative. Beyond 50, log(1 + exp(x)) is x in float64.
-_softplus = partial(F.softplus, threshold=50)
 
 
 def forward(
@@ -28,7 +22,7 @@ def forward(
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
-    block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus, _softplus)
+    block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus)
     hs = _recurrence(block.decay, block.drive)
     ends = hs[CHUNK - 1 :: CHUNK]
     if hs.shape[0] % CHUNK:
@@ -50,7 +44,7 @@ def backward(
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """As `reference.backward`, but compute the saved states again: as saved, they carry no derivative."""
-    block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus, _softplus)
+    block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus)
     hs = _recurrence(block.decay, block.drive)
     gy = time_first(grad.to(hs.dtype), B.shape[1])
     dh = _recurrence(block.later_decay(), (gy * block.C).flip(0)).flip(0)
