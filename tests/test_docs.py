@@ -1,0 +1,92 @@
+"""The documents: links lead somewhere, Python blocks run, and commands take what they are given."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tools import ROOT
+
+pytest.importorskip('mmengine', reason='the documents use the backbones')
+from mmengine.config import Config
+
+from mmsparx.cli.parser import make_parser
+from mmsparx.models import SparXMamba
+
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path
+    for path in sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
+}
+# `test_outside` and the tests of `export` run those of the others.
+RUN = ['README.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md']
+COMMAND = re.compile(r'^    (?:python -m )?mmsparx (.+)$', re.MULTILINE)
+SCRIPT = re.compile(r'^    (?:python )?((?:tools|demo)/\S+)(.*)$', re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, by GitHub's rule."""
+    heads = re.findall(r'^#+ (.+)$', path.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', head.lower()).replace(' ', '-') for head in heads}
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r'^```python\n(.*?)^```', DOCUMENTS[name].read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_links(name):
+    path = DOCUMENTS[name]
+    targets = re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', path.read_text())
+    for target in (markdown or html for markdown, html in targets):
+        if re.match(r'https?:', target):
+            continue
+        file, _, anchor = target.partition('#')
+        found = path.parent / file if file else path
+        assert found.exists(), f'{target}: no such file'
+        assert not anchor or anchor in anchors(found), f'{target}: no such heading'
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_every_document_is_linked(name):
+    """From the README, or from a document that it links."""
+    linked = {ROOT / 'README.md'}
+    for path in [ROOT / 'README.md', *DOCUMENTS.values()]:
+        if path in linked or path.parent == ROOT:
+            linked |= {(path.parent / t).resolve() for t in re.findall(r'\]\(([^)#\s]+)', path.read_text())}
+    assert DOCUMENTS[name] in linked
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """A folder with the file of weights that the documents name."""
+    path = tmp_path_factory.mktemp('documents')
+    torch.save(SparXMamba('tiny', output_norm=False).state_dict(), path / 'sparx_mamba_tiny_in1k.pth')
+    return path
+
+
+@pytest.mark.parametrize(('name', 'index'), [(name, i) for name in RUN for i in range(len(blocks(name)))])
+def test_python_blocks(name, index, folder):
+    code = blocks(name)[index]
+    if '_base_' in code:
+        (folder / 'config.py').write_text(code)
+        assert Config.fromfile(folder / 'config.py').model.backbone.type == 'mmsparx.SparXMamba'
+        return
+    run = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_commands(name):
+    """They parse, and what they name in the repository is there."""
+    text = re.sub(r'\\\n\s*', '', DOCUMENTS[name].read_text())  # lines that go on
+    for line in COMMAND.findall(text):
+        arguments = shlex.split(line.partition(' > ')[0], comments=True)
+        if '...' not in line:
+            make_parser('mmsparx').parse_args(arguments)
+    for script, rest in SCRIPT.findall(text):
+        assert (ROOT / script).is_file(), script
+        for word in shlex.split(rest, comments=True):
+            assert not word.startswith('configs/') or (ROOT / word).is_file(), word
