@@ -152,7 +152,7 @@ def test_compare_takes_any_classifier(mode, precision):
     pictures = torch.randn(2, 3, 8, 8)
     protocol = Protocol(1e-3, 3, 0)
     if mode == 'training':
-        del models['c']  # too small a picture for its batch norms
+        del models['c']  # too small an image for its batch norms
     comparison = network.compare(models, pictures, mode, protocol, precision)
     assert len(comparison.measured) == len(models)
 
@@ -343,3 +343,25 @@ def test_a_run_without_matplotlib_keeps_its_results(tmp_path, monkeypatch, capsy
     path = selective_scan.main([*SCAN, '--out', str(tmp_path), '--contenders', 'unbind', '--passes', 'forward'])
     assert path.is_file()
     assert 'no plot without matplotlib' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures('_quick')
+def test_deployment(tmp_path, monkeypatch):
+    pytest.importorskip('onnxscript', reason='networks are exported by it')
+    pytest.importorskip('onnxruntime', reason='it runs the files')
+    from benchmarks import deployment
+
+    small = dict(channels=[8] * 4, stages=[dict(depth=1)] * 4)
+    monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', SparXMamba(small).arch)
+    create = timm.create_model
+    sizes = dict(depths=(1, 1, 1, 1), embed_dim=8, num_heads=(1, 1, 1, 1))
+    monkeypatch.setattr(timm, 'create_model', lambda name, **options: create(name, **{**options, **sizes}))
+    path = deployment.main(['--images', '64', '--files', '.onnx', *SHORT, '--out', str(tmp_path)])
+    (comparison,), table = Report.load(path).comparisons, path.with_suffix('.md').read_text()
+    names = ['torch, eager', 'torch, eager, folded', 'onnxruntime']
+    assert list(comparison.measured) == [
+        *(f'SparX-Mamba-T, {name}' for name in names), 'Swin-T, torch, eager', 'Swin-T, onnxruntime',
+    ]  # fmt: skip
+    for name in names:
+        assert comparison.timings[f'SparX-Mamba-T, {name}'].facts['error'] < 1e-5
+    assert 'speed / Swin-T, onnxruntime' in table
