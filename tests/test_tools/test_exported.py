@@ -58,21 +58,24 @@ def write(tmp_path, base, text, classes):
     return str(config), str(checkpoint)
 
 
-def compare(tmp_path, image, network, *options):
+def compare(tmp_path, image, network, *options, kind='onnx', suffix='.onnx'):
     """Results from the checkpoint and from the file: pairs of predictions, and of drawings."""
-    file = tmp_path / 'network.onnx'
-    assert main(['export', *network, '--to', 'onnx', '--out', str(file), *options]) == 0
+    file = tmp_path / f'network{suffix}'
+    assert main(['export', *network, '--to', kind, '--out', str(file), *options]) == 0
     assert run_command('infer', image, *network, '--device', 'cpu', '--out-dir', tmp_path / 'torch') == 0
     assert run_command('infer', image, '--model', file, '--out-dir', tmp_path / 'file') == 0
     predictions = [json.loads((tmp_path / name / 'predictions/a.json').read_text()) for name in ('file', 'torch')]
     return predictions, [cv2.imread(str(tmp_path / name / 'images/a.png')) for name in ('file', 'torch')]
 
 
-def test_a_classifier(tmp_path, image, capsys):
+@pytest.mark.parametrize(('kind', 'suffix'), [('onnx', '.onnx'), ('openvino', '.xml'), ('pt2', '.pt2')])
+def test_a_classifier(kind, suffix, tmp_path, image, capsys):
     pytest.importorskip('mmpretrain', reason='the classifier is one of it')
+    if kind == 'openvino':
+        pytest.importorskip('openvino', reason='it runs the file')
     text = f'model = dict({BACKBONE.format("(1,)")}, head=dict(in_channels=16))\n'
     network = write(tmp_path, 'classification/sparx_mamba_mini_digits.py', text, [f'n{i}' for i in range(10)])
-    (found, expected), drawings = compare(tmp_path, image, network, '--static', '32x32')
+    (found, expected), drawings = compare(tmp_path, image, network, '--static', '32x32', kind=kind, suffix=suffix)
     assert 'largest error' in capsys.readouterr().out
     assert found.keys() == expected.keys()
     np.testing.assert_allclose(found['pred_scores'], expected['pred_scores'], atol=1e-5)
