@@ -11,7 +11,7 @@ help:
 	@echo 'make setup      make $(VENV) with the tested versions (some 10 minutes, once)'
 	@echo 'make demo       train a small detector on synthetic pictures, on a CPU'
 	@echo 'make test       run the tests; choose with ARGS="tests/test_ops -k gradcheck"'
-	@echo 'make lint       check style and imports; make format mends what it can'
+	@echo 'make lint       check style and imports; make format fixes what it can'
 	@echo 'make clean      remove what was built; make distclean removes $(VENV) too'
 
 setup:
@@ -34,7 +34,7 @@ format: setup
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# The stamp, too: without it the next target compiles the scan anew.
+# The stamp, too: without it the next target compiles the scan again.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache mmsparx/_build.json '$(VENV)/.mmsparx-setup'
 	find mmsparx -name '_C*.so' -delete

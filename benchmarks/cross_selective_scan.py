@@ -1,6 +1,6 @@
 """The speed of SS2D's scan of a map along four directions over the networks' sizes, as the networks call it.
 
-One case is a stage of SparX-Mamba on pictures of one size; its scan has one state, softplus, skip connection and bias,
+One case is a stage of SparX-Mamba on images of one size; its scan has one state, softplus, skip connection and bias,
 and its steps come from ceil(C / 16) numbers for every direction and position. 'NAME-plain' is the scan of a map made of
 that backend's plain scan with the reordering and the products around it, as a backend computes it that has no kernels
 of its own for maps. By default every contender runs on tiny at 224x224, batch 1; on the other cases the best

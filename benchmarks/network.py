@@ -51,7 +51,7 @@ def build(family: str, size: str, image: tuple[int, int] = (224, 224), scan_back
 
 
 def inference_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
-    """A call that classifies the pictures."""
+    """A call that classifies the images."""
     model.eval()
 
     def infer() -> Tensor:
@@ -62,7 +62,7 @@ def inference_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | Non
 
 
 def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
-    """A call that takes a training step on the pictures, with labels drawn once, and returns the loss."""
+    """A call that takes a training step on the images, with labels drawn once, and returns the loss."""
     model.train()
     labels = torch.randint(1000, (len(pictures),), generator=torch.Generator().manual_seed(0)).to(pictures.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -102,11 +102,11 @@ def compare(
     precision: str = 'fp32',
     case: dict[str, str | int] | None = None,
 ) -> Comparison:
-    """Time classifiers of any make on the same pictures.
+    """Time classifiers of any make on the same images.
 
     Args:
-        models: by name, on the pictures' device.
-        pictures: (B, 3, H, W).
+        models: by name, on the images' device.
+        images: (B, 3, H, W).
         mode: of `MODES`.
         protocol: how long.
         precision: of `PRECISIONS`.
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     add('--batches', nargs='+', type=positive, default=[1, 8], metavar='N', help='of inference (default: 1 8)')
     add('--train-batches', nargs='+', type=positive, default=[2], metavar='N', help='of training (default: 2)')
     add('--precision', choices=PRECISIONS, default='fp32', help='tf32 needs a GPU; 16 bits by autocast (default: fp32)')
-    add('--channels-last', action='store_true', help='lay pictures and weights out channels last')
+    add('--channels-last', action='store_true', help='lay images and weights out channels last')
     add(
         '--scan-backend',
         nargs='+',

@@ -11,13 +11,13 @@ from benchmarks.scan_tables import PLAIN
 OURS, THEIRS, OTHERS = '#D55E00', '#0072B2', '#56B4E9'
 NETWORKS = {'tiny': '#0072B2', 'small': '#E69F00', 'base': '#009E73'}
 MARKERS = 'osD^vP'
-# The benchmarks of scans, with their pictures' titles.
+# The benchmarks of scans, with their images' titles.
 SCANS = {'selective_scan': 'Selective scan', 'cross_selective_scan': 'Scan of maps along four directions'}
 DRAWN = (*SCANS, 'network')
 
 
 def draw(report: Report, out: Path) -> Path:
-    """Write a report's picture to `out`, which is returned.
+    """Write a report's image to `out`, which is returned.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -119,7 +119,7 @@ def _scan_sizes(axis, chosen: list[Comparison]) -> None:
 
 
 def _networks(plt, report: Report):
-    """Images per second, a panel for each mode, picture and batch."""
+    """Images per second, a panel for each mode, image and batch."""
     keys = list(dict.fromkeys((c.case['mode'], c.case['image'], c.case['batch']) for c in report.comparisons))
     bars = max(sum(len(c.measured) for c in report.comparisons if _key(c) == key) for key in keys)
     figure, axes = plt.subplots(
@@ -147,7 +147,7 @@ def _key(comparison: Comparison) -> tuple:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('result', type=Path, help='JSON of a benchmark')
-    parser.add_argument('--out', type=Path, help='picture to write (default: beside the JSON)')
+    parser.add_argument('--out', type=Path, help='image to write (default: beside the JSON)')
     args = parser.parse_args()
     try:
         print(draw(Report.load(args.result), args.out or args.result.with_suffix('.png')))

@@ -110,7 +110,7 @@ def _best(comparison: Comparison) -> float | None:
 
 
 def _over_stages(chosen: Sequence[Comparison], value: Callable[[Comparison], float | None]) -> list[dict]:
-    """A row for every network, picture and batch that has such a value, a column per stage."""
+    """A row for every network, image and batch that has such a value, a column per stage."""
     rows: dict[tuple, dict] = {}
     for comparison in chosen:
         if (number := value(comparison)) is not None:

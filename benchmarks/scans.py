@@ -1,6 +1,6 @@
 """What the benchmarks of scans share: contenders, how they are called and compared, and the cases of a run.
 
-One case is a stage of SparX-Mamba on pictures of one size. Its scan has four directions and one state.
+One case is a stage of SparX-Mamba on images of one size. Its scan has four directions and one state.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PASSES = ('forward', 'backward', 'forward+backward')
 USUAL_PASSES = ('forward', 'forward+backward')
 COPY = 'copy'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-FULL = ('tiny', (224, 224), 1)  # the network, picture and batch on which all contenders run
+FULL = ('tiny', (224, 224), 1)  # the network, image and batch on which all contenders run
 # Elements of one tensor (batch, channels of all directions, positions).
 CHECKED_UP_TO = 10_000_000  # beyond, the float64 truth takes longer than the measurement
 REFERENCE_UP_TO = 50_000_000
@@ -63,8 +63,8 @@ class Operation:
     Attributes:
         name: of its benchmark.
         contenders: device -> all that can be compared there, best first; 'reference' is among them.
-        default_names: network, picture, batch, elements, device -> those of a case where none are asked for.
-        shape: network, picture, stage -> what a case has of it: 'channels' of all directions, 'length', and more.
+        default_names: network, image, batch, elements, device -> those of a case where none are asked for.
+        shape: network, image, stage -> what a case has of it: 'channels' of all directions, 'length', and more.
         make_inputs: case, device -> the inputs by name; A (channels, states) and B (batch, directions, states, length)
             are among them.
         tables: a report's.

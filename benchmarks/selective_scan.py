@@ -1,6 +1,6 @@
 """The selective scan's speed over the networks' sizes, against every pure-torch form in use.
 
-One case is a stage of SparX-Mamba on pictures of one size; its scan has four directions, one state,
+One case is a stage of SparX-Mamba on images of one size; its scan has four directions, one state,
 softplus, skip connection and bias. By default every contender runs on tiny at 224x224, batch 1, and the backends of
 mmsparx alone on the other cases, on a GPU with mamba-ssm's kernel; the pure-torch one not on the largest.
 """

@@ -1,9 +1,9 @@
-"""Draw an instance-segmentation set of shapes in COCO's format: training and validation pictures.
+"""Draw an instance-segmentation set of shapes in COCO's format: training and validation images.
 
 Four kinds of shapes of any size, rotation and colour lie before a noisy background, throw shadows and
-may overlap a little. A shape's mask and box are those of its visible part. Every picture
+may overlap a little. A shape's mask and box are those of its visible part. Every image
 has a seed of its own, made of --seed, its split and its number: the same arguments give the same
-pictures, and no picture of one split is in the other. Into a folder that holds files they are written with
+images, and no image of one split is in the other. Into a folder that holds files they are written with
 --force alone.
 """
 
@@ -62,7 +62,7 @@ def _contours(label: int, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _place(contours: list[np.ndarray], size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Stretch, scale, turn and move outlines into a picture; in pixels."""
+    """Stretch, scale, turn and move outlines into an image; in pixels."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     stretch = np.diag(rng.uniform(0.85, 1.0, 2))
@@ -121,7 +121,7 @@ def _surface(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(seed: tuple[int, ...], size: int) -> Picture:
-    """The picture of a seed.
+    """The image of a seed.
 
     Args:
         seed: integers of at least 0.
@@ -161,7 +161,7 @@ def _annotation(mask: np.ndarray, label: int) -> dict:
 
 
 def _write_picture(number: int, folder: Path, size: int, seed: tuple[int, ...]) -> tuple[dict, list[dict]]:
-    """Draw one picture into a folder; COCO's records of it and of its shapes."""
+    """Draw one image into a folder; COCO's records of it and of its shapes."""
     picture_seed = (*seed, number)
     picture = draw(picture_seed, size)
     path = folder / f'{number:06d}.jpg'
@@ -172,14 +172,14 @@ def _write_picture(number: int, folder: Path, size: int, seed: tuple[int, ...]) 
 
 
 def write_split(root: Path, split: str, count: int, size: int = 192, seed: int = 0) -> Path:
-    """Draw pictures into `root`/`split`, and their annotations into `root`/annotations.
+    """Draw images into `root`/`split`, and their annotations into `root`/annotations.
 
     Args:
         root: folder; it is made, and files of an earlier set in it are overwritten.
-        split: 'train' or 'val'; the two have no picture in common.
-        count: number of pictures.
-        size: side of a picture, in pixels.
-        seed: another seed, other pictures.
+        split: 'train' or 'val'; the two have no image in common.
+        count: number of images.
+        size: side of an image, in pixels.
+        seed: another seed, other images.
 
     Returns:
         The annotation file.
@@ -202,9 +202,9 @@ def write_split(root: Path, split: str, count: int, size: int = 192, seed: int =
         for shape in shapes:
             annotations.append(dict(id=len(annotations) + 1, image_id=image['id'], **shape))
         if len(images) % 250 == 0 or len(images) == count:
-            print(f'{split}: {len(images)} of {count} pictures', flush=True)
+            print(f'{split}: {len(images)} of {count} images', flush=True)
     content = dict(
-        info=dict(description=f'{count} pictures of shapes, {split}, seed {seed}'),
+        info=dict(description=f'{count} images of shapes, {split}, seed {seed}'),
         images=images,
         annotations=annotations,
         categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
@@ -218,10 +218,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('root', type=Path, help='folder to write into: train/, val/ and annotations/')
-    parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
-    parser.add_argument('--val', type=int, default=200, metavar='N', help='validation pictures (default: 200)')
-    parser.add_argument('--size', type=int, default=192, metavar='PIXELS', help='side of a picture (default: 192)')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other pictures (default: 0)')
+    parser.add_argument('--train', type=int, default=2400, metavar='N', help='training images (default: 2400)')
+    parser.add_argument('--val', type=int, default=200, metavar='N', help='validation images (default: 200)')
+    parser.add_argument('--size', type=int, default=192, metavar='PIXELS', help='side of an image (default: 192)')
+    parser.add_argument('--seed', type=int, default=0, help='another seed, other images (default: 0)')
     parser.add_argument('--force', action='store_true', help='write over files of an earlier set')
     args = parser.parse_args()
     try:

@@ -26,7 +26,7 @@ EXPECTED_MASK_AP = 0.7
 TRAINED = re.compile(r'Iter\(train\) \[ *(\d+)/(\d+)\].*eta: (?:\d+ days?, )?(\S+).* loss: (\S+)')
 VALIDATED = re.compile(r'Iter\(val\).*coco/bbox_mAP: (\S+).*coco/segm_mAP: (\S+)')
 TESTING = re.compile(r'Iter\(test\) \[ *(\d+)/(\d+)\] +eta')
-DRAWN = re.compile(r'^(?:train|val): \d+ of \d+ pictures')
+DRAWN = re.compile(r'^(?:train|val): \d+ of \d+ images')
 
 
 def progress(line: str) -> str | None:
@@ -116,12 +116,12 @@ def demo(args: argparse.Namespace) -> float:
     config, pairs = os.path.relpath(CONFIG), OUT / 'predictions'
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     counts = ('--train', args.train, '--val', args.val)
-    times = {'drawing': run('Draw the pictures', 'demo/make_shapes.py', OUT / 'data', *counts, '--force')}
+    times = {'drawing': run('Draw the images', 'demo/make_shapes.py', OUT / 'data', *counts, '--force')}
     times['training'] = run('Train', 'tools/train.py', config, '--work-dir', OUT / 'train', *options)
     checkpoint = (OUT / 'train' / 'last_checkpoint').read_text().strip()
     # mmdet takes a relative --show-dir as one below the work directory.
     times['test'] = run(
-        'Test on pictures of other seeds', 'tools/test.py', config, os.path.relpath(checkpoint),
+        'Test on images of other seeds', 'tools/test.py', config, os.path.relpath(checkpoint),
         '--work-dir', OUT / 'test', '--show-dir', pairs.resolve(), *options,
     )  # fmt: skip
     times['curve'] = run(
@@ -133,7 +133,7 @@ def demo(args: argparse.Namespace) -> float:
     print(
         f'\n== Done in {(time.monotonic() - start) / 60:.1f} min '
         f'({", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())})\n'
-        f'box AP {box_ap:.3f}, mask AP {mask_ap:.3f} (COCO, IoU 0.5:0.95) on {args.val} pictures of other seeds\n'
+        f'box AP {box_ap:.3f}, mask AP {mask_ap:.3f} (COCO, IoU 0.5:0.95) on {args.val} images of other seeds\n'
         f'ground truth | prediction: {OUT / "predictions.png"}, all {args.val} in {pairs}\n'
         f'loss and AP:               {OUT / "curve.png"}\n'
         f'network:                   {os.path.relpath(checkpoint)}'
@@ -145,8 +145,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('--train', type=int, default=2400, metavar='N', help='training pictures (default: 2400)')
-    parser.add_argument('--val', type=int, default=120, metavar='N', help='test pictures (default: 120)')
+    parser.add_argument('--train', type=int, default=2400, metavar='N', help='training images (default: 2400)')
+    parser.add_argument('--val', type=int, default=120, metavar='N', help='test images (default: 120)')
     parser.add_argument(
         '--expect', type=float, default=EXPECTED_MASK_AP, metavar='AP', help='least mask AP (default: %(default)s)'
     )
@@ -155,7 +155,7 @@ def main() -> int:
     try:
         mask_ap = demo(args)
     except KeyboardInterrupt:
-        print(f'\nStopped. What was done so far is in {OUT}; the next run starts anew.')
+        print(f'\nStopped. What was done so far is in {OUT}; the next run starts from scratch.')
         return 130
     if mask_ap < args.expect:
         print(f'\nThe mask AP {mask_ap:.3f} is below the {args.expect} that this demo should reach.', file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The demo: its pictures, its curves, and all of it on a very small scale."""
+"""The demo: its images, its curves, and all of it on a very small scale."""
 
 import filecmp
 import importlib.util

@@ -64,7 +64,7 @@ model = dict(backbone=dict(out_indices=(3,), **backbone), head=dict(in_channels=
 train_dataloader = dict(dataset=dict(metainfo=dict(classes=('cat', 'dog'))))
 """,
 }
-# Small pictures, and one iteration without validation.
+# Small images, and one iteration without validation.
 RUN = """
 import sys
 import torch
@@ -108,7 +108,7 @@ print('trained', len(configs))
 
 
 def write_data(library, folder):
-    """A few pictures where the library's own configs look for them."""
+    """A few images where the library's own configs look for them."""
     if library == 'mmdet':
         from helpers.tools import write_coco
 

@@ -124,7 +124,7 @@ install_mmcv() {
   pip_install "$MMCV" # what it requires
   mmcv_works ||
     fail "$MMCV of $folder cannot be imported: $("$VENV/bin/python" -c 'import mmcv.ops' 2>&1 | tail -n 1)" \
-      "Remove that folder, and run this again to compile it anew."
+      "Remove that folder, and run this again to compile it again."
   echo "$key" >"$VENV/.mmsparx-mmcv"
 }
 

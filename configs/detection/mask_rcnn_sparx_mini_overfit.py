@@ -1,6 +1,6 @@
-# A check, not a recipe: a small network from scratch learns a handful of pictures by heart, so that
+# A check, not a recipe: a small network overfits a handful of images from scratch, so that
 # a fault in data, model or evaluation shows within an hour on a CPU. It trains and evaluates on the
-# same pictures: data_root/train2017, in COCO's layout.
+# same images: data_root/train2017, in COCO's layout.
 _base_ = ['./_base_/models/mask_rcnn_sparx_mini.py', './_base_/schedules/coco_1x.py']
 
 max_iters = 800

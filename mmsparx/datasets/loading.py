@@ -1,4 +1,4 @@
-"""Reading pictures."""
+"""Reading images."""
 
 from mmcv.transforms import LoadImageFromFile as _LoadImageFromFile
 
@@ -7,10 +7,10 @@ from mmsparx.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(_LoadImageFromFile):
-    """mmcv's, with an error that names the picture: OpenCV's own, of an empty file, does not.
+    """mmcv's, with an error that names the image: OpenCV's own, of an empty file, does not.
 
     Raises:
-        OSError: the picture at `img_path` cannot be read, and `ignore_empty` is not set.
+        OSError: the image at `img_path` cannot be read, and `ignore_empty` is not set.
     """
 
     def transform(self, results: dict) -> dict | None:
@@ -18,6 +18,6 @@ class LoadImageFromFile(_LoadImageFromFile):
             return super().transform(results)
         except Exception as error:  # whatever a file backend or a decoder raises
             raise OSError(
-                f'the picture {results["img_path"]} cannot be read: {error}. Replace it, or pass over such pictures in '
+                f'the image {results["img_path"]} cannot be read: {error}. Replace it, or pass over such images in '
                 'training with ignore_empty=True on LoadImageFromFile'
             ) from error

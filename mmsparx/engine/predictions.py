@@ -1,4 +1,4 @@
-"""What a test leaves of its predictions besides metrics: pictures, and a pickle file."""
+"""What a test leaves of its predictions besides metrics: images, and a pickle file."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ _LEFT_OUT = ('seg_logits', 'gt_sem_seg', 'gt_instances', 'ignored_instances')
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Let the test of a config draw every picture, by `DrawPredictionsHook` in place of its visualization hook.
+    """Let the test of a config draw every image, by `DrawPredictionsHook` in place of its visualization hook.
 
     Args:
         cfg: of mmdet, mmseg or mmpretrain; its hook's settings of how to draw, such as `score_thr`, are kept. Changed
@@ -133,28 +133,28 @@ def _path_of(cls: type) -> str:
 
 
 class DrawPredictionsHook(Hook):
-    """Draw each picture of a test with what is predicted, as the task's library draws it.
+    """Draw each image of a test with what is predicted, as the task's library draws it.
 
-    In place of the libraries' hooks. At test these write pictures of one name over each other (mmdet, mmpretrain),
+    In place of the libraries' hooks. At test these write images of one name over each other (mmdet, mmpretrain),
     build the training set (mmseg), and choose the folder each in its own way.
 
-    A picture keeps its name, and its path below the folder that all pictures of the test share. Of several
-    processes the first one draws, its share of the pictures: the libraries' visualizers do nothing in the others.
+    An image keeps its name, and its path below the folder that all images of the test share. Of several
+    processes the first one draws, its share of the images: the libraries' visualizers do nothing in the others.
 
     Where a library draws the ground truth on the left and the prediction on the right, a header says so. Of a
     detector's boxes that overlap, the best is drawn, see `without_doubles`; metrics and --out have all of them.
 
     Args:
-        out_dir: where the pictures go.
+        out_dir: where the images go.
         method: the visualizer's: 'add_datasample', or 'visualize_cls' of mmpretrain's.
-        backend_args: of mmengine's file backend, by which pictures are read.
+        backend_args: of mmengine's file backend, by which images are read.
         max_overlap: Overlap (IoU) of boxes from which on the best one alone is drawn.
         settings: further arguments of the method, such as `pred_score_thr`.
 
     Raises:
-        ValueError: from the runner, before the first picture. A picture comes from no file or is tested twice; or the
-            drawings would be written over the pictures that are tested, or among them.
-        OSError: from the runner, before the first picture. The folder cannot be written to.
+        ValueError: from the runner, before the first image. An image comes from no file or is tested twice; or the
+            drawings would be written over the images that are tested, or among them.
+        OSError: from the runner, before the first image. The folder cannot be written to.
     """
 
     def __init__(
@@ -174,18 +174,18 @@ class DrawPredictionsHook(Hook):
         paths = [dataset.get_data_info(i).get('img_path') for i in range(len(dataset))]
         if None in paths:
             raise ValueError(
-                f'--show-dir: expected pictures in files; {type(dataset).__name__} holds some that are in none'
+                f'--show-dir: expected images in files; {type(dataset).__name__} holds some that are in none'
             )
         self.folder = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
         if self.out_dir.resolve() == Path(self.folder).resolve():
-            raise ValueError(f'--show-dir: {self.out_dir} holds the pictures that are tested. Name another folder')
+            raise ValueError(f'--show-dir: {self.out_dir} holds the images that are tested. Name another folder')
         for folder in {*map(os.path.dirname, paths), *_image_folders(dataset)}:
             check_outside(self.out_dir, folder or '.', '--show-dir')
         check_results(zip(paths, map(self._file_of, paths), strict=True), '--show-dir')
         check_writable(self.out_dir, '--show-dir')
         if get_world_size() > 1:
             print_log(
-                '--show-dir: of several processes the first one draws, its share of the pictures. Test with one '
+                '--show-dir: of several processes the first one draws, its share of the images. Test with one '
                 'process for all',
                 logger='current',
                 level=logging.WARNING,
@@ -256,7 +256,7 @@ def _image_folders(dataset: Any) -> Iterator[str]:
 
 
 def drawing(visualizer: Visualizer, method: str, picture: np.ndarray) -> Callable:
-    """A visualizer's method, bound to a picture (H, W, 3), RGB."""
+    """A visualizer's method, bound to an image (H, W, 3), RGB."""
     draw = partial(getattr(visualizer, method), image=picture)
     narrow = method == 'visualize_cls' and picture.shape[1] < 320  # no room for the text
     return partial(draw, rescale_factor=320 / picture.shape[1]) if narrow else draw

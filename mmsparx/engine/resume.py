@@ -108,7 +108,7 @@ def checkpoint_folder(cfg: Config) -> Path:
 
 
 def resume_newest(cfg: Config) -> None:
-    """Let a config resume from the newest whole checkpoint of its run, or start anew where there is none.
+    """Let a config resume from the newest whole checkpoint of its run, or start from scratch where there is none.
 
     mmengine would take the one that the file `last_checkpoint` names, whole or not.
 
@@ -122,7 +122,9 @@ def resume_newest(cfg: Config) -> None:
         return
     if any(_NAME.fullmatch(path.name) for path in folder.glob('*.pth')):
         raise RuntimeError(
-            f'--resume: no checkpoint in {folder} is whole. Start anew in another --work-dir, or remove them'
+            f'--resume: no checkpoint in {folder} is whole. Start from scratch in another --work-dir, or remove them'
         )
     cfg.resume = False
-    print_log(f'--resume: no checkpoint in {folder} yet; the run starts anew', logger='current', level=logging.WARNING)
+    print_log(
+        f'--resume: no checkpoint in {folder} yet; the run starts from scratch', logger='current', level=logging.WARNING
+    )

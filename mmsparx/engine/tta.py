@@ -1,4 +1,4 @@
-"""Test-time augmentation: one prediction from several sizes and flips of a picture."""
+"""Test-time augmentation: one prediction from several sizes and flips of an image."""
 
 from mmengine.config import Config
 

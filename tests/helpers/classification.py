@@ -16,7 +16,7 @@ COLOURS = {'blue': (250, 60, 40), 'green': (40, 250, 60), 'red': (60, 40, 250)}
 
 
 def write_folders(folder: Path, per_class: int = 3) -> None:
-    """`per_class` pictures of each colour for training, and one for validation."""
+    """`per_class` images of each colour for training, and one for validation."""
     rng = np.random.default_rng(0)
     for split, count in (('train', per_class), ('val', 1)):
         for name, colour in COLOURS.items():
@@ -27,7 +27,7 @@ def write_folders(folder: Path, per_class: int = 3) -> None:
 
 
 def write_config(folder: Path, data: Path, epochs: int = 2) -> Path:
-    """The whole recipe of sparx_mamba_t_in1k.py for a small network and `write_folders`' pictures, without AMP."""
+    """The whole recipe of sparx_mamba_t_in1k.py for a small network and `write_folders`' images, without AMP."""
     classes = len(COLOURS)
     config = folder / 'recipe.py'
     config.write_text(f"""

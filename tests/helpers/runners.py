@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 NAN, INF = float('nan'), float('inf')
-MARK = 7.0  # in a picture: where the network goes wrong
+MARK = 7.0  # in an image: where the network goes wrong
 
 
 def unchanged(x):
@@ -77,7 +77,7 @@ _count = itertools.count()
 
 
 def make_runner(folder: Path, net: BaseModel, *hooks: Hook, data: list, iters=None, runner=Runner, **options):
-    """A runner of eight pictures by twos, in order: for an epoch of 4 iterations, or for `iters`."""
+    """A runner of eight images by twos, in order: for an epoch of 4 iterations, or for `iters`."""
     sampler = {'type': 'InfiniteSampler' if iters else 'DefaultSampler', 'shuffle': False}
     common = {
         'model': net,

@@ -15,7 +15,7 @@ def config(kind: str) -> str:
 
 
 def write_ade(folder: Path, split: str, count: int) -> None:
-    """`count` 64x64 pictures of a wall with one bright rectangle: a building or a sky."""
+    """`count` 64x64 images of a wall with one bright rectangle: a building or a sky."""
     rng = np.random.default_rng(0)
     pictures, labels = (folder / kind / split for kind in ('images', 'annotations'))
     pictures.mkdir(parents=True)

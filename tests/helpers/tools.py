@@ -44,7 +44,7 @@ def load_tool(name: str):
 
 
 def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
-    """`count` 64x64 pictures, each with one bright rectangle: a 'person' or a 'car'; the annotation file."""
+    """`count` 64x64 images, each with one bright rectangle: a 'person' or a 'car'; the annotation file."""
     from mmdet.datasets import CocoDataset
 
     rng = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
 
 
 def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> list[str]:
-    """--cfg-options that train a few iterations on 64x64 pictures of `data`, evaluating at the end.
+    """--cfg-options that train a few iterations on 64x64 images of `data`, evaluating at the end.
 
     For the mini configs of detection, and of segmentation (`task`).
     """
@@ -88,7 +88,7 @@ def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> li
     }
     for loader in ('train', 'val', 'test'):
         options[f'{loader}_dataloader.dataset.data_root'] = str(data)
-        if task == 'segmentation':  # not in detection, where it is what notices a set without pictures
+        if task == 'segmentation':  # not in detection, where it is what notices a set without images
             options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it collects garbage, which takes a second
     if task == 'detection':
         options['model.test_cfg.rcnn.score_thr'] = 0.001
@@ -104,7 +104,7 @@ def scalars(work_dir: Path) -> list[dict]:
 
 
 def read_drawn(shown: Path, tested: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each tested picture, by its name: the picture, and what --show-dir drew, by that name and no other."""
+    """Of each tested image, by its name: the image, and what --show-dir drew, by that name and no other."""
 
     def read(folder: Path) -> dict[str, np.ndarray]:
         files = [path for path in folder.rglob('*') if path.is_file()]

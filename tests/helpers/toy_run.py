@@ -22,7 +22,7 @@ from helpers import SMALL_ARCH, randomise
 from mmsparx.models import SparXMamba
 
 PICTURES = torch.randn(4, 3, 40, 48, generator=torch.Generator().manual_seed(0))
-# Two iterations, of all pictures in two processes.
+# Two iterations, of all images in two processes.
 CONFIG = dict(
     custom_imports=dict(imports=['helpers.toy_run'], allow_failed_imports=False),
     model=dict(type='ToyModel', backbone=dict(norm_cfg=dict(type='SyncBN'), norm_eval=True)),
@@ -54,7 +54,7 @@ def launched_alone(monkeypatch) -> Iterator[None]:
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """A mean over pictures of all that the backbone says of them."""
+    """A mean over images of all that the backbone says of them."""
 
     def __init__(self, backbone: dict):
         super().__init__()

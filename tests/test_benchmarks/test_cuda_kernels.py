@@ -120,5 +120,5 @@ def test_the_committed_table(kind, arch, tmp_path):
     for kernel in found:
         same = [x for x in theirs if kernel == Kernel(**{**vars(x), 'instructions': None})]
         assert same, (
-            f'{kernel}: make the table anew, by python -m benchmarks.cuda_kernels --out benchmarks/results/nvcc'
+            f'{kernel}: make the table again, by python -m benchmarks.cuda_kernels --out benchmarks/results/nvcc'
         )

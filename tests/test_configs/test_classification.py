@@ -22,7 +22,7 @@ CLASSIFICATION = CONFIGS / 'classification'
 LEAVES = sorted(path.name for path in CLASSIFICATION.glob('*.py'))
 PUBLISHED = [f'sparx_mamba_{arch}_in1k.py' for arch in 'tsb']
 
-# arch: name, drop path, side to which pictures are resized, parameters, and the paper's GFLOPs at 224 (Table 2).
+# arch: name, drop path, side to which images are resized, parameters, and the paper's GFLOPs at 224 (Table 2).
 PAPER = {
     't': ('tiny', 0.2, 248, 27_051_794, 5.2),
     's': ('small', 0.3, 235, 47_444_712, 9.3),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip('mmcv', reason='pictures are read by mmcv')
+pytest.importorskip('mmcv', reason='images are read by mmcv')
 from helpers.configs import CONFIGS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS
@@ -88,7 +88,7 @@ def test_the_tested_pictures_are_not_written_over(tmp_path):
     hook = DrawPredictionsHook(str(tmp_path / 'links'))
     (tmp_path / 'val').mkdir()
     (tmp_path / 'links').symlink_to(tmp_path / 'val')
-    with pytest.raises(ValueError, match=r'links holds the pictures that are tested\. Name another folder'):
+    with pytest.raises(ValueError, match=r'links holds the images that are tested\. Name another folder'):
         start(hook, tmp_path / 'val/a/0.png', tmp_path / 'val/b/0.png')
     start(hook, tmp_path / 'val/a/0.png', tmp_path / 'other/b/0.png')
 
@@ -138,7 +138,7 @@ def test_results_that_cannot_be_written_end_the_run_before_the_test(tmp_path):
 
 
 def test_pictures_of_no_file_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='expected pictures in files; Pictures holds some that are in none'):
+    with pytest.raises(ValueError, match='expected images in files; Pictures holds some that are in none'):
         start(DrawPredictionsHook(str(tmp_path)), 'a/0.png', None)
 
 

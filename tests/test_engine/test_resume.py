@@ -178,12 +178,14 @@ class TestResumeNewest:
         cfg = Config(dict(work_dir=str(tmp_path), resume=True, load_from=None))
         resume_newest(cfg)
         assert not cfg.resume
-        assert 'the run starts anew' in ''.join(capfd.readouterr())
+        assert 'the run starts from scratch' in ''.join(capfd.readouterr())
 
     def test_never_starts_anew_over_damaged_ones(self, tmp_path):
         save(tmp_path, 'iter_1.pth')
         damage(tmp_path / 'iter_1.pth')
-        with pytest.raises(RuntimeError, match=r'no checkpoint in .* is whole\. Start anew in another --work-dir'):
+        with pytest.raises(
+            RuntimeError, match=r'no checkpoint in .* is whole\. Start from scratch in another --work-dir'
+        ):
             resume_newest(Config(dict(work_dir=str(tmp_path))))
 
 

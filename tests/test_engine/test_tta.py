@@ -29,7 +29,7 @@ def cfg(given):
 
 @pytest.fixture
 def views(cfg, tmp_path):
-    """What a protocol shows of a picture of 30 x 20 pixels: pictures, and their annotations' shapes."""
+    """What a protocol shows of an image of 30 x 20 pixels: images, and their annotations' shapes."""
 
     def look(protocol):
         rng = np.random.default_rng(0)

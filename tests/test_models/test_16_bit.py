@@ -183,7 +183,7 @@ def test_a_long_memory_needs_more_than_a_16_bit_state(device, dtype, monkeypatch
 
 
 def bars(generator: torch.Generator, count: int = 16, side: int = 16) -> tuple[Tensor, Tensor]:
-    """Noisy pictures of a bar, and which of four ways it lies."""
+    """Noisy images of a bar, and which of four ways it lies."""
     labels = torch.randint(4, (count,), generator=generator)
     position = torch.arange(side) - (side - 1) / 2
     y, x = position[:, None], position[None, :]

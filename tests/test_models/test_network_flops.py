@@ -44,7 +44,7 @@ def layer_macs(dim, sources, positions, reduced, scaled):
 
 
 def network_macs(arch, side):
-    """Multiply-adds of the classifier on a picture whose side is a multiple of 32."""
+    """Multiply-adds of the classifier on an image whose side is a multiple of 32."""
     first = arch.channels[0]
     macs = (side // 2) ** 2 * 9 * (3 * first // 2 + (arch.stem_depth - 2) * (first // 2) ** 2)
     macs += (side // 4) ** 2 * 9 * first // 2 * first

@@ -21,7 +21,7 @@ needs_native = pytest.mark.skipif(
     native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}'
 )
 
-# Around vectors of 4, 8 and 16 lanes, chunks of 64 and tiles of 256 positions; the stages of a picture of
+# Around vectors of 4, 8 and 16 lanes, chunks of 64 and tiles of 256 positions; the stages of an image of
 # 224 x 224; and long ones.
 LENGTHS = [
     1,

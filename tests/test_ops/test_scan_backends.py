@@ -293,7 +293,7 @@ class TestTriton:
         assert 'before Python starts' in triton_runtime.refusal(torch.zeros(1))
 
     def test_the_interpreter_runs_or_says_why_not(self):
-        """As users have it, without what the tests mend in it; in a process of its own, since Triton reads it once."""
+        """As users have it, without what the tests fix in it; in a process of its own, since Triton reads it once."""
         if triton_runtime.missing():
             pytest.skip(triton_runtime.missing())
         numpy = pytest.importorskip('numpy')

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def coco(tmp_path) -> Path:
-    """Four pictures to train on and two to validate on."""
+    """Four images to train on and two to validate on."""
     from helpers.tools import write_coco
 
     folder = tmp_path / 'coco'

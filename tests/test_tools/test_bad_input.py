@@ -60,7 +60,7 @@ def test_pictures_without_annotations_are_left_out(train, coco):
 
 
 def test_pictures_without_annotations_train_as_background(train, coco):
-    """With filter_empty_gt=False a picture without objects is a picture of background."""
+    """With filter_empty_gt=False an image without objects is an image of background."""
     edit_annotations(coco, lambda data: data.update(annotations=[]))
     losses = _losses(train(**{'train_dataloader.dataset.filter_cfg.filter_empty_gt': False}))
     assert all(loss == loss and loss < float('inf') for loss in losses)
@@ -92,7 +92,7 @@ def test_annotations_of_pictures_that_are_not_there_are_left_out(train, coco):
 
 
 def test_boxes_outside_the_picture(train, coco):
-    """In part, at its corner, whole, and one without area: clipped to the picture, or left out."""
+    """In part, at its corner, whole, and one without area: clipped to the image, or left out."""
 
     def move(data):
         boxes = [40, 40, 500, 500], [-30, -30, 50, 50], [100, 100, 20, 20], [10, 10, 0, 0]
@@ -101,7 +101,7 @@ def test_boxes_outside_the_picture(train, coco):
             annotation.update(bbox=[x, y, w, h], area=w * h, segmentation=[polygon])
 
     edit_annotations(coco, move)
-    # Two pictures in a batch: both kinds are drawn in few iterations.
+    # Two images in a batch: both kinds are drawn in few iterations.
     assert all(loss == loss and loss < float('inf') for loss in _losses(train(iters=4)))
 
 

@@ -104,7 +104,7 @@ def test_the_runner_tests_a_published_file(data, tmp_path):
 
 
 def test_predictions_are_drawn_and_written(tool, data, tmp_path):
-    """Pictures of one name in three folders; without data to train on."""
+    """Images of one name in three folders; without data to train on."""
     config = write_config(tmp_path, data)
     path = tmp_path / 'weights.pth'
     torch.save(build_runner(config, tmp_path).model.state_dict(), path)

@@ -76,7 +76,7 @@ def sharded(tmp_path) -> Path:
 def test_an_error_ends_a_sharded_run_which_resumes(sharded, tmp_path):
     """In the second of two iterations one process ends by an error, where the other one waits for its shards.
 
-    Resumed, they end with the weights and moments of a single process that saw all pictures.
+    Resumed, they end with the weights and moments of a single process that saw all images.
     """
     said = dist('dist_train.sh', sharded, 2, '--work-dir', tmp_path, fails=True)
     report = said.rpartition('FAILED')[2]
@@ -102,7 +102,7 @@ def test_an_error_ends_a_sharded_run_which_resumes(sharded, tmp_path):
 
 
 class Mini:
-    """Mask R-CNN, two iterations in two processes on three pictures."""
+    """Mask R-CNN, two iterations in two processes on three images."""
 
     def __init__(self, folder: Path):
         from helpers.tools import CONFIG, overrides, write_coco
@@ -136,12 +136,12 @@ def test_two_processes_train_one_network(mini):
         assert torch.equal(weight, second[name]), name
         assert torch.equal(weight, trained['state_dict'][name]), name
     assert not all(torch.equal(weight, before['state_dict'][name]) for name, weight in first.items())
-    # Two processes of two pictures each, where the config's rate is for 16.
+    # Two processes of two images each, where the config's rate is for 16.
     assert trained['optimizer']['param_groups'][0]['initial_lr'] == pytest.approx(5e-4 * 4 / 16)
 
 
 def test_two_processes_test_as_one(mini, tool, tmp_path):
-    """Three pictures: one of them is read by both processes and counts once."""
+    """Three images: one of them is read by both processes and counts once."""
     arguments, predicted, scores = [mini.config, mini.work / 'iter_2.pth'], [], []
     for count in (1, 2):
         work = tmp_path / f'by_{count}'

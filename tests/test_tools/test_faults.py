@@ -17,7 +17,7 @@ from mmsparx.weights import read_checkpoint
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coco, tmp_path):
-    """kill -9 while a checkpoint is written and in validation: nothing but time is lost."""
+    """kill -9 in training, while a checkpoint is written, in validation: nothing but time is lost."""
     config = tmp_path / 'config.py'
     config.write_text(f"""
 _base_ = {CONFIG!r}
@@ -40,7 +40,7 @@ custom_hooks = [
     tool('train', config, '--work-dir', tmp_path / 'whole', *options)
 
     killed = tmp_path / 'killed'
-    for moment, left in (('writing:3', 2), ('validation:4', 4)):
+    for moment, left in (('writing:3', 2), ('validation:4', 4), ('training:6', 5)):
         done = subprocess.run(
             [sys.executable, 'tools/train.py', config, '--work-dir', killed, '--resume', *options],
             cwd=ROOT,

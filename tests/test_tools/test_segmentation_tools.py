@@ -31,7 +31,7 @@ METRICS = {'aAcc', 'mIoU', 'mAcc'}
 
 @pytest.fixture
 def ade(tmp_path):
-    """Two pictures to train on, which the overfit configs evaluate on, too."""
+    """Two images to train on, which the overfit configs evaluate on, too."""
     write_ade(tmp_path / 'ade', 'training', 2)
     return tmp_path / 'ade'
 

@@ -88,7 +88,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def plot(losses: dict[str, list], metrics: dict[str, list], out: Path) -> None:
-    """Write losses, and beside them metrics where there are any, to a picture file."""
+    """Write losses, and beside them metrics where there are any, to an image file."""
     figure, axes = plt.subplots(1, 2 if metrics else 1, figsize=(9 if metrics else 5, 3.6), squeeze=False)
     left = axes[0, 0]
     for name, points in losses.items():
@@ -118,7 +118,7 @@ def plot(losses: dict[str, list], metrics: dict[str, list], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('run', type=Path, help='work directory of a run, or its vis_data/scalars.json')
-    parser.add_argument('--out', type=Path, help='picture to write (default: curves.png beside the log)')
+    parser.add_argument('--out', type=Path, help='image to write (default: curves.png beside the log)')
     parser.add_argument('--metrics', nargs='+', metavar='NAME', help='validation metrics, as coco/bbox_mAP_50')
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Write scikit-learn's handwritten digits as pictures in ImageNet's layout, for a smoke test of classification.
+"""Write scikit-learn's handwritten digits as images in ImageNet's layout, for a smoke test of classification.
 
 Every fifth of the 1797 goes to `val/<digit>/`, the others to `train/<digit>/`. Nothing is downloaded: scikit-learn
 brings them. Into a folder that holds files they are written with --force alone.
@@ -14,7 +14,7 @@ from mmsparx.engine.outputs import check_empty, check_writable
 
 
 def write_digits(folder: Path) -> int:
-    """Write 8x8 pictures of 8 bits, `{train,val}/<digit>/<number>.png`; returns how many."""
+    """Write 8x8 images of 8 bits, `{train,val}/<digit>/<number>.png`; returns how many."""
     digits = load_digits()
     pictures = (digits.images * (255 / digits.images.max())).astype('uint8')
     for i, (picture, digit) in enumerate(zip(pictures, digits.target, strict=True)):
@@ -38,7 +38,7 @@ def main() -> None:
         count = write_digits(args.folder)
     except OSError as error:
         parser.error(str(error))
-    print(f'{count} pictures are in {args.folder}')
+    print(f'{count} images are in {args.folder}')
 
 
 if __name__ == '__main__':

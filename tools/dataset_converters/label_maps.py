@@ -1,6 +1,6 @@
 """Write label maps for semantic segmentation from an instance-segmentation set in COCO's format.
 
-A picture's map is a PNG of its size and name: 0 where nothing is annotated, and 1, 2, ... for the categories in the
+An image's map is a PNG of its size and name: 0 where nothing is annotated, and 1, 2, ... for the categories in the
 order of their ids. Where instances overlap, the later annotation is in front. Crowds are 255, which is ignored.
 Files that are there are not written over, unless --force is given.
 """
@@ -45,7 +45,7 @@ def target_files(file_names: Iterable[str], folder: Path, force: bool) -> dict[s
 
 
 def write_label_maps(annotations: Path, folder: Path, force: bool = False) -> int:
-    """Write a map of each picture of an annotation file into a folder; returns how many.
+    """Write a map of each image of an annotation file into a folder; returns how many.
 
     Raises:
         ValueError: more categories than a label map of 8 bits can tell apart; or see `target_files`.

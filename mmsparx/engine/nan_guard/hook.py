@@ -23,7 +23,7 @@ from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint, singl
 from mmsparx.registry import HOOKS
 
 _ADVICE = (
-    'What can help: a look at the pictures; a lower rate; optim_wrapper.clip_grad=dict(max_norm=...); and where '
+    'What can help: a look at the images; a lower rate; optim_wrapper.clip_grad=dict(max_norm=...); and where '
     'training is in half precision, which ends at 65504, bfloat16, or float32 for that module'
 )
 _NOT_FOUND = (
@@ -39,13 +39,13 @@ class NaNGuardHook(Hook):
     Gradients are checked when an optimizer is about to step: where one is not finite, that optimizer
     takes no step. Losses are checked after the iteration; a gradient that is still being accumulated,
     too. A step that a GradScaler skips because its scaling overflowed is its own affair, until the scale
-    has fallen so low that no scaling mends it. All ranks of a distributed run act together.
+    has fallen so low that no scaling helps. All ranks of a distributed run act together.
 
     Then the iteration is replayed, on the same batch with the same random numbers, without a step and
     with an eye on every module (see `diagnose`), and the message names the first module whose output or
     gradient is not finite. What one needs to look at the iteration again is written to
     `nan_guard/iter_<n>_rank_<r>.json` in the work directory by each rank that found something: seed,
-    progress, losses, precision, rates, findings, and for every picture and tensor of the batch where it
+    progress, losses, precision, rates, findings, and for every image and tensor of the batch where it
     comes from and what it holds. Iterations and epochs are counted from 1 there, as in the log.
 
     `action='rewind'` then loads the last good checkpoint of the run (model, averaged model, optimizer,
@@ -177,7 +177,7 @@ class NaNGuardHook(Hook):
         lines = [f'{first}, and {len(more)} more' if more else str(first) for first, *more in by_kind]
         located = any(finding.kind != 'buffer' for finding in findings)  # the iteration itself has spoilt these
         lines += [] if located else [_NOT_FOUND]
-        lines += [f'pictures: {", ".join(pictures)}'] if pictures else []
+        lines += [f'images: {", ".join(pictures)}'] if pictures else []
         ranks = all_gather_object((located, symptoms, [*lines, f'reproducer: {path}']))
         # Gradients are summed over the ranks: where one has found the cause, the others only show it.
         if not any(located for located, _, _ in ranks):
@@ -222,7 +222,7 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _in_batch(batch: object) -> list[Finding]:
-    """What is not finite in a batch, with the path of the picture where the position tells it."""
+    """What is not finite in a batch, with the path of the image where the position tells it."""
     pictures = list(samples(batch))
     inputs = batch.get('inputs') if isinstance(batch, Mapping) else None
     in_order = isinstance(inputs, (list, tuple, Tensor)) and len(inputs) == len(pictures)

@@ -23,7 +23,7 @@ def write_reproducer(path: Path, facts: Mapping, batch: object) -> None:
         path: its folder is created.
         facts: of any nesting; what is neither a number nor a container is written as text.
         batch: what a data loader gave. Of each tensor its shape, type, range and share of finite
-            values are written; of each picture the meta information, with path and shapes.
+            values are written; of each image the meta information, with path and shapes.
     """
     described = {
         'pictures': [sample.metainfo for sample in samples(batch)],

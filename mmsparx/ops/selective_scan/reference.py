@@ -125,7 +125,7 @@ def _recurrence(decay: Tensor, drive: Tensor, h: Tensor) -> Tensor:
 
 
 def time_first(x: Tensor, groups: int) -> Tensor:
-    """(b, dim, T) -> (T, b, g, r, 1), laid out anew: a time slice must be one stretch of memory."""
+    """(b, dim, T) -> (T, b, g, r, 1), laid out again: a time slice must be one stretch of memory."""
     return x.permute(2, 0, 1).contiguous().unflatten(2, (groups, -1)).unsqueeze(-1)
 
 

@@ -2,10 +2,10 @@
 
 For GPUs without compiled kernels; `mmsparx.ops.triton_runtime` says where they run.
 
-One compiled variant serves every length and batch. Compiled anew is for another kind of GPU, type or N, with or
-without D, delta_bias and softplus; for every alignment of the rows (16 bytes, 8, 4 or 2); the forward for
+One compiled variant serves every length and batch. Another one is compiled for another kind of GPU, type or N, with
+or without D, delta_bias and softplus; for every alignment of the rows (16 bytes, 8, 4 or 2); the forward for
 lengths up to 64 and above; for groups of fewer than 16 channels; and for sizes beyond 32 bits. What lies around the
-scan of a map is compiled anew for every kind of tile (`map_tile`) and alignment of its rows and columns.
+scan of a map is compiled again for every kind of tile (`map_tile`) and alignment of its rows and columns.
 """
 
 import math
@@ -149,7 +149,7 @@ def _dense(*tensors: Tensor | None) -> list[Tensor | None]:
 def block(direction: str, channels: int, length: int, align: int) -> dict[str, int]:
     """ROWS, POSITIONS and num_warps of a launch, for groups of so many channels.
 
-    The forward has one warp to a program: no barriers, and many programs even for one picture. The backward adds
+    The forward has one warp to a program: no barriers, and many programs even for one image. The backward adds
     up dB and dC over more rows: what it writes of them, per program, is then 1 / ROWS of what it writes of du.
     """
     if direction == 'forward':
@@ -162,7 +162,7 @@ def block(direction: str, channels: int, length: int, align: int) -> dict[str, i
 
 # Reasoned and not measured, too. Sides of 8 are read and written in whole sectors of 32 bytes by rows and by columns
 # alike; 16 pixels to a thread; several channels of a small map to a warp, which then transposes them without a barrier.
-# Maps of 7, 14, 28 and 56 pixels a side, as of pictures of 224, fill 77 per cent of their tiles.
+# Maps of 7, 14, 28 and 56 pixels a side, as of images of 224, fill 77 per cent of their tiles.
 def map_tile(channels: int, height: int, width: int) -> dict[str, int]:
     """CHANNELS, ROWS, COLUMNS and num_warps of a launch over maps of so many channels."""
     rows, columns = (min(max(power_of_two(side), 8), 32) for side in (height, width))

@@ -21,7 +21,7 @@ def run_rank(rank, folder):
         wrapper = {'model_wrapper_cfg': {'type': 'MMDistributedDataParallel', 'device_ids': None}}
         checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
         common = {'launcher': 'pytorch', 'cfg': wrapper, 'default_hooks': checkpoints, 'iters': 3}
-        # The ranks have pictures 0, 2, 4, 6 and 1, 3, 5, 7: it is the second rank's second batch.
+        # The ranks have images 0, 2, 4, 6 and 1, 3, 5, 7: it is the second rank's second batch.
         return make_runner(folder / name, Net(fault), NaNGuardHook(**options), data=pictures(5), **common)
 
     (folder / f'message_{rank}').write_text(stopped(make('stops', 'loss')))

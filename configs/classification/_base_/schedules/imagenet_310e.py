@@ -1,4 +1,4 @@
-# ImageNet-1K, 300 epochs and ten of cool-down, 8 GPUs x 256 pictures (SparX, Sec. 4.1).
+# ImageNet-1K, 300 epochs and ten of cool-down, 8 GPUs x 256 images (SparX, Sec. 4.1).
 _base_ = ['mmpretrain::_base_/default_runtime.py', '../../../_base_/sparx_runtime.py']
 
 train_cfg = dict(by_epoch=True, max_epochs=310, val_interval=1)
@@ -41,6 +41,6 @@ custom_hooks = [
 default_hooks = dict(
     checkpoint=dict(type='mmsparx.SafeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='accuracy/top1')
 )
-env_cfg = dict(cudnn_benchmark=True)  # all pictures have one size
+env_cfg = dict(cudnn_benchmark=True)  # all images have one size
 
 auto_scale_lr = dict(enable=False, base_batch_size=2048)

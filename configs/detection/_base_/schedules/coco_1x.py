@@ -1,4 +1,4 @@
-# COCO instance segmentation, 12 epochs, 8 GPUs x 2 pictures (SparX, Sec. 4.2, which follows Swin).
+# COCO instance segmentation, 12 epochs, 8 GPUs x 2 images (SparX, Sec. 4.2, which follows Swin).
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)

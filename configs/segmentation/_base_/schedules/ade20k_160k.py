@@ -1,4 +1,4 @@
-# ADE20K, 160,000 iterations, 8 GPUs x 2 pictures (SparX, Sec. 4.3, which follows UniFormer).
+# ADE20K, 160,000 iterations, 8 GPUs x 2 images (SparX, Sec. 4.3, which follows UniFormer).
 _base_ = '../datasets/ade20k.py'
 
 train_dataloader = dict(batch_size=2)

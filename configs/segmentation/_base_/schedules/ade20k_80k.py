@@ -1,4 +1,4 @@
-# ADE20K, 80,000 iterations (SparX, Sec. 4.3, which follows UniFormer). The sources differ on the batch: 16 pictures,
+# ADE20K, 80,000 iterations (SparX, Sec. 4.3, which follows UniFormer). The sources differ on the batch: 16 images,
 # or 32, which is taken here as 8 GPUs x 4.
 _base_ = './ade20k_160k.py'
 

@@ -1,6 +1,6 @@
-# A check, not a recipe: a small network from scratch learns a handful of pictures by heart, 99 % of their pixels, so
+# A check, not a recipe: a small network overfits a handful of images from scratch, 99 % of their pixels, so
 # that a fault in data, model or evaluation shows within an hour on a CPU. What is finer than its output, a quarter of
-# the resolution, and classes of a few hundred pixels may stay out. It trains and evaluates on the same pictures: those
+# the resolution, and classes of a few hundred pixels may stay out. It trains and evaluates on the same images: those
 # of data_root/images/training.
 _base_ = './ade20k_160k.py'
 
