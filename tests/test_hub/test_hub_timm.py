@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,24 +21,8 @@ from mmsparx.models.architecture import Architecture
 FAMILIES = {'sparx_mamba': SparXMamba, 'sparx_swin': SparXSwin, 'vmamba': VMamba}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / 'folder'
-
-
-@pytest.fixture(scope='module')
-def template(tmp_path_factory):
-    """A small classifier, and a folder that it is saved in."""
-    folder = tmp_path_factory.mktemp('template')
-    classifier = randomise(build_classifier()).eval()
-    classifier.save_pretrained(folder)
-    return classifier, folder
-
-
-@pytest.fixture
-def saved(template, folder):
-    """A folder of the same classifier that may be written to."""
-    return Path(shutil.copytree(template[1], folder))
+def make_template():
+    return randomise(build_classifier()).eval()
 
 
 @pytest.fixture(params=FAMILIES)
@@ -140,11 +123,12 @@ class TestTimmReadsOurs:
         """Nothing is imported for what model_args name."""
         asked = []
         monkeypatch.setattr('mmsparx.registry.get_object_from_string', lambda name: asked.append(name))
-        config = json.loads((saved / 'config.json').read_text())
+        _, folder = saved
+        config = json.loads((folder / 'config.json').read_text())
         config['model_args'] |= changes
-        (saved / 'config.json').write_text(json.dumps(config))
+        (folder / 'config.json').write_text(json.dumps(config))
         with pytest.raises(ValueError, match=r'config\.json of .*folder: '):
-            self.create(saved)
+            self.create(folder)
         assert not asked
 
 
@@ -200,9 +184,10 @@ class TestWeReadTimms:
         ],
     )
     def test_what_does_not_fit(self, saved, config, message):
-        (saved / 'config.json').write_text(json.dumps(config))
+        _, folder = saved
+        (folder / 'config.json').write_text(json.dumps(config))
         with pytest.raises(ValueError, match=message):
-            SparXMamba.from_pretrained(saved)
+            SparXMamba.from_pretrained(folder)
 
 
 def test_the_code_of_a_model_card_runs(tmp_path, monkeypatch):
