@@ -47,15 +47,15 @@ class Kernel:
     """One compiled kernel.
 
     Attributes:
-        arch: as 90 for sm_90.
-        type: of inputs and outputs.
-        scan: forward or backward, of a map with one of these names before it, with a lane per row; one of `SCANS`.
-        states: N, or 0 for any.
-        registers: of a thread.
-        spilled: bytes of a thread that are stored to memory for want of registers.
-        warps: that a multiprocessor holds at once, as far as registers go, of how many there can be at all.
-            Shared memory may allow fewer.
-        instructions: per element; None where they were not counted.
+        arch: Architecture, as 90 for sm_90.
+        type: Type of inputs and outputs.
+        scan: Name of the scan, one of `SCANS`.
+        states: Number of states N, or 0 for any.
+        registers: Number of registers of a thread.
+        spilled: Bytes of a thread that are stored to memory for want of registers.
+        warps: Number of warps that a multiprocessor holds at once, as far as registers go, of how many there can be at
+            all. Shared memory may allow fewer.
+        instructions: Number of instructions per element; None where they were not counted.
     """
 
     arch: str
@@ -120,12 +120,12 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
 
 
 def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
-    """Per element, by scan and states, where there is one state.
+    """Count the instructions per element, by scan and states, of the kernels for one state.
 
     A map's tiles are read and written by one of two ways, there and back, of which both are counted.
 
     Args:
-        disassembly: of a cubin, by cuobjdump.
+        disassembly: Text that cuobjdump prints of a cubin.
         stretch: Positions of a row that a warp brings to shared memory at once, where a lane has a row of its own.
     """
     counts = {}

@@ -34,10 +34,10 @@ def build(family: str, size: str, image: tuple[int, int] = (224, 224), scan_back
     """A classifier with random weights: (B, 3, *image) -> (B, 1000).
 
     Args:
-        family: of `FAMILIES`.
-        size: of `SIZES`.
-        image: height and width, in pixels, which Swin is built for.
-        scan_backend: of the selective scan, in this package's networks.
+        family: Family of networks, one of `FAMILIES`.
+        size: Size of the network, one of `SIZES`.
+        image: Height and width, in pixels, which Swin is built for.
+        scan_backend: Backend of the selective scan in this package's networks.
     """
     if family in OURS:
         backbone = OURS[family](size, out_indices=(3,), output_norm=False)
@@ -105,12 +105,12 @@ def compare(
     """Time classifiers of any make on the same images.
 
     Args:
-        models: by name, on the images' device.
-        images: (B, 3, H, W).
-        mode: of `MODES`.
-        protocol: how long.
-        precision: of `PRECISIONS`.
-        case: what to call it.
+        models: Models by name, on the images' device.
+        images: Images (B, 3, H, W).
+        mode: Mode, one of `MODES`.
+        protocol: How long to measure.
+        precision: Precision, one of `PRECISIONS`.
+        case: Description of the case.
     """
     autocast, tf32 = PRECISIONS[precision]
     call_of = inference_of if mode == 'inference' else training_of

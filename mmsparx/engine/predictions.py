@@ -50,12 +50,12 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     """Let the test of a config draw every image, by `DrawPredictionsHook` in place of its visualization hook.
 
     Args:
-        cfg: of mmdet, mmseg or mmpretrain; its hook's settings of how to draw, such as `score_thr`, are kept. Changed
-            in place.
-        folder: where to.
+        cfg: Config of mmdet, mmseg or mmpretrain, which is changed in place. The drawing options of its hook, such as
+            `score_thr`, are kept.
+        folder: Folder to draw into.
 
     Raises:
-        ValueError: the config has no visualization hook, or one of another kind.
+        ValueError: The config has no visualization hook, or one of another kind.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -108,12 +108,12 @@ def dump_predictions(cfg: Config, file: str) -> None:
     """Let the test of a config write its predictions to a file, by `DumpPredictions`.
 
     Args:
-        cfg: the config, changed in place.
-        file: its name.
+        cfg: Config, which is changed in place.
+        file: Name of the pickle file.
 
     Raises:
-        ValueError: it is no pickle's name, or the checkpoint's.
-        OSError: its folder cannot be written to.
+        ValueError: The name is not that of a pickle file, or it is the checkpoint's.
+        OSError: The folder of the file cannot be written to.
     """
     if not file.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out: expected a name that ends in .pkl or .pickle, got {file!r}')
@@ -145,16 +145,16 @@ class DrawPredictionsHook(Hook):
     detector's boxes that overlap, the best is drawn, see `without_doubles`; metrics and --out have all of them.
 
     Args:
-        out_dir: where the images go.
-        method: the visualizer's: 'add_datasample', or 'visualize_cls' of mmpretrain's.
-        backend_args: of mmengine's file backend, by which images are read.
+        out_dir: Folder that the drawings go to.
+        method: Method of the visualizer: 'add_datasample', or 'visualize_cls' of mmpretrain's.
+        backend_args: Arguments of mmengine's file backend, which reads the images.
         max_overlap: Overlap (IoU) of boxes from which on the best one alone is drawn.
-        settings: further arguments of the method, such as `pred_score_thr`.
+        settings: Further arguments of the method, such as `pred_score_thr`.
 
     Raises:
-        ValueError: from the runner, before the first image. An image comes from no file or is tested twice; or the
-            drawings would be written over the images that are tested, or among them.
-        OSError: from the runner, before the first image. The folder cannot be written to.
+        ValueError: An image comes from no file or is tested twice, or the drawings would be written over the tested
+            images or among them. The runner raises it before the first image.
+        OSError: The folder cannot be written to. The runner raises it before the first image.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl_sync(0xffffffffu, x, lan
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 
 // The same number, of which the compiler no longer knows where it comes from: it computes its multiples one from the
-// other instead of each anew.
+// other instead of each from the start.
 MMSPARX_INLINE int64_t opaque(int64_t x) {
   asm("" : "+l"(x));
   return x;
