@@ -9,7 +9,7 @@ export VENV
 
 help:
 	@echo 'make setup      make $(VENV) with the tested versions (some 10 minutes, once)'
-	@echo 'make demo       train a small detector on synthetic pictures, on a CPU'
+	@echo 'make demo       train a small detector on synthetic images, on a CPU'
 	@echo 'make test       run the tests; choose with ARGS="tests/test_ops -k gradcheck"'
 	@echo 'make lint       check style and imports; make format fixes what it can'
 	@echo 'make clean      remove what was built; make distclean removes $(VENV) too'

@@ -74,7 +74,7 @@ def _step(step: Mapping) -> dict | None:
         return {'step': 'center_crop', 'size': [size, size] if isinstance(size, int) else list(size)}
     if kind == 'ResizeToMultiple':
         return {'step': 'resize_to_multiple', 'divisor': int(step.get('size_divisor', 32))}
-    if kind in ('LoadImageFromFile', 'PackInputs', 'PackSegInputs', 'PackDetInputs'):
+    if kind in ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackSegInputs', 'PackDetInputs'):
         return None
     raise ValueError(f'export: expected a test pipeline of resizing and cropping, got a step {kind}')
 
@@ -88,4 +88,6 @@ def _test_settings(cfg: Config) -> dict:
         found['align_corners'] = bool(head.get('align_corners', False))
         if settings.get('mode') == 'slide':
             found['slide'] = {'crop': list(settings['crop_size']), 'stride': list(settings['stride'])}
+    if 'mask_thr_binary' in settings.get('rcnn', {}):
+        found['mask_threshold'] = settings['rcnn']['mask_thr_binary']
     return found

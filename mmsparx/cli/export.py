@@ -12,8 +12,9 @@ FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'pt2': '.pt2'}
 DESCRIPTION = """\
 Write a trained network as one file for another runtime: ONNX, OpenVINO, or torch.export's .pt2.
 
-Classifiers, backbones and segmenters. The file takes prepared images of any size from 32 on; a JSON file
-beside it says how they are prepared, and names the classes. `mmsparx infer IMAGES --model FILE` runs it.
+Classifiers, backbones, segmenters, and detectors with their masks (Faster R-CNN, Mask R-CNN). The file takes prepared
+images of any size from 32 on; a JSON file beside it says how they are prepared, and names the classes. `mmsparx infer
+IMAGES --model FILE` runs it.
 
 The file is run and compared with the network at four sizes: the largest error is printed, and above 1e-4 of the largest
 value no file is left. Needs pip install 'mmsparx[export]'.

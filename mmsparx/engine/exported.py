@@ -8,9 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mmsparx.engine.predictions import without_doubles
 from mmsparx.export.description import Description, read_description
+from mmsparx.export.detection import paste_masks
 from mmsparx.export.runtimes import Run, open_file
-from mmsparx.export.subjects import CLASSIFICATION, SEGMENTATION
+from mmsparx.export.subjects import CLASSIFICATION, DETECTION, SEGMENTATION
 
 
 def load_exported(file: str, args: argparse.Namespace):
@@ -25,7 +27,7 @@ def load_exported(file: str, args: argparse.Namespace):
     """
     about = read_description(file)
     if about.task not in _NETWORKS:
-        raise ValueError(f'{file}: expected a classifier or a segmenter, got {about.task} of a backbone')
+        raise ValueError(f'{file}: expected a classifier, a segmenter or a detector, got {about.task} of a backbone')
     if about.classes is None:
         raise ValueError(f'{file}: expected the names of the classes in the JSON file beside it, got none')
     if about.slide:
@@ -127,4 +129,41 @@ def class_shares(label_map: np.ndarray, classes) -> dict[str, float]:
     return {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
 
 
-_NETWORKS = {CLASSIFICATION: _classifier, SEGMENTATION: _segmenter}
+def _detector(run: Run, about: Description, args: argparse.Namespace):
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    from mmsparx.engine.det_visualizer import ClassColourVisualizer
+
+    visualizer = ClassColourVisualizer()
+    visualizer.dataset_meta = {'classes': about.classes, 'palette': list(about.palette or ()) or 'random'}
+
+    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+        prepared = prepare(image, about)
+        boxes, scores, labels, *masks = run(prepared)
+        size = image.shape[:2]
+        across, down = (new / old for new, old in zip(prepared.shape[:1:-1], size[::-1], strict=True))
+        boxes = boxes / np.array([across, down, across, down], np.float32)
+        found = InstanceData(
+            bboxes=torch.from_numpy(boxes), scores=torch.from_numpy(scores), labels=torch.from_numpy(labels)
+        )
+        result = {'labels': labels.tolist(), 'scores': scores.tolist(), 'bboxes': boxes.tolist()}
+        if masks:
+            pasted = paste_masks(masks[0], boxes, size, about.mask_threshold)
+            found.masks, result['masks'] = torch.from_numpy(pasted), _run_lengths(pasted)
+        sample = without_doubles(DetDataSample(pred_instances=found), args.max_overlap)
+        visualizer.add_datasample('image', image[..., ::-1].copy(), sample, False, pred_score_thr=args.score_thr)
+        names = [about.classes[i] for i in result['labels']]
+        return visualizer.get_image()[..., ::-1], {**result, 'classes': names}
+
+    return infer
+
+
+def _run_lengths(masks: np.ndarray) -> list[dict]:
+    """Masks (N, H, W) as COCO keeps them, in types of JSON."""
+    from mmdet.structures.mask import encode_mask_results
+
+    return [{**coded, 'counts': coded['counts'].decode()} for coded in encode_mask_results(masks)]
+
+
+_NETWORKS = {CLASSIFICATION: _classifier, SEGMENTATION: _segmenter, DETECTION: _detector}

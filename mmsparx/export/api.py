@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from mmsparx.export import checks, requirements
 from mmsparx.export.fold import fold
@@ -18,6 +20,9 @@ from mmsparx.export.runtimes import Run, open_file
 from mmsparx.export.subjects import Subject, subject_of
 from mmsparx.export.tracing import OPEN, trace
 from mmsparx.version import __version__
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _RUNTIMES = {ONNX: 'onnxruntime', OPENVINO: 'OpenVINO', PT2: 'torch.export'}
 
@@ -32,12 +37,15 @@ class Exported:
         errors: Largest error of the outputs, relative to each one's largest value: by the runtime, and the shape of the
             image.
         rounding: Largest error of weights in 16 bits against the model's own weights; None for weights in 32 bits.
+        single: Number of detections of a detector that only the model or only the file has, since rounding decides a
+            suppression or the last place.
     """
 
     file: Path
     description: Path
     errors: Mapping[tuple[str, tuple[int, ...]], float]
     rounding: float | None = None
+    single: int = 0
 
     @property
     def largest_error(self) -> float:
@@ -49,6 +57,8 @@ class Exported:
             f'{runtime}, {"x".join(map(str, shape))}: largest error {error:.1e} of the largest value'
             for (runtime, shape), error in self.errors.items()
         ]
+        if self.single:
+            lines.append(f'{self.single} detections are found by one of the two alone, as rounding decides')
         if self.rounding is not None:
             lines.append(f'weights in 16 bits: the outputs differ by up to {self.rounding:.1e} from those in 32 bits')
         return '\n'.join([*lines, f'wrote {self.file} and {self.description}'])
@@ -67,15 +77,17 @@ def export(
 
     The format is that of the suffix: .onnx, .xml (OpenVINO, with its weights in a .bin beside) or .pt2 (torch.export).
     The file takes an image, (B, 3, H, W) in float32, that is already prepared. Batch, height and width are open, from
-    32 on. Its outputs are, by the kind of the model, 'logits' (B, classes); a map for each stage; or 'logits'
-    (B, classes, H, W), at the image's size.
+    32 on. Its outputs are, by the kind of the model, 'logits' (B, classes); a map for each stage; 'logits'
+    (B, classes, H, W), at the image's size; or, for one image, 'boxes' (N, 4) as x1, y1, x2, y2 in its pixels, 'scores'
+    (N,), 'labels' (N,) and 'masks' (N, s, s), which `paste_masks` puts into the image.
 
     The file is run at the traced size, at two others, at 32x32 and with another batch. Where an output differs from the
-    model's by more than 1e-4 of its largest value, no file is left.
+    model's by more than 1e-4 of its largest value, no file is left. A detector is compared with a lower score, too, by
+    which it finds something in any image.
 
     Args:
-        model: Network of this package, `SparXClassifier`, model of timm's, mmpretrain's or mmseg's over a
-            network of this package. It is not changed.
+        model: Network of this package, `SparXClassifier`, or model of timm's, mmpretrain's, mmseg's or mmdet's
+            (Faster R-CNN, Mask R-CNN) over a network of this package. It is not changed.
         file: File to write. One that is there is replaced.
         static: Height and width of the image, in pixels, for a file of this size and batches of one image.
         inline: Whether a file of ONNX has standard operators alone: for runtimes that know no functions.
@@ -99,53 +111,55 @@ def export(
         raise ValueError(f'export: expected a height and a width from 32 on, got {static[0]}x{static[1]}')
     subject = subject_of(copy.deepcopy(model).cpu().float())
     subject.eval()
-    open_axes = () if static else (0, 2, 3)
+    open_axes = () if static else subject.open_axes
     images = checks.images((1, *static) if static else OPEN, open_axes)
+    settings = subject.settings(images)
+    _set_buffers(subject, settings[0])
     exact = [checks.run_torch(subject, image) for image in images]
     module = fold(subject)
     for image, outputs in zip(images, exact, strict=True):
-        error = checks.largest_error(checks.run_torch(module, image), outputs)
+        error = subject.compare(checks.run_torch(module, image), outputs).error
         if error > checks.TOLERANCE:
             raise checks.DisagreementError(
                 f'export: folding changes the outputs by {error:.1e} of the largest value, for an image of '
                 f'{image.shape}; nothing was written'
             )
-    expected = exact
-    if fp16:
-        _round(module)
-        expected = [checks.run_torch(module, image) for image in images]
+    rounding = _round(module, images, exact) if fp16 else None
     about = {
         **(description or {}),
         'mmsparx': __version__,
         'task': subject.task,
         'outputs': list(subject.outputs),
         'size': list(static) if static else None,
-        'batch': 1 if static else None,
+        'batch': None if 0 in open_axes else 1,
     }
     part = checks.part_of(file)
-    writer = _Writer(kind, inline, fp16, open_axes, images[0])
+    writer, runtime = _Writer(kind, inline, fp16, open_axes, images[0]), _RUNTIMES[kind]
     try:
-        writer.write(module, subject.outputs, part, about)
-        runtime, run = _RUNTIMES[kind], open_file(part)
-        errors = {
-            (runtime, image.shape): checks.largest_error(_outputs(runtime, run, image), outputs)
-            for image, outputs in zip(images, expected, strict=True)
-        }
-        worst = max(errors, key=errors.__getitem__)
-        if errors[worst] > checks.TOLERANCE:
-            layer = _find(writer, module, images, part)
-            raise checks.DisagreementError(
-                f'export: {worst[0]} gives other outputs than the model, by {errors[worst]:.1e} of the largest value '
-                f'for an image of {worst[1]}; nothing was kept. The first layer that differs: {layer}'
-            )
+        made, errors, single = writer.make(module, subject.outputs), {}, 0
+        for values in settings:
+            for each in (subject, module):
+                _set_buffers(each, values)
+            writer.save(made, values, part, about)
+            run = open_file(part)
+            for image in images:
+                expected = checks.run_torch(module if fp16 else subject, image)
+                found = subject.compare(_outputs(runtime, run, image), expected)
+                if found.error > checks.TOLERANCE:
+                    layer = _find(writer, module, images, part)
+                    raise checks.DisagreementError(
+                        f'export: {runtime} gives other outputs than the model, by {found.error:.1e} of the largest '
+                        f'value for an image of {image.shape}; nothing was kept. The first layer that differs: {layer}'
+                    )
+                errors[runtime, image.shape] = max(errors.get((runtime, image.shape), 0.0), found.error)
+                single += found.single
         _rename(part, file)
     finally:
         for path in _files(part):
             path.unlink(missing_ok=True)
     beside = file.with_suffix('.json')
     beside.write_text(json.dumps(about, indent=2) + '\n')
-    rounding = max(map(checks.largest_error, expected, exact)) if fp16 else None
-    return Exported(file, beside, errors, rounding)
+    return Exported(file, beside, errors, rounding, single)
 
 
 class _Writer:
@@ -155,34 +169,58 @@ class _Writer:
         self.kind, self.inline, self.fp16, self.open_axes = kind, inline, fp16, open_axes
         self.image = torch.from_numpy(image)
 
-    def write(self, module: nn.Module, outputs: tuple[str, ...], file: Path, about: Mapping) -> None:
+    def make(self, module: nn.Module, outputs: tuple[str, ...]) -> 'ExportedProgram | ModelProto':
+        """A module as the graph of the format."""
         program = trace(module, self.image, open_axes=self.open_axes, scan_nodes=self.kind != PT2)
         if self.kind == PT2:
-            torch.export.save(program, str(file), extra_files={'mmsparx.json': json.dumps(about)})
-            return
+            return program
         from mmsparx.export import onnx_format
 
         model = onnx_format.to_onnx(program, module, outputs, self.open_axes)
         if self.inline or self.kind == OPENVINO:
             model = onnx_format.inlined(model)
+        return onnx_format.with_half_weights(model) if self.fp16 else model
+
+    def save(
+        self, made: 'ExportedProgram | ModelProto', values: Mapping[str, Tensor], file: Path, about: Mapping
+    ) -> None:
+        """Write a graph, with other values of some of its buffers."""
+        if self.kind == PT2:
+            made.state_dict.update(values)
+            torch.export.save(made, str(file), extra_files={'mmsparx.json': json.dumps(about)})
+            return
+        from mmsparx.export import onnx_format
+
+        onnx_format.set_values(made, {name: value.numpy() for name, value in values.items()})
         if self.kind == OPENVINO:
             from mmsparx.export import openvino_format
 
-            openvino_format.write(model, file, about)
+            openvino_format.write(made, file, about)
             return
-        onnx_format.write(onnx_format.with_half_weights(model) if self.fp16 else model, file, about)
+        onnx_format.write(made, file, about)
+
+
+def _set_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        module.get_buffer(name).copy_(value)
 
 
 @torch.no_grad()
-def _round(module: nn.Module) -> None:
-    """Round parameters and buffers to what 16 bits hold, in place; of the scans, the decays themselves."""
+def _round(module: Subject, images: list[np.ndarray], exact: list[list[np.ndarray]]) -> float:
+    """Round parameters and buffers to what 16 bits hold, in place; of the scans, the decays themselves.
+
+    Returns:
+        The largest error that this makes.
+    """
     for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if value.is_floating_point():
+        if value.is_floating_point() and value.dim():
             decays = name.endswith('_log')  # A_log, whose exponential is a constant in graphs
             rounded = (value.exp() if decays else value).half().float()
             value.copy_(rounded.log() if decays else rounded)
             if not value.isfinite().all():
                 raise ValueError(f'export: {name} does not fit into 16 bits; leave fp16 out')
+    pairs = zip(images, exact, strict=True)
+    return max(module.compare(checks.run_torch(module, image), outputs, 0.05).error for image, outputs in pairs)
 
 
 def _outputs(runtime: str, run: Run, image: np.ndarray) -> list[np.ndarray]:
@@ -201,7 +239,7 @@ def _find(writer: _Writer, module: Subject, images: list[np.ndarray], part: Path
     names = (*module.outputs, *layers.names)
     place = part.with_name(f'.layers{part.name}')
     try:
-        writer.write(layers, tuple(f'output{i}' for i in range(len(names))), place, {})
+        writer.save(writer.make(layers, tuple(f'output{i}' for i in range(len(names)))), {}, place, {})
         run = open_file(place)
         for image in images:
             expected = checks.run_torch(layers, image)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,19 @@ TOLERANCE = 1e-4
 
 class DisagreementError(ValueError):
     """An exported file, or a changed model, gives other numbers than the model."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the outputs of a file are from those of a model.
+
+    Attributes:
+        error: Largest error, relative to the largest value of its output.
+        single: Number of detections that only one of them has.
+    """
+
+    error: float
+    single: int = 0
 
 
 def images(traced: tuple[int, int, int], open_axes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
@@ -29,6 +43,8 @@ def images(traced: tuple[int, int, int], open_axes: Sequence[int], seed: int = 0
     shapes = [traced]
     if open_axes:
         shapes += [(1, 97, 131), (3, 96, 192), (2, 32, 32)]
+        if 0 not in open_axes:
+            shapes = [(1, *size) for _, *size in shapes]
     generator = np.random.default_rng(seed)
     return [generator.standard_normal((b, 3, height, width), dtype=np.float32) for b, height, width in shapes]
 

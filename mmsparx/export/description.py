@@ -30,6 +30,7 @@ class Description:
         palette: Colour of each class, RGB; None where it is not known.
         align_corners: How a segmenter's logits are resized to the image.
         slide: Whether the model is tested in sliding windows.
+        mask_threshold: Probability from which on a pixel is of a detector's object.
     """
 
     task: str
@@ -42,6 +43,7 @@ class Description:
     palette: tuple[tuple[int, ...], ...] | None = None
     align_corners: bool = False
     slide: bool = False
+    mask_threshold: float = 0.5
 
 
 def read_description(file: str | os.PathLike) -> Description:
@@ -86,6 +88,7 @@ def read_description(file: str | os.PathLike) -> Description:
         palette=None if palette is None else tuple(map(tuple, palette)),
         align_corners=entry('align_corners', lambda x: isinstance(x, bool), 'true or false', False),
         slide=entry('slide', lambda x: isinstance(x, dict), 'an object') is not None,
+        mask_threshold=entry('mask_threshold', lambda x: _is_number(x) and 0 <= x <= 1, 'from 0 to 1', 0.5),
     )
 
 

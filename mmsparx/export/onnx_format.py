@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx.inliner
 import torch
@@ -95,6 +96,13 @@ def with_half_weights(model: ModelProto) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
+
+
+def set_values(model: ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Give initializers, which are named as in the module, other values."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in values.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
 def write(model: ModelProto, file: str | os.PathLike, description: Mapping) -> None:

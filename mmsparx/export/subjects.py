@@ -1,13 +1,19 @@
 """What of a model is exported: the part from an image to the outputs that a user of the file needs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsparx.export import checks, detection
 from mmsparx.models.backbones import SparXNet
 
-CLASSIFICATION, FEATURES, SEGMENTATION = TASKS = ('classification', 'features', 'segmentation')
+CLASSIFICATION, FEATURES, SEGMENTATION, DETECTION = TASKS = ('classification', 'features', 'segmentation', 'detection')
+
+
+_CANDIDATES = 300  # boxes of an image, before suppression, that detectors are compared by
 
 
 class Subject(nn.Module):
@@ -16,9 +22,11 @@ class Subject(nn.Module):
     Attributes:
         task: One of `TASKS`.
         outputs: Names of the outputs.
+        open_axes: Axes of the image whose sizes can be open: batch, height, width.
     """
 
     task: str
+    open_axes: tuple[int, ...] = (0, 2, 3)
 
     def __init__(self, model: nn.Module, outputs: tuple[str, ...]):
         super().__init__()
@@ -27,6 +35,20 @@ class Subject(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
+
+    def settings(self, images: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
+        """Values of buffers that the file is compared with, one set after the other; the file keeps the last.
+
+        Args:
+            images: Images, (B, 3, H, W) each, that it is compared by.
+        """
+        return [{}]
+
+    def compare(
+        self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = checks.TOLERANCE
+    ) -> checks.Difference:
+        """Compare the outputs of a file with those of a model; detections that differ by more are not the same."""
+        return checks.Difference(checks.largest_error(found, expected))
 
 
 class Classifier(Subject):
@@ -69,12 +91,56 @@ class Segmenter(Subject):
         return (F.interpolate(logits, size, mode='bilinear', align_corners=self.model.decode_head.align_corners),)
 
 
+class Detector(Subject):
+    """A two-stage detector of mmdet: boxes, scores and labels of the detections of one image, masks if it has them."""
+
+    task = DETECTION
+    open_axes = (2, 3)
+
+    def __init__(self, model: nn.Module):
+        detection.check_detector(model)
+        masks = ('masks',) if model.roi_head.with_mask else ()
+        super().__init__(model, ('boxes', 'scores', 'labels', *masks))
+        self.detections = detection.Detections(model)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.detections(image)
+
+    @torch.inference_mode()
+    def settings(self, images: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
+        """A score that some boxes of each image exceed, though these show nothing; then the detector's own score."""
+        own, lower = self.detections.threshold.clone(), []
+        for image in images:
+            scores = self.detections.candidates(torch.from_numpy(image))[2].flatten()
+            if scores.numel():
+                lower.append(scores.topk(min(_CANDIDATES, -(-scores.numel() // 2))).values[-1])
+        return [{'detections.threshold': value} for value in (torch.stack([own, *lower]).min(), own)]
+
+    def compare(
+        self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = checks.TOLERANCE
+    ) -> checks.Difference:
+        """Compare detections in any order.
+
+        Rounding decides some suppressions and the last places. Up to a twentieth of the detections may differ by that.
+        """
+        pairs = list(detection.matches(found, expected, tolerance))
+        number = max(len(expected[0]), len(found[0]))
+        single = number - len(pairs)
+        if single > number // 20:
+            return checks.Difference(float('inf'), single)
+        if not pairs:
+            return checks.Difference(0.0)
+        rows = [list(row) for row in zip(*pairs, strict=True)]
+        same = [[output[row] for output in outputs] for outputs, row in zip((found, expected), rows, strict=True)]
+        return checks.Difference(checks.largest_error(*same), single)
+
+
 def subject_of(model: nn.Module) -> Subject:
     """The part of a model that is exported.
 
     Args:
-        model: Copy of a network of this package, a `SparXClassifier`, a model of timm's, or one of mmpretrain's
-            or mmseg's over a network of this package. It is changed.
+        model: Copy of a network of this package, a `SparXClassifier`, a model of timm's, or one of mmpretrain's,
+            mmseg's or mmdet's over a network of this package. It is changed.
 
     Raises:
         ValueError: A model of another kind.
@@ -88,9 +154,11 @@ def subject_of(model: nn.Module) -> Subject:
         if not hasattr(model, 'decode_head') or isinstance(model.decode_head, nn.ModuleList):
             raise ValueError(f'export: expected a segmenter with one decode head, got {type(model).__name__}')
         return Segmenter(model)
+    if library == 'mmdet':
+        return Detector(model)
     if library in ('mmsparx', 'timm'):
         return Classifier(model)
     raise ValueError(
-        'export: expected a network of mmsparx, or a model of mmpretrain, mmseg or timm over one, got '
+        'export: expected a network of mmsparx, or a model of mmpretrain, mmseg, mmdet or timm over one, got '
         f'{type(model).__module__}.{type(model).__name__}'
     )

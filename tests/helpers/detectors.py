@@ -18,14 +18,15 @@ def build(library, base, out_indices=(0, 1, 2, 3), neck=None, **model):
         base: Path of the config among those of the library.
         out_indices: Stages that the neck gets.
         neck: Settings of the neck, or of the first of several, to change.
-        **model: Settings of the model to add.
+        **model: Settings of the model to merge into it.
     """
     package = pytest.importorskip(library, reason=f'the base configs are of {library}')
-    cfg = Config.fromfile(f'{package.__path__[0]}/.mim/configs/{base}').model
+    config = Config.fromfile(f'{package.__path__[0]}/.mim/configs/{base}')
+    config.merge_from_dict({'model': model})
+    cfg = config.model
     first = cfg.neck[0] if isinstance(cfg.neck, list) else cfg.neck
     first.update({'in_channels': [CHANNELS[i] for i in out_indices], **(neck or {})})
     cfg.backbone = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH, out_indices=out_indices)
-    cfg.update(model)
     init_default_scope(library)
     built = MODELS.build(cfg)
     built.init_weights()  # until then, parameters of mmdet's transformers are memory as it was found

@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.nn import functional as F
 
 from mmsparx.__main__ import main
+from mmsparx.export.detection import matches
 
 # Of few layers, since tracing with open sizes takes seconds a layer.
 BACKBONE = (
@@ -42,6 +43,17 @@ def spread_classes(segmenter):
     segmenter.decode_head.conv_seg.bias -= logits.mean((0, 2, 3))
 
 
+@torch.no_grad()
+def keep_boxes(detector):
+    """Let boxes stay near their anchors, and about half of a mask be object."""
+    head = detector.roi_head
+    for layer in (detector.rpn_head.rpn_reg, head.bbox_head.fc_reg):
+        layer.weight *= 0.05
+        layer.bias.zero_()
+    head.mask_head.conv_logits.weight -= head.mask_head.conv_logits.weight.mean(1, keepdim=True)
+    head.mask_head.conv_logits.bias.zero_()
+
+
 def write(tmp_path, base, text, classes):
     """A config over a base, and a checkpoint of it."""
     config, checkpoint = tmp_path / 'config.py', tmp_path / 'weights.pth'
@@ -52,6 +64,8 @@ def write(tmp_path, base, text, classes):
     model = randomise(MODELS.build({**preprocessor, **cfg.model}))
     if hasattr(model, 'decode_head'):
         spread_classes(model)
+    if hasattr(model, 'roi_head'):
+        keep_boxes(model)
     palette = [(i * 20, 255 - i * 20, 90) for i in range(len(classes))]
     meta = {'dataset_meta': {'classes': classes, 'palette': palette}}
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, checkpoint)
@@ -105,6 +119,40 @@ def test_a_segmenter(kind, tmp_path, image):
     assert (labels[0] == labels[1]).mean() > 0.999
     assert len(np.unique(labels[1])) > 1
     assert (drawings[0] == drawings[1]).mean() > 0.99
+
+
+DETECTOR = """
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, channels=[8, 8, 8, 8], stages=[dict(depth=1)] * 4)),
+    neck=dict(in_channels=[8, 8, 8, 8], out_channels=8),
+    rpn_head=dict(in_channels=8, feat_channels=8),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=8),
+        bbox_head=dict(in_channels=8, fc_out_channels=16, num_classes=4),
+        mask_roi_extractor=dict(out_channels=8),
+        mask_head=dict(in_channels=8, conv_out_channels=8, num_convs=1, num_classes=4),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=60), rcnn=dict(max_per_img=30)),
+)
+"""
+
+
+def test_a_detector(tmp_path, image):
+    pytest.importorskip('mmdet', reason='the detector is one of it')
+    from pycocotools import mask as coco
+
+    network = write(tmp_path, 'detection/mask_rcnn_sparx_mini_overfit.py', DETECTOR, NAMES)
+    (found, expected), drawings = compare(tmp_path, image, network)
+    assert found.keys() == expected.keys()
+    lists = [[np.array(each[key]) for key in ('bboxes', 'scores', 'labels')] for each in (found, expected)]
+    pairs = list(matches(*lists, 1e-4))
+    assert len(pairs) >= 0.9 * len(expected['labels']) >= 9
+    for i, j in pairs:
+        assert (coco.decode(found['masks'][i]) == coco.decode(expected['masks'][j])).mean() > 0.999
+        assert found['classes'][i] == expected['classes'][j]
+    assert np.mean([coco.decode(mask).mean() for mask in expected['masks']]) > 0.005
+    assert (drawings[0] == drawings[1]).mean() > 0.99
+    assert json.loads((tmp_path / 'network.json').read_text())['mask_threshold'] == 0.5
 
 
 def test_what_the_commands_refuse(tmp_path, image, capsys):
