@@ -38,7 +38,7 @@ POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
 SCANS_BY_STRETCHES = ('lane_forward', 'lane_map_forward')
 STRETCHES = {'float': 32}  # positions, 64 of other types: 128 bytes
-# As the compiler mangles it; those with a lane per row are for one state.
+# The name as the compiler mangles it; kernels with a lane per row are for one state.
 NAME = r'\d((?:lane_)?(?:small_)?(?:map_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
 
 
@@ -96,7 +96,7 @@ def compile_kernels(kind: str, arch: str, target: Path, *options: str) -> str:
     Raises:
         RuntimeError: nvcc fails; the message has its output.
     """
-    # As torch compiles them, as far as that matters.
+    # torch's options, as far as they matter.
     flags = ['-std=c++17', '-O3', '--expt-relaxed-constexpr', f'-arch=sm_{arch}', '-Xptxas=-v', *options]
     command = ['nvcc', *flags, '-cubin', '-o', str(target), str(SOURCES / f'kernels_{kind}.cu')]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -153,7 +153,7 @@ def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, i
         if name[1] in SCANS_BY_STRETCHES:
             whole = min((x for x in tiles if tile[0] in x and len(x) > len(tile)), key=len)
             parts = [x for x in loops if x[0] in whole and x != whole]
-            # In the others a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
+            # In other kernels a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
             moves = sum(_length(code, x) for x in parts if not any('MUFU' in t for a, t in code if a in x))
             rest = _length(code, whole) - sum(_length(code, x) for x in parts)
             count += (2 * moves + rest) / stretch

@@ -23,7 +23,7 @@ from mmsparx.export import export, fold, open_file
 
 OURS = 'SparX-Mamba'
 EAGER = 'torch, eager'
-# What runs a file, by its suffix.
+# Names of the runtimes, by the suffix of their files.
 RUNTIMES = {'.onnx': 'onnxruntime', '.xml': 'OpenVINO', '.pt2': 'torch.export'}
 Call = Callable[[np.ndarray], np.ndarray]
 
@@ -86,8 +86,8 @@ def compare(
         calls: Functions of an image by name.
         reference: Function that gives the right outputs of the networks whose name is ours.
         shape: Shape of the image.
-        protocol: How long to measure.
-        case: What is known of the case besides the shape.
+        protocol: Protocol of the measurement.
+        case: Further facts of the case besides the shape.
     """
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     timings = interleave({name: lambda call=call: call(image) for name, call in calls.items()}, protocol)

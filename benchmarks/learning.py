@@ -134,7 +134,7 @@ def write_config(path: Path, task: Task, name: str) -> Config:
 
     Args:
         path: File to write.
-        task: What is trained.
+        task: Task that is trained.
         name: Name in `VARIANTS`.
     """
     base = CONFIGS / task.config
@@ -204,7 +204,7 @@ def measure(task: Task, name: str, seed: int, keep: Path | None = None) -> Timin
     """Train one variant once: seconds per iteration, and as facts what it has learned.
 
     Args:
-        task: What is trained.
+        task: Task that is trained.
         name: Name in `VARIANTS`.
         seed: Seed of the run.
         keep: Folder to copy the config, as one file, and the last checkpoint to.

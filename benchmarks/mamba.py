@@ -58,7 +58,7 @@ def backward(grad, u, delta, A, B, C, D, delta_bias, states: Tensor, delta_softp
     shape = (u.shape[0], u.shape[1], -(-u.shape[2] // CHUNK), 2 * A.shape[1])
     own = states.view(-1)[: torch.Size(shape).numel()].view(shape)
     grad, *inputs = _along(grad, u, delta, A, B, C)
-    # Without a gate there is neither its gradient nor an ungated output, nor anything to compute again.
+    # No gate: there is neither its gradient nor an ungated output, nor anything to compute again.
     gradients = _call('bwd', *inputs, D, None, delta_bias, grad, own, None, None, delta_softplus, False)
     return tuple(gradients[:7])
 

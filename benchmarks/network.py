@@ -108,7 +108,7 @@ def compare(
         models: Models by name, on the images' device.
         images: Images (B, 3, H, W).
         mode: Mode, one of `MODES`.
-        protocol: How long to measure.
+        protocol: Protocol of the measurement.
         precision: Precision, one of `PRECISIONS`.
         case: Description of the case.
     """

@@ -21,7 +21,7 @@ from mmsparx.ops.selective_scan import backends
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = 'benchmarks/results'
-# Of a processor's flags, those that decide which kernels run.
+# Flags of a processor that decide which kernels run.
 TELLING_FLAGS = re.compile(r'sse4_2|avx\w*|amx\w*|fma|f16c|asimd\w*|sve\w*')
 COMMIT = 'MMSPARX_COMMIT'
 VARIABLES = ('OMP_NUM_THREADS', 'KMP_AFFINITY', 'GOMP_CPU_AFFINITY', 'LD_PRELOAD', backends.VARIABLE, native.VARIABLE)
@@ -130,7 +130,7 @@ def environment(device: torch.device) -> dict:
     facts = {
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='minutes'),
         'hardware': {'cpu': _cpu(), **({'gpu': _gpu(device)} if device.type == 'cuda' else {})},
-        # Of the last minute, before the first measurement: the machine should be idle.
+        # Load of the last minute, before the first measurement: the machine should be idle.
         'load_average': round(os.getloadavg()[0], 2),
         'os': f'{platform.system()} {platform.machine()}, {" ".join(platform.libc_ver())}'.rstrip(', '),
         'python': platform.python_version(),

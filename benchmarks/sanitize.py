@@ -22,7 +22,7 @@ CHANNELS = 3 * DIRECTIONS  # no multiple of the rows of a block
 WIDE = 64, 256 * DIRECTIONS  # batch and channels, enough for the most rows that a block has
 RANK = 3
 TYPES = {**DTYPES, 'float64': torch.float64}
-# Of an output of the type: in 16 bits about two halves of a unit in the last place, else what a long row loses.
+# Tolerance of an output of the type: in 16 bits about two halves of a unit in the last place, else a long row's loss.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 ROUNDINGS = 4  # of a map's scan in 16 bits, where delta and sums are rounded on their way
 
@@ -38,7 +38,7 @@ def errors(
     grad = torch.randn(first.shape, generator=torch.Generator().manual_seed(1)).to(first.dtype)
     found = run(scan, backend, {name: x.to(device) for name, x in inputs.items()}, grad.to(device))
     truth = run(scan, 'reference', {name: x.double() for name, x in inputs.items()}, grad.double())
-    # What is computed from rounded numbers is no better for its own type.
+    # Values computed from rounded numbers are no better for their own type.
     allowed = roundings * TOLERANCES[first.dtype] if roundings > 1 and first.dtype.itemsize == 2 else 0
     return {
         name: relative_error([x.cpu()], [true]) / max(TOLERANCES[x.dtype], allowed)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--backend', default='native', help='of the scan (default: native)')
     # Parts of a tile, the networks' own at 224x224, and one more than whole tiles.
     add('--lengths', nargs='+', type=positive, default=[1, 49, 196, 784, 3137], metavar='L')
-    # In shared memory: less than a tile, several of them; beyond it.
+    # Lengths in shared memory: less than a tile, several tiles, and more than fit.
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]
     add('--maps', nargs='*', type=command_line.image_size, default=sizes, metavar='HxW', help='(default: four sizes)')
     add('--states', nargs='+', type=positive, default=[1, 5, 16], metavar='N', help='of sequences; two first: of maps')

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-# What is imported here must start where torch is broken or missing: a command imports what it needs
+# These imports must work where torch is broken or missing: a command imports the rest
 # when it runs.
 from mmsparx.cli.parser import make_parser
 from mmsparx.cli.running import finish

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         title = f'Rehearsal on a CPU, of small sizes: no GPU was used. torch {torch.__version__}'
     else:
         title = f'{torch.cuda.get_device_name(args.device)}, torch {torch.__version__}'
-    # What is tested and measured is this checkout, whether it is installed or not.
+    # This checkout is tested and measured, whether it is installed or not.
     os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     os.environ['PYTHONUNBUFFERED'] = '1'
     os.environ.setdefault('OMP_NUM_THREADS', '1')

@@ -14,7 +14,7 @@ CALLS = {
 }
 SECONDS = 360.0  # of a call
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-# Without torch's own allocator, which hides a read beyond a tensor's end.
+# torch's own allocator would hide a read beyond a tensor's end.
 UNCACHED = {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
 MODULE = '{python} -X faulthandler -m '  # a process that is ended writes where it stood
 TESTS = 'tests/test_ops tests/test_layers tests/test_models'

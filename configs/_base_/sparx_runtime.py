@@ -1,4 +1,4 @@
-# What every config over a SparX backbone adds to its library's default runtime.
+# Settings that every config over a SparX backbone adds to its library's default runtime.
 
 # Inferencers unpickle a checkpoint before they build the model, so the scope prefix alone would
 # import mmsparx, and with it safe loading of mmengine's checkpoints, too late.

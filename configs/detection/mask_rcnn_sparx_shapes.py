@@ -9,7 +9,7 @@ metainfo = dict(
 scale = (96, 96)
 max_iters = 450
 
-# What learns most from few images: normalised layers, convolutions in the box head, and boxes and
+# This learns most from few images: normalised layers, convolutions in the box head, and boxes and
 # masks that do not depend on the class. Few regions, since RoIAlign is slow on a CPU.
 norm_cfg = dict(type='BN')
 model = dict(

@@ -53,7 +53,7 @@ def class_activation(
     try:
         (found,) = cam(x.detach().requires_grad_(), [RawScoresOutputTarget()])
     finally:
-        # Not by `with`, within which the library prints an IndexError and goes on.
+        # The library's `with` would print an IndexError and go on.
         cam.activations_and_grads.release()
     return found
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 # The unbiased estimate of a minibatch divides by n - 3.
 LEAST = 4
-# How many features of an image are in float64 at once.
+# Number of features of an image that are in float64 at once.
 _CHUNK = 1 << 16
 
 

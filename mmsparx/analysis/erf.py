@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What `scaled` knows.
+# Scales that `scaled` knows.
 SCALES = ('root', 'log')
 # Shares of a map's sum, in the table.
 SHARES = (0.2, 0.3, 0.5, 0.99)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-# By name: the type of autocast, and whether float32 products may be taken in TF32.
+# The type of autocast, and whether float32 products may be taken in TF32, by name.
 PRECISIONS = {
     'fp32': (None, False),
     'tf32': (None, True),

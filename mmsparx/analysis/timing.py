@@ -31,7 +31,7 @@ SETTLE_BELOW = 1.0
 COPIED = 2**29
 # Characters of an error's text in a table.
 LONGEST_REASON = 300
-# What the reason begins with where memory is wanting.
+# Start of the reason where there is not enough memory.
 OUT_OF_MEMORY = 'out of memory'
 
 
@@ -272,7 +272,7 @@ def as_graph(run: Callable[[], object], device: torch.device) -> Callable[[], ob
 def free_memory(device: torch.device) -> float:
     """Bytes that can be taken; infinite where that cannot be known."""
     if device.type == 'cuda':
-        # What torch keeps for the next tensor is free as well.
+        # Memory that torch keeps for the next tensor is free as well.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     with contextlib.suppress(OSError, ValueError, KeyError):  # Linux has it

@@ -45,7 +45,7 @@ def check_classes(
     """Compare the classes of a dataset with the categories of an annotation file in COCO's format.
 
     Args:
-        findings: Where faults go.
+        findings: List that faults are added to.
         classes: Names, as `metainfo.classes` of the dataset.
         categories: Names by their ids, in the order in which labels are given.
         setting: Key of the dataset in its config, for messages.

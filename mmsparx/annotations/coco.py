@@ -24,7 +24,7 @@ from mmsparx.annotations.numbers import (
     is_whole,
 )
 
-# Of areas: a mask has no more than its box, whose corners may be counted in and rounded.
+# Largest ratio of areas: a mask has no more than its box, whose corners may be counted in and rounded.
 _AREA_AND_BOX = 1.1
 # Annotations that are looked at together.
 _AT_ONCE = 1024
@@ -182,7 +182,7 @@ class _Annotations:
     """The pass over the annotations.
 
     Args:
-        findings: Where faults go.
+        findings: List that faults are added to.
         sizes: Width and height of the images by their ids, None where they are wrong.
         categories: Names by their ids.
         masks: Whether masks are used.

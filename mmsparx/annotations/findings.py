@@ -12,9 +12,9 @@ class Kind:
     """A kind of fault.
 
     Args:
-        text: What is wrong and what was expected, without names.
-        fix: How to fix it, as a sentence.
-        is_error: Whether it ends a run or corrupts its result. The others are warnings.
+        text: Description of the fault and of the expected value, without names.
+        fix: Sentence that says how to fix it.
+        is_error: True if the fault ends a run or corrupts its result; otherwise it is a warning.
     """
 
     text: str
@@ -44,8 +44,8 @@ class Findings:
 
         Args:
             kind: Kind of the fault.
-            place: Where it is within the source.
-            got: What stands there, shortened by `repr`; a string is taken as it is.
+            place: Place within the source.
+            got: Value found there, shortened by `repr`; a string is taken as it is.
         """
         found = self._found.setdefault(kind, _Found())
         found.count += 1

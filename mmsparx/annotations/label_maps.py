@@ -8,7 +8,7 @@ import numpy as np
 
 from mmsparx.annotations.findings import Findings, Kind
 
-# What mmseg's losses and metrics ignore unless a config says otherwise.
+# Label that mmseg's losses and metrics ignore unless a config says otherwise.
 IGNORED = 255
 
 NO_MAP = Kind('the folder holds no label map', 'Name the folder of the PNG files.')
@@ -37,8 +37,8 @@ def check_pairs(
     Args:
         images: Folder of the images.
         maps: Folder of the label maps.
-        suffix: What names of images end with; files of other names are none.
-        of_map: What the names of label maps have in its place.
+        suffix: Suffix of the images' names; other files are not images.
+        of_map: Suffix of the label maps' names, in its place.
 
     Raises:
         OSError: A folder cannot be read.

@@ -7,8 +7,8 @@ import numpy as np
 Size = tuple[int, int]  # width and height
 Extent = tuple[float, float, float, float]  # left, top, right, bottom
 
-# In sides of the image: boxes and polygons of objects at its border reach a little beyond it, one of another image or
-# in other units much farther.
+# The unit is a side of the image: boxes and polygons of objects at its border reach a little beyond it, one of another
+# image or in other units much farther.
 _FAR = 10
 
 # IoU of the box of an object and that of its mask.

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-# What shells complete an argument by; `mmsparx.cli.completion` knows how. An action without has no completion.
+# Kinds of completion, which `mmsparx.cli.completion` implements. An action without one has no completion.
 FILES, FOLDERS, CONFIGS, CONFIG_NAMES = 'files', 'folders', 'configs', 'config names'
 
 
@@ -105,7 +105,7 @@ def at_least(least: int, otherwise: str = '') -> Callable[[str], int]:
 
     Args:
         least: Smallest one.
-        otherwise: What happens without the argument, for the message.
+        otherwise: Behaviour without the argument, for the message.
     """
 
     def parse(text: str) -> int:

@@ -18,8 +18,8 @@ Write the script that lets a shell complete the commands, their options, files, 
 It needs shtab, the script does not. Write it again after an update.
 """
 
-# Of shipped configs. bash takes what a function prints that is given the word so far; the "file" in a name makes it
-# treat what comes out as names of files.
+# Functions that complete shipped configs. bash passes a function the word so far and takes what it prints; the "file"
+# in a name makes bash treat the results as names of files.
 _PREAMBLES = {
     'bash': """\
 _mmsparx_config_names() {{

@@ -45,7 +45,7 @@ class Images:
         Args:
             prepare: Function of an RGB image, which gives inputs (C, H, W) of one size.
             size: Number of images in a batch.
-            text: What stands before the progress bar.
+            text: Label of the progress bar.
         """
         paths = shown(self.paths, text)
         while batch := [prepare(read_image(path)) for path in islice(paths, size)]:
@@ -57,7 +57,7 @@ def passed_over(names: Sequence[str], why: str = 'cannot be read') -> str:
 
     Args:
         names: Names of the images, at least one.
-        why: What is wrong with them.
+        why: Reason why they cannot be used.
     """
     listed = ', '.join(names[:_LISTED])
     more = f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''

@@ -35,9 +35,9 @@ def load_models(
 
     Args:
         given: Name of each model, and its checkpoint if there is one.
-        labels: What to call them; by default by their names, and checkpoints where these are the same.
+        labels: Labels of the models; by default their names, with the checkpoints' where these are the same.
         seed: Seed of random weights.
-        device: As 'cpu' or 'cuda:0'; by default a GPU if there is one.
+        device: Device such as 'cpu' or 'cuda:0'; by default a GPU if there is one.
 
     Raises:
         ValueError: Several values for one model, labels that are not one for each model or not different, or see
@@ -69,8 +69,8 @@ def load_model(
         checkpoint: File or address, which has to match the model; 'published' for the weights that timm, or a
             classification config, names; None for random ones, those that training from scratch would start from.
         seed: Seed of random weights.
-        device: As 'cpu' or 'cuda:0'; by default a GPU if there is one.
-        label: What to call it; by default its name.
+        device: Device such as 'cpu' or 'cuda:0'; by default a GPU if there is one.
+        label: Label of the model; by default its name.
 
     Raises:
         ValueError: There is no model of that name, it is not of RGB images, it has no published weights, or there is no

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from mmsparx.cli.preprocessing import Preprocessing
 from mmsparx.weights.loading import backbones_of
 
-# In the place of a checkpoint: the weights that the authors of a network have published.
+# This stands in the place of a checkpoint for the weights that the authors of a network have published.
 PUBLISHED = 'published'
-# Of timm's feature levels, those of smaller strides are of the stem.
+# timm's feature levels of smaller strides are those of the stem.
 _FIRST_STRIDE = 4
 
 
@@ -25,10 +25,10 @@ class NamedModel:
     Attributes:
         module: Model.
         name: Name that it was asked for by.
-        label: What it is called in figures and tables.
-        checkpoint: Where its weights are from; None for random ones.
+        label: Name in figures and tables.
+        checkpoint: Source of its weights; None for random ones.
         seed: Seed of random weights.
-        preprocessing: How its images are prepared.
+        preprocessing: Preparation of its images.
         config: Config that it was built from; None of a model of timm's.
         classes: Names of its classes, where they are known.
         palette: Their colours, (R, G, B) from 0 to 255, where these are known.

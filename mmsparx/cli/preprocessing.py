@@ -38,7 +38,7 @@ class Preprocessing:
         crop_ratio: Share of the resized image's sides that is cropped at its centre.
         whole: Whether the whole image is squeezed into `size`, whatever its shape.
         interpolation: Interpolation of the resizing, as 'bicubic'.
-        mean, std: What is subtracted, and divided by, per channel in RGB, for values from 0 to 255.
+        mean, std: Mean and standard deviation per channel in RGB, for values from 0 to 255.
         bgr: Whether the model takes its channels in the order BGR.
     """
 

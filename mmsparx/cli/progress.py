@@ -14,8 +14,8 @@ def shown(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T
     """The items, with a progress bar while stderr is a terminal.
 
     Args:
-        items: What is gone through.
-        text: What stands before the bar.
+        items: Items to iterate over.
+        text: Label of the bar.
         total: Number of items, where `len(items)` does not say it.
     """
     console = Console(file=sys.stderr)

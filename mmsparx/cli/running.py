@@ -16,11 +16,11 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
 
 PACKAGE = Path(__file__).parents[1]
 
-# Where mmengine raises what a config is to blame for: a type that is not known, or a file that cannot be read.
+# Modules of mmengine whose errors are a config's fault: an unknown type, or a file that cannot be read.
 _OF_CONFIGS = re.compile(r'/mmengine/(config|registry)/[^/]+$')
 
 _ANY_TASK = "pip install 'mmsparx[det]', 'mmsparx[seg]' or 'mmsparx[cls]'"
-# What brings a package.
+# Commands that install a package.
 _INSTALLED_BY = {
     **dict.fromkeys(('mmengine', 'cv2', 'rich', 'numpy', 'yaml', 'matplotlib', 'PIL'), _ANY_TASK),
     **dict.fromkeys(('mmdet', 'pycocotools'), "pip install 'mmsparx[det]'"),
@@ -37,10 +37,10 @@ class Command:
 
     Attributes:
         name: Name of the command.
-        text: What it does, in one line of the list of commands.
+        text: Summary, a line in the list of commands.
         add_arguments: Function that adds its arguments to a parser.
         run: Function that does it; returns the exit status, None for 0.
-        description: What it does, at the top of its help; `text` by default.
+        description: Description at the top of its help; `text` by default.
     """
 
     name: str

@@ -23,7 +23,7 @@ class Finding:
     Attributes:
         name: Name of the check.
         status: One of `STATUSES`.
-        found: What is wrong, in words.
+        found: Description of the clash.
         fix: Command that fixes it, or what to do.
     """
 

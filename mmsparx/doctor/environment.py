@@ -12,7 +12,7 @@ from pathlib import Path
 from mmsparx.doctor import isolated
 from mmsparx.version import __version__
 
-# By import name, the distributions that bring it: the original one first, the maintained fork last.
+# Distributions of each package, by import name: the original one first, the maintained fork last.
 PROVIDERS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'),
@@ -52,7 +52,7 @@ class Environment:
         python: Version of the interpreter.
         versions: Versions of the installed distributions, by their canonical names.
         imports: Results of the imports that were tried, by module: None, or why it cannot be imported.
-        variables: Those of `VARIABLES` that are set.
+        variables: Set environment variables among `VARIABLES`.
         torch: Its version, cuda and gpus, as `backends.describe` says; None where mmsparx.ops cannot be imported.
         backends: The rows of `backends.describe`. Those that can run also have `told`, what `backends.check`
             returned, and `failed`, why it did not; one of them is None.

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope, Registry
 from mmsparx.engine.common import named_dicts
 from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS
 
-# By the first part of a setting's key, the registries in which its types are looked up.
+# Registries in which the types of a setting are looked up, by the first part of its key.
 _OF_MODELS = (roots.MODELS, roots.TASK_UTILS, roots.MODEL_WRAPPERS, TOKEN_MIXERS, AGGREGATORS)
 _OF_LOADERS = (roots.DATASETS, roots.TRANSFORMS, roots.DATA_SAMPLERS, roots.FUNCTIONS)
 _OF_HOOKS = (roots.HOOKS, roots.TRANSFORMS, roots.MODELS)
@@ -103,7 +103,7 @@ def accepted_arguments(target: Callable) -> set[str] | None:
     return names - {'self'}
 
 
-# What may be done with collected arguments, besides reading one of a given name.
+# Uses of collected arguments besides reading one of a given name.
 _PASSED_ON, _ANYHOW = object(), object()
 
 

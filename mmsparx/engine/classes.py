@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-# Of a checkpoint's meta data, by OpenMMLab's libraries of version 2, and of version 1.
+# Keys of a checkpoint's meta data, of OpenMMLab's libraries of version 2, and of version 1.
 _KEYS = ('classes', 'palette'), ('CLASSES', 'PALETTE')
 
 

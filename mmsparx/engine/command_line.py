@@ -93,7 +93,7 @@ def harden(cfg: Config) -> None:
         if not any(is_of_kind(hook, kind) for hook in custom):
             changes.append(f'custom_hooks: {name} added')
             cfg.custom_hooks = [*custom, dict(type=name)]
-    # Not in test_dataloader: inferencers, given the config that a run leaves, look there for mmcv's.
+    # test_dataloader keeps its own: inferencers, given the config that a run leaves, look there for mmcv's.
     for loader in ('train_dataloader', 'val_dataloader'):
         for key, part in named_dicts(cfg.get(loader), loader):
             if is_of_kind(part, r'(mmcv\.transforms\.(loading\.)?)?LoadImageFromFile'):

@@ -22,7 +22,7 @@ from mmsparx.annotations.folders import EXTENSIONS, check_folders, check_same_fo
 from mmsparx.annotations.label_maps import check_pairs
 from mmsparx.engine.common import is_first_process, is_of_kind, named_dicts
 
-# By their full names, since mmdet and mmpretrain need not be installed.
+# They are given by their full names, since mmdet and mmpretrain need not be installed.
 _COCO = 'mmdet.datasets.coco.CocoDataset'
 # Subclasses of it whose files are in other formats.
 _NOT_COCO = ('mmdet.datasets.coco_panoptic.CocoPanopticDataset', 'mmdet.datasets.lvis.LVISV05Dataset')
@@ -47,8 +47,8 @@ def check_data(cfg: Config, loaders: tuple[str, ...], faults: str = 'error') -> 
 
     Args:
         cfg: Config of a run.
-        loaders: Those of `train_dataloader`, `val_dataloader` and `test_dataloader` that will run.
-        faults: What to do about faults in annotations: 'error' ends the run, 'warn' goes on, 'ignore' does not look.
+        loaders: Names of the loaders that will run, among `train_dataloader`, `val_dataloader` and `test_dataloader`.
+        faults: Action on faults in annotations: 'error' ends the run, 'warn' continues, 'ignore' skips the check.
 
     Raises:
         FileNotFoundError: A path is missing; the message has the setting that holds it.
@@ -78,7 +78,7 @@ class _Source:
         cls: Class of the dataset or metric, if it is known.
         loader: Name of the loader that it belongs to.
         root: Folder that its paths are relative to, as the config names it.
-        paths: Those on this machine, by the names of their settings.
+        paths: Local paths, by the names of their settings.
     """
 
     key: str

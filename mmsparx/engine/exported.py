@@ -103,7 +103,7 @@ def _segmenter(run: Run, about: Description, args: argparse.Namespace):
 
     palette = about.palette or np.random.default_rng(0).integers(0, 256, (len(about.classes), 3)).tolist()
     visualizer = SegLocalVisualizer(alpha=0.5)
-    # Not by its own arguments, which mmseg 1.2.2 takes in the place of each other.
+    # mmseg 1.2.2 confuses its arguments for these two.
     visualizer.set_dataset_meta(classes=list(about.classes), palette=list(map(list, palette)))
 
     def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:

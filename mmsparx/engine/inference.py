@@ -88,7 +88,7 @@ def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespa
     visualizer = UniversalVisualizer()
 
     def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
-        # Not by calling it, which shows a progress bar of its own.
+        # Calling the inferencer would show a progress bar of its own.
         (sample,) = inferencer.forward(next(inferencer.preprocess([image])))
         (result,) = inferencer.postprocess([sample], [])
         drawn = draw_class(visualizer, image, sample, inferencer.classes)
@@ -106,8 +106,8 @@ def class_meta(cfg: Config, checkpoint: str, otherwise: Mapping) -> Mapping:
     Args:
         cfg: Config of the network.
         checkpoint: Checkpoint, which may name no classes, as one of weights alone.
-        otherwise: What the library has taken: the checkpoint's, or else those of COCO or Cityscapes, whatever the
-            network has been trained on.
+        otherwise: Classes that the library has taken: the checkpoint's, or else those of COCO or Cityscapes, even if
+            the network was trained on others.
 
     Returns:
         Those of the config's test set where the checkpoint names none, with colours where these are not known; else
@@ -202,7 +202,7 @@ def write(out: Path, name: str, stem: str, drawn: np.ndarray, result: dict) -> N
         name: Name of the image.
         stem: Name of the other results, without a suffix.
         drawn: (H, W, 3), BGR.
-        result: As a `Network` returns it.
+        result: Predictions as a `Network` returns them.
 
     Raises:
         FileExistsError: A file of that name is there that no earlier run has written.

@@ -76,7 +76,7 @@ def _depths(model: nn.Module) -> dict[str, Callable]:
 
 
 _OURS = f'mmsparx.{LayerDecayOptimWrapperConstructor.__name__}'
-# By the name of a library's constructor, the option that holds its rate.
+# The option that holds the rate, by the name of a library's constructor.
 _OF_LIBRARIES = {
     'LearningRateDecayOptimizerConstructor': 'decay_rate',
     'LayerDecayOptimizerConstructor': 'layer_decay_rate',

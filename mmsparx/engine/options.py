@@ -121,7 +121,7 @@ def _length_of_known_part(cfg: Mapping, parts: list[str]) -> int:
     return len(parts)
 
 
-# What mmengine's runners and this package's tools read at the top of a config.
+# Top-level keys of a config that mmengine's runners and this package's tools read.
 _AT_THE_TOP = {
     *inspect.signature(Runner.__init__).parameters,
     *inspect.signature(FlexibleRunner.__init__).parameters,
@@ -140,7 +140,7 @@ _DEFAULT_PARAMWISE = {
     *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult'),
     *('bypass_duplicate', 'dcn_offset_lr_mult'),
 }
-# By the constructor's name; others take what they like.
+# The options of each constructor, by its name; others take any.
 _OF_PARAMWISE = {
     _DEFAULT_CONSTRUCTOR: _DEFAULT_PARAMWISE,
     LayerDecayOptimWrapperConstructor.__name__: _DEFAULT_PARAMWISE | {'layer_decay_rate'},

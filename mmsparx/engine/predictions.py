@@ -31,10 +31,10 @@ KNOWN_HOOKS = {
     ('mmseg', 'SegVisualizationHook'): 'add_datasample',
     ('mmpretrain', 'VisualizationHook'): 'visualize_cls',
 }
-# What these hooks take that says when, where to and whether; the rest says how.
+# Arguments of these hooks that do not change the drawing; all others do.
 _NOT_OF_DRAWING = ('type', 'draw', 'enable', 'interval', 'show', 'wait_time', 'test_out_dir', 'out_dir')
 
-# By a class of mmdet's visualizer, ours of the same arguments, which gives every mask the colour of its class.
+# Our visualizer, of the same arguments as mmdet's, gives every mask the colour of its class.
 _DET_VISUALIZER = r'(mmdet\.([\w.]+\.)?)?DetLocalVisualizer'
 DET_VISUALIZER = 'mmsparx.engine.det_visualizer.ClassColourVisualizer'
 
@@ -42,7 +42,7 @@ DET_VISUALIZER = 'mmsparx.engine.det_visualizer.ClassColourVisualizer'
 # over each other.
 MAX_OVERLAP = 0.6
 
-# What is large, and not the prediction: the scores of each class at each pixel; what is annotated.
+# Large entries that are not the prediction: the scores of each class at each pixel, and annotations.
 _LEFT_OUT = ('seg_logits', 'gt_sem_seg', 'gt_instances', 'ignored_instances')
 
 

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 
 from mmsparx.engine.common import named_dicts
 
-# What each launcher calls torch's RANK, WORLD_SIZE and LOCAL_RANK.
+# The names of torch's RANK, WORLD_SIZE and LOCAL_RANK with each launcher.
 _VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),

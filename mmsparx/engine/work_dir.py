@@ -75,7 +75,7 @@ def _locked(path: str | os.PathLike) -> Iterator[None]:
     with _open_lock(path) as file:
         try:
             if fcntl is not None:
-                # Not flock, which data workers inherit and would hold on to after a kill.
+                # Data workers would inherit flock's lock, and hold on to it after a kill.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)

@@ -22,13 +22,13 @@ class Description:
 
     Attributes:
         task: One of `mmsparx.export.subjects.TASKS`.
-        mean, std: What is subtracted, and divided by, per channel, for values from 0 to 255.
+        mean, std: Mean and standard deviation per channel, for values from 0 to 255.
         bgr: Whether the file takes its channels in the order BGR.
         size: Height and width that the file takes; None for any.
         resize: Steps before, as dicts with a 'step'.
         classes: Names of the classes.
         palette: Colour of each class, RGB; None where it is not known.
-        align_corners: How a segmenter's logits are resized to the image.
+        align_corners: Option by which a segmenter's logits are resized to the image.
         slide: Whether the model is tested in sliding windows.
         mask_threshold: Probability from which on a pixel is of a detector's object.
     """

@@ -16,7 +16,7 @@ def need(name: str, purpose: str) -> ModuleType:
 
     Args:
         name: Name of the package.
-        purpose: What it is for, as the subject of the message.
+        purpose: Purpose of the package, as the subject of the message.
 
     Raises:
         ModuleNotFoundError: It is not installed; the message names the extra.

@@ -17,7 +17,7 @@ def model_card(config: Mapping, parameters: int, pipeline_tag: str, license: str
     them as results of these weights.
 
     Args:
-        config: What config.json holds.
+        config: Content of config.json.
         parameters: Number of parameters of the network.
         pipeline_tag: The task's name on the Hub.
         license: Licence of the weights, by its identifier on the Hub.

@@ -20,7 +20,7 @@ from mmsparx.registry import lookup
 MAX_BYTES = 2**20
 MAX_DEPTH = 16
 _SHOWN = 100  # characters of a value that a message shows
-# What an argument of a type is in JSON: the types that Python reads it as, and what a message calls it.
+# JSON forms of an argument, by its type: the types that Python reads it as, and its name in messages.
 _KINDS = {
     bool: ((bool,), 'true or false'),
     int: ((int,), 'an integer'),

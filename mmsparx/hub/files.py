@@ -12,7 +12,7 @@ from mmsparx.version import __version__
 CONFIG = 'config.json'
 CARD = 'README.md'
 WEIGHTS = 'model.safetensors'
-# By name, the first that is there; timm writes the second one by default.
+# Names of files of weights. The first that is there is read; timm writes the second one by default.
 _WEIGHTS = (WEIGHTS, 'pytorch_model.bin')
 _REPOSITORY = re.compile(r'\w[\w.-]*(/\w[\w.-]*)?')
 
@@ -22,7 +22,7 @@ class Files:
     """The files of a network.
 
     Attributes:
-        source: What was asked for, for messages.
+        source: Requested repository or folder, for messages.
         config: The file with the arguments.
         weights: The file with the weights.
     """
@@ -36,7 +36,7 @@ def hub_package(purpose: str) -> ModuleType:
     """The package huggingface_hub.
 
     Args:
-        purpose: What it is for, as the subject of the message.
+        purpose: Purpose of the package, as the subject of the message.
 
     Raises:
         ModuleNotFoundError: It is not installed; the message names the extra.

@@ -32,7 +32,7 @@ from mmsparx.weights import AtomicBackend, match_weights, read_weights
 from mmsparx.weights.causes import Options
 from mmsparx.weights.contents import Weights, encode_weights, without_wrappers
 
-# How a message calls what helps; a folder is loaded as a whole.
+# Spelling of the options that help, in messages; a folder is loaded as a whole.
 _OPTIONS = Options(
     network=lambda family, arch, same_family: f'{family}({arch!r})',
     channels="load_pretrained(model, 'FOLDER/model.safetensors', adapt_channels=True)",

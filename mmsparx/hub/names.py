@@ -2,7 +2,7 @@
 
 from mmsparx.zoo import read_models
 
-# What timm's names of a family's networks begin with, and those of its configs.
+# Prefixes of timm's names of a family's networks, and of the names of its configs.
 PREFIXES = {'SparXMamba': 'sparx_mamba', 'SparXSwin': 'sparx_swin', 'VMamba': 'vmamba'}
 
 

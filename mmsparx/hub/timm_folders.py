@@ -32,7 +32,7 @@ def from_timm(config: Mapping, source: str, with_head: bool) -> dict:
     """timm's config of one of this package's networks -> that of a `SparXClassifier`.
 
     Args:
-        config: What config.json holds.
+        config: Content of config.json.
         source: Name of the file, for messages.
         with_head: Whether the head is wanted, and not the backbone alone.
 

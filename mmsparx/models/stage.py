@@ -53,7 +53,7 @@ class SparXStage(nn.Module):
     """The downsampling to a stage, and its layers, wired by its plan.
 
     Args:
-        plan: Which layer reads which.
+        plan: Connection plan: for each layer, the layers that it reads.
         layers: Layers in order.
         downsample: Downsampling of the previous stage's output; None for the first stage.
         with_cp: Whether layers are recomputed in backward instead of keeping their activations.

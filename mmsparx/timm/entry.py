@@ -14,9 +14,9 @@ from mmsparx.timm.model import TimmClassifier
 
 # Sources whose config.json says what timm gives to a network.
 _SOURCES = ('hf-hub', 'local-dir')
-# Of a config.json without them, as `SparXClassifier.save_pretrained` writes it, the network's own hold.
+# Where config.json lacks these, as one of `SparXClassifier.save_pretrained` does, the network's own hold.
 _PREPARATION = ('crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
-# Of the networks of the paper.
+# Facts about the networks of the paper.
 SPARX = {
     'paper_ids': 'arXiv:2409.09649',
     'paper_name': 'SparX: A Sparse Cross-Layer Connection Mechanism for Hierarchical Vision Mamba and '
@@ -31,7 +31,7 @@ def config(crop_pct: float, url: str | None = None, *, paper: Mapping = SPARX) -
     Args:
         crop_pct: Share of the resized image's side that is cropped.
         url: Address of the weights; None where none are published.
-        paper: Where the network comes from.
+        paper: Source of the network.
     """
     return {
         'url': url,

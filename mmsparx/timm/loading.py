@@ -24,7 +24,7 @@ from mmsparx.weights.loading import backbones_of
 # timm's functions that read a copy of the weights in a file, and those that read all that is in one.
 _READERS_OF_WEIGHTS = (('timm.models._helpers', 'load_state_dict'),)
 _READERS = (('timm.models._helpers', '_torch_load'), ('timm.task._helpers', '_load_train_checkpoint'))
-# Those that load a file into the model, or training task, of their first argument.
+# Functions that load a file into the model, or training task, of their first argument.
 _ENTRIES = (
     ('timm.models._helpers', 'load_checkpoint'),
     ('timm.models._helpers', 'resume_checkpoint'),

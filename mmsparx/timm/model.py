@@ -121,7 +121,7 @@ class TimmClassifier(nn.Module):
             x: Images, (B, in_chans, H, W).
             indices: Stages; an int means the last so many, None all.
             norm: Whether the last stage's map goes through the head's norm.
-            stop_early: Without effect; `prune_intermediate_layers` takes later stages away.
+            stop_early: Ignored; `prune_intermediate_layers` removes later stages.
             output_fmt: Format of the maps, 'NCHW'.
             intermediates_only: Whether to return the list alone.
 

@@ -28,7 +28,7 @@ MAX_DIRECTORY = 16 * 2**20
 _CHUNK = 2**20  # bytes that are read and summed up while they are in a cache
 _WINDOW = 2**24
 _LOCAL_HEADER = struct.Struct('<4s5H3I2H')
-# What describes the directory at an archive's end; the latter two are there where 32 bits are too few.
+# Records that describe the directory at an archive's end; the latter two are there where 32 bits are too few.
 _END = struct.Struct('<4s4H2IH')
 _LOCATOR = struct.Struct('<4sIQI')
 _END_64 = struct.Struct('<4sQ2H2I4Q')

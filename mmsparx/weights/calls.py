@@ -164,7 +164,7 @@ _TENSORS: dict[Global, Callable[..., TensorData]] = {
     Global('torch._utils', '_rebuild_parameter'): _parameter,
     Global('torch._utils', '_rebuild_parameter_with_state'): _parameter,
 }
-# What a file may call, under the names that Python 3 and numpy 1 and 2 write.
+# Functions that a file may call, under the names that Python 3 and numpy 1 and 2 write.
 CALLS: dict[Global, Callable] = {
     **_TENSORS,
     Global('torch._tensor', '_rebuild_from_type_v2'): _subclass,
@@ -209,7 +209,7 @@ _INSTANCES: dict[Global, Callable[[], object]] = {
 }
 
 
-# What messages call records.
+# Names of records in messages.
 _KINDS = {
     DictData: 'a dict',
     SetData: 'a set',

@@ -17,7 +17,7 @@ _CLASSES = {
     r'(^|\.)fc_cls\.': lambda outputs: outputs - 1,  # and the background
     r'(^|\.)(head\.fc|conv_logits|conv_seg)\.': lambda outputs: outputs,
 }
-# What torch keeps of a weight that is computed from others, and how it becomes one weight again.
+# Parts that torch keeps of a weight that is computed from others, and how they become one weight again.
 _COMPUTED = {
     r'\.weight_mask$|\.weight_orig$': (
         'a pruned model (torch.nn.utils.prune)',
@@ -45,11 +45,11 @@ class Options:
 
     Attributes:
         network: Function of a network's class, its arch, and whether the model is of that class, to how it is built.
-        channels: To fit a stem of RGB images.
+        channels: Option that fits a stem of RGB images.
         in_channels: Option of the images' channels.
-        scale: To have a learnable attention scale.
-        no_scale: To have none.
-        prefix: To load names that begin with {prefix}; None where there is no such option.
+        scale: Option that gives the network a learnable attention scale.
+        no_scale: Option that gives it none.
+        prefix: Option that loads names that begin with {prefix}; None where there is no such option.
         alone: Sentence that says how the backbone of a model, {part}, is loaded alone, with {prefix} as a further
             option of init_cfg; None where that is no help.
         differ: Function of patterns of names to how these are let differ, a sentence's end or lines; None where they
@@ -76,13 +76,13 @@ class Mismatch:
     """A checkpoint that does not match a model.
 
     Attributes:
-        report: What does not match.
+        report: Report of the names that do not match.
         model: Model that the weights were meant for.
         home: Prefix of its backbone's names; None if it has none that is known, or several.
         own: The model's weights, by its names.
         found: The checkpoint's weights, as far as possible by the model's names.
         file: The checkpoint's weights, by its own names.
-        options: How to call what helps.
+        options: Spelling of the options that help.
     """
 
     report: LoadReport

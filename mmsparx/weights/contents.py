@@ -12,9 +12,9 @@ from torch import Tensor
 from mmsparx.weights.files import SUFFIXES, MissingError, UnreadableError, printable, safetensors_package, to_json
 
 COPIES = ('auto', 'ema', 'raw')
-# What torch's wrappers (compiled, sharded, checkpointed modules) put between the parts of a name.
+# Parts of a name that torch's wrappers (compiled, sharded, checkpointed modules) insert.
 WRAPPERS = ('_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
-# What averaged models count their updates by: mmengine's and torch's.
+# Counters of the updates of averaged models: mmengine's and torch's.
 _COUNTERS = ('steps', 'n_averaged')
 _HELP = (
     'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False of timm.create_model, '
@@ -131,7 +131,7 @@ def encode_weights(weights: Weights, suffix: str) -> bytes:
     if suffix not in SUFFIXES:
         raise ValueError(f'expected a name that ends in {", ".join(SUFFIXES)}, got {suffix or "none"!r}')
     if suffix == '.safetensors':
-        # Without strides, and no two in the same memory.
+        # Copies have no strides, and no two share memory.
         tensors = {k: x.detach().clone(memory_format=torch.contiguous_format) for k, x in weights.state_dict.items()}
         texts = {'format': 'pt', 'mmsparx.names': to_json(list(tensors)), 'mmsparx.meta': to_json(weights.meta)}
         return safetensors_package().torch.save(tensors, texts)

@@ -23,9 +23,9 @@ from mmsparx.weights.reading import Location, Rebuilder, to_device
 from mmsparx.weights.records import RefusedError
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
-# Where the weights and what belongs to each of them stand in a checkpoint: here nothing may be left out.
+# Entries of a checkpoint for the weights, and for values that belong to each of them: none may be left out here.
 WEIGHT_KEYS = ('state_dict', 'ema_state_dict', 'state_dict_ema', 'model', 'model_ema', 'optimizer')
-# As torch.hub and mmengine name files: the first digits of their SHA-256. Eight decimal ones are a date, or a count.
+# torch.hub and mmengine put the first digits of the SHA-256 into a name. Eight decimal digits are a date, or a count.
 NAMED_HASH = re.compile(r'-(?=\d*[a-f])([0-9a-f]{8,64})$')
 MAX_TEXT = 16 * 2**20  # characters of an entry of safetensors' metadata
 _OTHER_KINDS = {
@@ -145,7 +145,7 @@ def open_file(path: str) -> BinaryIO:
         UnreadableError: it is not there, or is another kind of file.
     """
     try:
-        # Without blocking: a FIFO that nobody writes to would never be opened.
+        # Opening must not block: a FIFO that nobody writes to would never be opened.
         number = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
     except (OSError, ValueError) as error:
         raise MissingError(_why_not_opened(path, error)) from error

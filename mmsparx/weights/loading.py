@@ -16,17 +16,17 @@ from mmsparx.weights.names import NameMap, is_published_of
 from mmsparx.weights.networks import LEARNABLE_SCALE
 from mmsparx.weights.report import LoadReport, shorten
 
-# What a published checkpoint of another task lacks: the output norms of dense prediction, and the detectors' learnable
+# A published checkpoint of another task lacks these: the output norms of dense prediction, and the detectors' learnable
 # attention scale. Both keep their initial values.
 _MAY_MISS = re.compile(rf'out_norms\.|{LEARNABLE_SCALE.pattern}')
-# What a classification checkpoint has and a backbone does not.
+# Parameters that a classification checkpoint has and a backbone does not.
 _HEAD = re.compile(r'head\.|classifier\.')
-# What a backbone that returns earlier stages alone does not build: the stages after.
+# A backbone that returns earlier stages alone does not build the stages after them.
 _STAGE = re.compile(r'(?:stages|out_norms)\.(\d+)\.')
 _IN_A_BACKBONE = re.compile(r'(stem|stages|out_norms)\.')
-# How many batches a batch norm has seen, which it does not need: files of torch before 0.4.1, and of others, lack it.
+# Number of batches that a batch norm has seen. It is not needed, and files of torch before 0.4.1 and others lack it.
 _COUNTER = re.compile(r'(.*\.)?num_batches_tracked$')
-# What profilers (thop, fvcore's older ones) leave in a model.
+# Buffers that profilers (thop, fvcore's older ones) leave in a model.
 _PROFILED = re.compile(r'(.*\.)?total_(ops|params)$')
 RGB = 3
 

@@ -242,7 +242,7 @@ def weights_only() -> Iterator[None]:
                 os.environ.pop(_SWITCH) if _before is None else os.environ.update({_SWITCH: _before})
 
 
-# Where the libraries load a model to look at images with it.
+# Modules of the libraries that load a model for inference.
 _INFERENCE = ('mmengine.infer.', 'mmdet.apis.', 'mmseg.apis.', 'mmpretrain.apis.')
 
 

@@ -19,9 +19,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _OF_A_BACKBONE = re.compile(r'(?:stem|stages)\.(?!.*num_batches_tracked$)')
 _IN_A_LAYER = re.compile(r'stages\.(\d+)\.layers\.(\d+)\.(.+)')
-# What an aggregator's learnable scale is called, which a network of the same sizes may have or not.
+# Name of an aggregator's learnable scale, which a network of the same sizes may have or not.
 LEARNABLE_SCALE = re.compile(r'stages\..*\.mixer\.\w+\.scale$')
-# Where mixers have their aggregators; a normal layer has a projection of the same name there, or nothing.
+# Places of aggregators in mixers; a normal layer has a projection of the same name there, or nothing.
 _AGGREGATOR = re.compile(r'mixer\.(?:in_proj|qkv|aggregator)\.(?!(?:weight|bias)$)(.+)')
 _REDUCER = re.compile(r'(?:q\.0|reduce)\.0\.weight$')  # its kernel is one wider than its stride
 _SOURCE_NORM = {'source_norm.weight': 0, 'norm.weight': 1}  # and how many maps it has besides the sources
@@ -156,7 +156,7 @@ def differences(file: Shapes, model: Shapes) -> list[str]:
     count = min(len(Layers(shapes).depths) for shapes in (file, model))
     ours, theirs = Layers(model, count), Layers(file, count)
     found = [_differs('channels', theirs.channels, ours.channels), _differs('layers', theirs.depths, ours.depths)]
-    # Where the file has a part of the model's stem, it may be incomplete.
+    # A file that has a part of the model's stem may be incomplete.
     if not theirs.stem.items() <= ours.stem.items():
         found.append(_differs('tensors in the stem', len(theirs.stem), len(ours.stem)))
     there, here = theirs.kinds(), ours.kinds()

@@ -245,7 +245,7 @@ def _persist(m: Unpickler) -> None:
 
 
 _STOP = ord('.')
-# By opcode; those that are not here (protocols 0 and 1, extensions, buffers out of band) are not written by torch.
+# Handlers by opcode; torch does not write the missing ones (protocols 0 and 1, extensions, buffers out of band).
 _OPERATIONS: dict[int, Callable[[Unpickler], None]] = {
     0x80: _protocol,
     0x95: lambda m: m.take(8) and None,  # FRAME

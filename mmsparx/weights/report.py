@@ -85,7 +85,7 @@ class LoadReport:
         return '\n'.join([headline, *table, *remarks])
 
 
-# Within a backbone, and in a model, what follows the first dot; each stage on its own.
+# Part of a name: in a backbone, and in a model, up to the first dot; each stage is a part.
 _PART = re.compile(r'(?:(?:.*\.)?backbone\.)?(?:stages\.\d+|[^.]+)')
 
 

@@ -17,7 +17,7 @@ class FreshEnvironment:
     """A virtual environment with a `pip` of its own that installs from a folder alone.
 
     Args:
-        folder: Where it is made.
+        folder: Folder to make it in.
         index: Folder of distributions, in place of an index.
         beside: Further folders of packages that it sees, such as that of torch.
     """

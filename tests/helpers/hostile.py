@@ -130,7 +130,7 @@ def by_hand(records: dict[str, bytes], inner: dict[str, bytes] | None = None, en
     Args:
         records: Contents by name.
         inner: Further records, which lie within a record of their own.
-        end: What comes after the directory, instead of the usual record.
+        end: Bytes after the directory, instead of the usual record.
     """
     body, entries = b'', []
 

@@ -1,5 +1,5 @@
-# What the variants of SparX-Mamba-T share; each file beside this one has what is different. The paper trains them as T
-# and gives no drop path: T's.
+# Settings that the variants of SparX-Mamba-T share; the files beside this one have the differences. The paper trains
+# them as T and gives no drop path: T's.
 _base_ = '../../_base_/sparx_mamba_t.py'
 
 backbone = dict(drop_path_rate=0.2)

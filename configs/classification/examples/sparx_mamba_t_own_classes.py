@@ -38,7 +38,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [
     dict(type='Accuracy', topk=1),
-    # Of each class, in the order of the classes.
+    # Precision and recall of each class, in the order of the classes.
     dict(type='SingleLabelMetric', items=('precision', 'recall', 'f1-score'), average=None),
 ]
 test_evaluator = val_evaluator
@@ -62,7 +62,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-6, convert_to_iter_based=True, begin=0, end=max_epochs),
 ]
 
-# Without the EMAHook of the long recipe, whose average would still be of the initial weights.
+# The EMAHook of the long recipe is left out: its average would still be of the initial weights.
 custom_hooks = [
     *(hook for hook in _base_.custom_hooks if hook['type'] != 'EMAHook'),
     dict(type='mmsparx.StrictLoadHook', may_differ=['head.fc.*']),  # which has a channel for each class

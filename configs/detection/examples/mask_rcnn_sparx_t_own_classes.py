@@ -63,7 +63,7 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 
-# Of a detector given as load_from, the layers that have a channel for each class need not match.
+# The layers with a channel for each class need not match those of a detector given as load_from.
 custom_hooks = [
     *_base_.custom_hooks,
     dict(

@@ -28,7 +28,7 @@ model = dict(
     auxiliary_head=dict(num_classes=num_classes),
 )
 
-# Not ADE20K's steps, which take the first class for one that is ignored (reduce_zero_label).
+# ADE20K's steps would take the first class for one that is ignored (reduce_zero_label).
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -81,7 +81,7 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(interval=max_iters // 10, save_best='mIoU'))
 
-# Of a segmenter given as load_from, the layers that have a channel for each class need not match.
+# The layers with a channel for each class need not match those of a segmenter given as load_from.
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='mmsparx.StrictLoadHook', may_differ=['decode_head.conv_seg.*', 'auxiliary_head.conv_seg.*']),

@@ -110,7 +110,7 @@ def measure(model: NamedModel, data: ClassFolders, batch_size: int, workers: int
         data: Images.
         batch_size: Images at once.
         workers: Processes that read images.
-        text: What stands before the progress bar.
+        text: Label of the progress bar.
 
     Raises:
         ValueError: The model does not give a score for each of the folders, or no image can be read.

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     from mmsparx.cli.models import load_models
 
     out = prepare_folder(args.out, args.images, NAMES, args.force)
-    # In the order of their paths, a minibatch would be of one class or two, whose similarity is another.
+    # Images are shuffled: in the order of their paths, a minibatch has one or two classes, and another similarity.
     images = choose_images(args.images, args.count, args.seed, shuffled=True)
     models = load_models(args.models, args.labels, seed=args.seed, device=args.device)
     inputs = args.layers is None and args.features == 'scan'

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from mmsparx.cli.analyze.sizes import Row
 
-# Of ten models each, as there are ten colours.
+# Each plot has ten models, as there are ten colours.
 _MARKERS = 'osD^v'
 
 

@@ -59,7 +59,7 @@ def draw_sheet(overlays: Sequence[Overlay], title: str, path: str | os.PathLike)
 
     Args:
         overlays: Overlays to draw.
-        title: What stands above all.
+        title: Title above all images.
         path: Image file to write.
     """
     columns = min(len(overlays), _COLUMNS)
@@ -90,7 +90,7 @@ def draw_stages(subject: Subject, maps: Sequence[Tensor], channels: int, title: 
         subject: Image.
         maps: Map of each stage, (1, C, h, w).
         channels: Number of channels, those whose mean over the map is largest.
-        title: What stands above all.
+        title: Title above all images.
         path: Image file to write; its folder is made.
     """
     shown = [_largest(y[0].float().cpu(), channels) for y in maps]

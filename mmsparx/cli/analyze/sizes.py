@@ -13,13 +13,13 @@ class Row:
 
     Attributes:
         model: Label of the model.
-        weights: What its weights are, in words.
+        weights: Description of its weights.
         size: Side of the images, in pixels.
         crop_ratio: Crop ratio of the test.
         params: Number of parameters.
         macs, macs_with_norms: Multiply-adds by the two rules of the papers.
-        accuracies: What was measured; None without images.
-        paper_gflops, paper_top1: What the paper prints; None where it prints nothing.
+        accuracies: Measured accuracies; None without images.
+        paper_gflops, paper_top1: Figures of the paper; None where it has none.
     """
 
     model: str

@@ -37,7 +37,7 @@ def measure(
         models: Models in evaluation mode, on one device; they are made to take the size.
         size: Side of the images, in pixels.
         batch: Images in a call.
-        protocol: How long to measure.
+        protocol: Protocol of the measurement.
         precision: Name in `PRECISIONS`.
 
     Returns:

@@ -23,7 +23,7 @@ class Subject:
     Attributes:
         x: Input, (1, 3, H, W), on the model's device.
         samples: Data samples of a config's model; None of a model of timm's.
-        image: What of the input is not padding, as an image: (h, w, 3), RGB, 8 bits.
+        image: Input without padding, as an image: (h, w, 3), RGB, 8 bits.
     """
 
     x: Tensor
@@ -37,7 +37,7 @@ class Score:
 
     Attributes:
         label: Index of the class.
-        text: What the score is and how high, for titles.
+        text: Name and value of the score, for titles.
         function: Function of the input that gives the score as a tensor without axes, through which gradients go.
     """
 

@@ -14,7 +14,7 @@ from mmsparx.engine.nan_guard.diagnose import not_finite, not_finite_weights
 from mmsparx.engine.resume import whole_checkpoints
 from mmsparx.weights.loading import unwrapped
 
-# What of a parameter group and of a scheduler is a rate. A schedule whose start, ends and present
+# Rates of a parameter group and of a scheduler. A schedule whose start, ends and present
 # value are scaled goes on as the same schedule, scaled.
 _RATES_OF_GROUP = ('lr', 'initial_lr', 'max_lr', 'min_lr')
 _RATES_OF_SCHEDULER = ('base_values', 'eta_min', 'min_values')

@@ -25,7 +25,7 @@ from mmsparx.registry import AGGREGATORS, TOKEN_MIXERS, factory, lookup
 from mmsparx.weights import flatten_hook, load_pretrained, rename_published
 from mmsparx.weights.names import SPARX, NameMap
 
-# Of `init_cfg=dict(type='Pretrained', ...)`, as those of `load_pretrained`.
+# Options of `init_cfg=dict(type='Pretrained', ...)`, as those of `load_pretrained`.
 _LOADING_OPTIONS = {'checkpoint', 'prefix', 'may_differ', 'weights', 'adapt_channels'}
 
 
@@ -138,7 +138,7 @@ class SparXNet(HubModel, BaseModule):
         self.stem = STEMS[self.style.stem](in_channels, self.arch.channels[0], self.arch.stem_depth, norm_cfg)
         mixer = self._mixer_config(token_mixer)
         aggregator = self.AGGREGATOR if aggregator is None else aggregator
-        # Without torch.linspace, which has no values in FakeTensorMode.
+        # torch.linspace would have no values in FakeTensorMode.
         last = max(self.arch.depth - 1, 1)
         rates = (drop_path_rate * i / last for i in range(self.arch.depth))
         self.stages = nn.ModuleList(
@@ -151,7 +151,7 @@ class SparXNet(HubModel, BaseModule):
         self.largest_stride = self._largest_stride()
         self.apply(init_weights)
         self._register_load_state_dict_pre_hook(self._rename_published)
-        # Whether there are values to keep: from the meta device, none are until they are set or loaded.
+        # On the meta device, there are no values to keep until they are set or loaded.
         self._has_values = not any(p.is_meta for p in self.parameters())
         self._register_load_state_dict_pre_hook(_note_values, with_module=True)
         self.train()
@@ -216,7 +216,7 @@ class SparXNet(HubModel, BaseModule):
 
         Args:
             param_name: Name of the parameter in a model.
-            prefix: What the names of this network's parameters begin with in the model, as in 'backbone.'.
+            prefix: Prefix of this network's parameters in the model, such as 'backbone.'.
 
         Returns:
             The depth, and the number of depths.

@@ -55,7 +55,7 @@ _RULES = (
     ('{part}.{leaf}', '{part}.{leaf}', {'classifier.norm': 'head.norm', 'classifier.head': 'head.fc'}, 0),
 )
 _PIECES = {'stage': r'\d+', 'layer': r'\d+', 'part': r'[\w.]+', 'leaf': 'weight|bias'}
-# What VMamba's newer code calls two of them.
+# Names of two of them in VMamba's newer code.
 _SPELLINGS = {'.op.x_proj.weight': '.op.x_proj_weight', '.op.dt_projs.weight': '.op.dt_projs_weight'}
 
 _IN_A_LAYER = r'(?:.*\.)?(?:stages\.\d+\.layers|layers\.\d+\.blocks)\.\d+\.'

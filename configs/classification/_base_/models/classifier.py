@@ -9,7 +9,7 @@ model = dict(
     head=dict(
         type='mmsparx.SparXClsHead',
         num_classes=1000,
-        # Of the mixed labels, as in timm.
+        # The loss is that of mixed labels, as in timm.
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
     # One of the two for every batch, evenly, with one ratio for the whole batch. timm mixes an image with the one that
