@@ -14,6 +14,7 @@ import mmsparx.models.heads  # noqa: F401  (registers them)
 from mmsparx.models.backbones import SparXMamba, SparXNet, SparXSwin, VMamba
 from mmsparx.models.classifier import SparXClassifier
 from mmsparx.models.connection import StagePlan
+from mmsparx.models.drawing import draw_plan
 from mmsparx.models.style import Style
 from mmsparx.weights import LoadReport, load_pretrained
 
@@ -26,5 +27,6 @@ __all__ = [
     'StagePlan',
     'Style',
     'VMamba',
+    'draw_plan',
     'load_pretrained',
 ]

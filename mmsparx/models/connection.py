@@ -125,14 +125,15 @@ class StagePlan:
         return (*near, *(far if self.window is None else far[-self.window :]))
 
     def __str__(self) -> str:
-        lines = [f'{self.depth} layers{self._connections()}']
+        lines = [f'{self.depth} layers{self.connections}']
         for layer in range(self.depth):
             sources = ' '.join('input' if j == 0 else str(j - 1) for j in self.sources(layer))
             lines.append(f'  G {layer} <- {sources}' if sources else f'  . {layer}')
         return '\n'.join(lines)
 
-    def _connections(self) -> str:
-        """The options that say what ganglion layers read, for a title."""
+    @property
+    def connections(self) -> str:
+        """The options that say what ganglion layers read, for a title, as ', S=2, M=3'."""
         if not self.ganglia:
             return ''
         if self.dense:
