@@ -20,8 +20,8 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path
     for path in sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
 }
-# `test_outside` and the tests of `export` run those of the others.
-RUN = ['README.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md']
+# `test_outside`, `test_walkthroughs` and the tests of `export` run those of the others.
+RUN = ['README.md', 'docs/architecture.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md']
 COMMAND = re.compile(r'^    (?:python -m )?mmsparx (.+)$', re.MULTILINE)
 SCRIPT = re.compile(r'^    (?:python )?((?:tools|demo)/\S+)(.*)$', re.MULTILINE)
 
