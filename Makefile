@@ -5,12 +5,13 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export VENV
 
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test docs lint format clean distclean
 
 help:
 	@echo 'make setup      make $(VENV) with the tested versions (some 10 minutes, once)'
 	@echo 'make demo       train a small detector on synthetic images, on a CPU'
 	@echo 'make test       run the tests; choose with ARGS="tests/test_ops -k gradcheck"'
+	@echo 'make docs       build the documentation site into build/site'
 	@echo 'make lint       check style and imports; make format fixes what it can'
 	@echo 'make clean      remove what was built; make distclean removes $(VENV) too'
 
@@ -24,6 +25,10 @@ demo: setup
 # Files stay together, so that a module's fixtures are made once.
 test: setup
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+# --strict: a warning, as of a link that leads nowhere, is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 lint: setup
 	$(RUN) -m ruff check .

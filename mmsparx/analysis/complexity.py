@@ -175,9 +175,11 @@ def two_stage_complexity(
 
     Args:
         detector: Detector of mmdet's class `TwoStageDetector` on the meta device.
-        height, width: Size of the image in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         proposals: Number of regions that reach the box head.
-        norms, parts: See `complexity`.
+        norms: See `complexity`.
+        parts: See `complexity`.
 
     Raises:
         ValueError: The model is on another device.

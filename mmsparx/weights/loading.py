@@ -146,7 +146,9 @@ def match_weights(
         state_dict: the checkpoint's weights, by its names.
         source: where they are from, for the report.
         own: the model's state dict, where it is not `model.state_dict()`.
-        prefix, may_differ, adapt_channels: as for `load_pretrained`.
+        prefix: as for `load_pretrained`.
+        may_differ: as for `load_pretrained`.
+        adapt_channels: as for `load_pretrained`.
         whole: whether everything must match that need not from one task to another.
         options: how a message calls what helps.
 

@@ -32,7 +32,8 @@ class SafeCheckpointHook(CheckpointHook):
     uninterrupted run.
 
     Args:
-        *args, **kwargs: as for `CheckpointHook`.
+        *args: Arguments of `CheckpointHook`.
+        **kwargs: Options of `CheckpointHook`.
         backend_args: where checkpoints go; by default the local file system, written as above. Another
             backend writes and removes as mmengine does.
 

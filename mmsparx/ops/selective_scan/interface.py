@@ -124,7 +124,8 @@ def cross_selective_scan(
         C: as B.
         D: (4 D,), A's type.
         delta_bias: (4 D,), A's type.
-        delta_softplus, backend: as in `selective_scan`.
+        delta_softplus: as in `selective_scan`.
+        backend: as in `selective_scan`.
 
     Returns:
         (batch, D, H, W) in x's type. What is 16 bits wide is rounded at the end by `native` on CPUs; on GPUs delta is,

@@ -1,0 +1,67 @@
+"""MkDocs hook: pages of the site from files outside of docs/, and links that work on the host and on the site."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+# Pages of the site by files of the repository.
+OUTSIDE = {
+    'README.md': 'index.md',
+    'CHANGELOG.md': 'changelog.md',
+    'CONTRIBUTING.md': 'contributing.md',
+    'SECURITY.md': 'security.md',
+    'benchmarks/README.md': 'benchmarks.md',
+    **{
+        f'configs/{task}/README.md': f'configs/{task}.md'
+        for task in ('ablations', 'classification', 'detection', 'segmentation')
+    },
+}
+CODE_BLOCK = re.compile(r'(^```.*?^```|(?:^    [^\n]*\n)+)', re.MULTILINE | re.DOTALL)
+LINK = re.compile(r'(\[[^\[\]]*\])\(([^)\s]+)\)|src="([^"]+)"')
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Link the repository in the footer, where its address is known."""
+    if repository := config.extra.get('repository'):
+        config.extra['social'] = [{'icon': 'fontawesome/brands/git-alt', 'link': repository, 'name': 'Repository'}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside of docs/."""
+    for path, page in OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links between files of the repository into links between pages of the site."""
+    folder = Path(page.file.abs_src_path).parent
+
+    def linked(match: re.Match) -> str:
+        text, target, source = match.groups()
+        if re.match(r'[a-z]+:|#', target or source):
+            return match[0]
+        name, _, anchor = (target or source).partition('#')
+        path = (folder / name).resolve()
+        if not path.exists():
+            raise FileNotFoundError(f'{page.file.src_uri} links to {name}, and there is no such file')
+        wanted = path.relative_to(ROOT).as_posix()
+        file = files.get_file_from_path(OUTSIDE.get(wanted, wanted.removeprefix('docs/')))
+        if file and source:
+            return f'src="{file.url_relative_to(page.file)}"'
+        if file:
+            address = posixpath.relpath(file.src_uri, posixpath.dirname(page.file.src_uri))
+            return f'{text}({address}{"#" * bool(anchor)}{anchor})'
+        repository = config.extra.get('repository')  # of a source file, or a folder
+        kind = 'tree' if path.is_dir() else 'blob'
+        return f'{text}({repository}/{kind}/main/{wanted})' if repository else text[1:-1]
+
+    pieces = CODE_BLOCK.split(markdown)
+    pieces[::2] = (LINK.sub(linked, piece) for piece in pieces[::2])
+    return ''.join(pieces)
