@@ -1,5 +1,6 @@
 """The documents: links lead somewhere, Python blocks run, and commands take what they are given."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -34,6 +35,25 @@ def anchors(path: Path) -> set[str]:
 
 def blocks(name: str) -> list[str]:
     return re.findall(r'^```python\n(.*?)^```', DOCUMENTS[name].read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_notebook(tmp_path):
+    """Its code runs, but for the installation and commands of the shell."""
+    cells = json.loads((ROOT / 'demo/quickstart.ipynb').read_text())['cells']
+    code = ['import matplotlib; matplotlib.use("agg")']
+    for cell in cells:
+        assert not cell.get('outputs'), 'the notebook is committed without outputs'
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code' and not source.startswith(('%', '!')):
+            code.append(source)
+        for target in re.findall(r'\]\(([^)\s]+)\)', source):
+            assert (ROOT / 'demo' / target).exists()
+    run = subprocess.run(
+        [sys.executable, '-c', '\n'.join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(re.search(r'accuracy ([\d.]+)%', run.stdout)[1]) > 50
+    assert 'same outputs: True' in run.stdout
 
 
 @pytest.mark.parametrize('name', DOCUMENTS)

@@ -15,6 +15,7 @@ OUTSIDE = {
     'CHANGELOG.md': 'changelog.md',
     'CONTRIBUTING.md': 'contributing.md',
     'SECURITY.md': 'security.md',
+    'CODE_OF_CONDUCT.md': 'code_of_conduct.md',
     'benchmarks/README.md': 'benchmarks.md',
     **{
         f'configs/{task}/README.md': f'configs/{task}.md'
