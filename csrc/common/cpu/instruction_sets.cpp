@@ -1,9 +1,7 @@
 #include "instruction_sets.h"
 
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
-
 #include <atomic>
+#include <cstring>
 
 namespace mmsparx {
 namespace {
@@ -35,44 +33,25 @@ std::atomic<const Named*>& chosen() {
   return set;
 }
 
-void use_instruction_set(const std::string& name) {
-  if (choose_instruction_set(name)) return;
-  std::string known;
-  for (const auto& one : instruction_sets()) known += (known.empty() ? "" : ", ") + one;
-  TORCH_CHECK_VALUE(false, "unknown instruction set '", name, "'; this machine and build have: ", known);
-}
-
 }  // namespace
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
+std::vector<const char*> instruction_sets() {
+  std::vector<const char*> names;
   for (const Named& one : runnable()) names.push_back(one.name);
   return names;
 }
 
 InstructionSet instruction_set() { return chosen().load()->set; }
-std::string instruction_set_name() { return chosen().load()->name; }
+const char* instruction_set_name() { return chosen().load()->name; }
 
-bool choose_instruction_set(const std::string& name) {
+bool choose_instruction_set(const char* name) {
   for (const Named& one : runnable()) {
-    if (name == one.name) {
+    if (std::strcmp(name, one.name) == 0) {
       chosen() = &one;
       return true;
     }
   }
   return false;
-}
-
-TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
-  m.def("cpu_instruction_sets() -> str[]");
-  m.def("cpu_instruction_set() -> str");
-  m.def("use_cpu_instruction_set(str name) -> ()");
-}
-
-TORCH_LIBRARY_IMPL(mmsparx, CompositeExplicitAutograd, m) {
-  m.impl("cpu_instruction_sets", instruction_sets);
-  m.impl("cpu_instruction_set", instruction_set_name);
-  m.impl("use_cpu_instruction_set", use_instruction_set);
 }
 
 }  // namespace mmsparx

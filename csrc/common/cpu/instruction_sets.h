@@ -1,8 +1,10 @@
 // Which instruction sets this machine can run, and which one is in use.
+//
+// No torch here, and no std::string, whose ABI may be an older one in torch's builds: libmmsparx_ort is linked from
+// the same objects as the operators of torch.
 
 #pragma once
 
-#include <string>
 #include <vector>
 
 namespace mmsparx {
@@ -10,15 +12,15 @@ namespace mmsparx {
 enum class InstructionSet { kAvx512, kAvx2, kBaseline };
 
 // Names of the instruction sets that this processor runs, best first.
-std::vector<std::string> instruction_sets();
+std::vector<const char*> instruction_sets();
 
 // The one in use: the best, unless another was chosen.
 InstructionSet instruction_set();
-std::string instruction_set_name();
+const char* instruction_set_name();
 
-// Chooses by name, for the whole process; returns false, and leaves all as it was, for a name that is not
+// Chooses by name, for the whole library; returns false, and leaves all as it was, for a name that is not
 // in instruction_sets().
-bool choose_instruction_set(const std::string& name);
+bool choose_instruction_set(const char* name);
 
 // An operator's kernels for the instruction set in use.
 template <typename Kernels>

@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
+#include "grain.h"
 
 namespace mmsparx {
 
@@ -26,11 +26,10 @@ class ThreadScratch {
   at::Tensor memory_;
 };
 
-// run(begin, end) over all units, at least 2^15 elements at a time: below that, starting a thread takes longer.
+// run(begin, end) over all units.
 template <typename Run>
 void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
-  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / std::max<int64_t>(1, elements_per_unit));
-  at::parallel_for(0, units, grain, run);
+  at::parallel_for(0, units, grain_of(elements_per_unit), run);
 }
 
 // (batch, ...) doubles -> (...), summed in order, in the type of `like`.
