@@ -37,6 +37,10 @@ from setuptools.command.build_py import build_py
 
 NAME = 'mmsparx._C'
 SOURCES = Path('csrc')
+# The library for onnxruntime: its own sources, and those whose objects it shares with the extension.
+ORT_LIBRARY = 'libmmsparx_ort.so'
+ORT_SOURCES = SOURCES / 'ort'
+ORT_SHARED = ('csrc/common/cpu/instruction_sets.cpp', 'csrc/selective_scan/cpu/kernels_*.cpp')
 RECORD = '_build.json'
 AGAIN = 'then install again'  # for which mmsparx.ops knows the command, since it knows what was installed
 
@@ -55,7 +59,9 @@ def get_switch() -> str:
 def get_sources(cuda: bool = False) -> list[str]:
     """Those of the CPU's extension, or those that the GPU's has besides."""
     found = [path for suffix in ('cpp', 'cu') for path in SOURCES.rglob(f'*.{suffix}')]
-    return sorted(path.as_posix() for path in found if ('cuda' in path.parts) == cuda)
+    return sorted(
+        path.as_posix() for path in found if ('cuda' in path.parts) == cuda and ORT_SOURCES not in path.parents
+    )
 
 
 def get_digest(root: Path = Path()) -> str:
@@ -204,6 +210,16 @@ def get_architectures(torch, nvcc: str) -> list[str]:
     return [*names[:-1], f'{names[-1]}+PTX']
 
 
+class BuildOrtLibrary(build_ext):
+    """Compiles and links the library for onnxruntime, which has nothing of torch or Python in it."""
+
+    def get_ext_filename(self, name: str) -> str:
+        return os.path.join(*name.split('.')[:-1], ORT_LIBRARY)
+
+    def get_export_symbols(self, extension: Extension) -> list[str]:
+        return []  # no function by which Python would initialise it
+
+
 def get_architecture_flags(architectures: list[str]) -> list[str]:
     """For nvcc; none where a name is not a number, which torch then makes flags of.
 
@@ -264,7 +280,18 @@ class BuildOperators(build_ext):
     """Compiles the operators, or goes on without it, and keeps which of the two and why."""
 
     def run(self):
-        keys = ('built', 'reason', 'torch', 'compiler', 'flags', 'cuda', 'cuda_reason', 'archs', 'version')
+        keys = (
+            'built',
+            'reason',
+            'torch',
+            'compiler',
+            'flags',
+            'cuda',
+            'cuda_reason',
+            'archs',
+            'ort_reason',
+            'version',
+        )
         record = dict.fromkeys((*keys, 'sources', 'log')) | {'built': False, 'flags': []}
         record |= {'version': self.distribution.get_version(), 'sources': get_digest()}
         paths, environment = sys.path[:], os.environ.copy()
@@ -277,6 +304,8 @@ class BuildOperators(build_ext):
                 told += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
             elif os.getenv('FORCE_CUDA') == '1':
                 told += f', and not for GPUs: {record["cuda_reason"]}'
+            if record['ort_reason']:
+                told += f'; no library for onnxruntime: {record["ort_reason"]}'
         except Exception as error:  # whatever it is, the package works without: it is kept and told
             record['reason'] = ' '.join(scrub(str(error)).split())
             told = f'no compiled operators: {record["reason"]}'
@@ -308,6 +337,8 @@ class BuildOperators(build_ext):
             self.compile_by(program, torch, record)
         if self.inplace:
             self.copy_extensions_to_source()
+            for source, target in self.get_ort_library():
+                shutil.copy(source, target)
 
     def compile_by(self, command: str, torch, record: dict) -> None:
         os.environ['CXX'] = os.environ['CC'] = command  # the same for ninja and for any setuptools
@@ -329,8 +360,38 @@ class BuildOperators(build_ext):
 
         self.distribution.ext_modules = [get_extension(torch, record, nvcc)]
         builder = BuildExtension(self.distribution)
+        self.run_builder(builder, f'{record["compiler"]} and nvcc' if nvcc else record['compiler'], record)
+        try:
+            self.compile_ort_library(builder, record)
+        except Exception as error:  # whatever it is, the operators of torch do without it
+            record['ort_reason'] = ' '.join(scrub(str(error)).split())
+            Path(self.build_lib, 'mmsparx', ORT_LIBRARY).unlink(missing_ok=True)
+
+    def compile_ort_library(self, operators: build_ext, record: dict) -> None:
+        """The kernels are linked from the objects of the operators, so that they are compiled once."""
+        sources = sorted(path.as_posix() for path in ORT_SOURCES.glob('*.cpp'))
+        if not sources:
+            raise CannotCompileError(f'{ORT_SOURCES} holds no C++ sources. Take all of the source, {AGAIN}')
+        shared = sorted(path.as_posix() for pattern in ORT_SHARED for path in Path().glob(pattern))
+        flags = operators.extensions[0].extra_compile_args['cxx']
+        extension = Extension(
+            f'mmsparx.{Path(ORT_LIBRARY).stem}',
+            sources,
+            language='c++',
+            extra_compile_args=['-std=c++17', *flags, '-fvisibility=hidden'],
+            extra_objects=operators.compiler.object_filenames(shared, output_dir=operators.build_temp),
+            # The operators' library has kernels of the same names.
+            extra_link_args=['-Wl,-Bsymbolic'] if sys.platform == 'linux' else [],
+        )
+        kept, self.distribution.ext_modules = self.distribution.ext_modules, [extension]
+        try:
+            self.run_builder(BuildOrtLibrary(self.distribution), record['compiler'], record)
+        finally:
+            self.distribution.ext_modules = kept
+
+    def run_builder(self, builder: build_ext, compilers: str, record: dict) -> None:
+        """Build the distribution's extension, whose library has to be loadable then."""
         builder.build_lib, builder.build_temp = self.build_lib, self.build_temp
-        compilers = f'{record["compiler"]} and nvcc' if nvcc else record['compiler']
         with tempfile.TemporaryFile() as file:
             try:
                 with output_to(file):
@@ -344,7 +405,9 @@ class BuildOperators(build_ext):
                 said = first_error(output, str(error))
                 raise CannotCompileError(f'{compilers} failed: {said}. Fix that, {AGAIN}') from error
         try:
-            ctypes.CDLL(os.path.abspath(os.path.join(self.build_lib, self.get_ext_filename(NAME))))
+            ctypes.CDLL(
+                os.path.abspath(os.path.join(self.build_lib, builder.get_ext_filename(builder.extensions[0].name)))
+            )
         except OSError as error:  # a symbol that nothing has, which linking does not see
             raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Fix that, {AGAIN}') from error
 
@@ -355,15 +418,20 @@ class BuildOperators(build_ext):
             folders.append(Path(self.get_finalized_command('build_py').get_package_dir('mmsparx')))
         return folders
 
+    def get_ort_library(self) -> list[tuple[str, str]]:
+        """The library for onnxruntime where it was built and, in an editable installation, where it belongs."""
+        source, *targets = (folder / ORT_LIBRARY for folder in self.get_folders())
+        return [(str(source), str(target)) for target in targets if source.is_file()]
+
     def remove_libraries(self) -> None:
-        for path in (path for folder in self.get_folders() for path in folder.glob('_C*')):
+        for path in (path for folder in self.get_folders() for path in (*folder.glob('_C*'), folder / ORT_LIBRARY)):
             if path.suffix in ('.so', '.pyd'):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def get_output_mapping(self):
-        """With the record, which an editable installation in strict mode would leave out."""
+        """With the record and the library for onnxruntime, which a strict editable installation would leave out."""
         paths = [str(folder / RECORD) for folder in self.get_folders()]
-        return super().get_output_mapping() | dict([paths] if self.inplace else [])
+        return super().get_output_mapping() | dict([paths, *self.get_ort_library()] if self.inplace else [])
 
 
 class BuildWithConfigs(build_py):

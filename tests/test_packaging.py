@@ -1,6 +1,7 @@
 """What a user gets: the source distribution and the wheel, built without network, with and without torch."""
 
 import contextlib
+import ctypes
 import email
 import importlib.metadata
 import importlib.util
@@ -228,6 +229,7 @@ class TestTheCompiledScan:
         record = json.loads(files[RECORD])
         assert record['built'] is True
         assert record['reason'] is record['log'] is record['cuda'] is record['archs'] is None
+        assert record['ort_reason'] == 'csrc/ort holds no C++ sources. Take all of the source, then install again'
         assert record['torch'] == torch.__version__
         assert record['version'] == mmsparx.__version__
         assert re.fullmatch(r'(g|clang)\+\+ \d+\.\d+(\.\d+)?|MSVC', record['compiler'])
@@ -290,6 +292,29 @@ class TestTheCompiledScan:
         assert any('too old' in line for line in record['log'])
         assert str(tmp_path) not in json.dumps(record)
         assert not stale.exists()
+
+    @needs_compiler
+    @needs_torch
+    def test_the_library_for_onnxruntime(self, isolated, copy, tmp_path):
+        """It lies beside that of the operators, which is built all the same if it does not compile."""
+        source, stale = copy / 'csrc/ort/library.cpp', copy / 'mmsparx/libmmsparx_ort.so'
+        source.parent.mkdir()
+        source.write_text('extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n')
+        build(isolated, 'wheel', copy, tmp_path, 'with torch')
+        files = read_wheel(tmp_path)[1]
+        assert json.loads(files[RECORD])['ort_reason'] is None
+        library = tmp_path / 'library.so'
+        library.write_bytes(files['mmsparx/libmmsparx_ort.so'])
+        assert ctypes.CDLL(str(library)).answer() == 42
+        source.write_text('#error "too old"\n')
+        stale.touch()
+        done = build(isolated, 'editable', copy, tmp_path, 'with torch')
+        record = json.loads((copy / RECORD).read_text())
+        assert record['built'] is True
+        assert re.search('failed: csrc/ort/library.cpp:1:2: error: .*too old', record['ort_reason'])
+        assert f'; no library for onnxruntime: {record["ort_reason"]}' in done.stderr
+        assert not stale.exists()
+        assert list((copy / 'mmsparx').glob('_C*.so'))
 
     def test_not_where_it_is_switched_off(self, isolated, copy, tmp_path):
         reason = self.reason(isolated, copy, tmp_path, MMSPARX_WITH_OPS='0')

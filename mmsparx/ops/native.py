@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 VARIABLE = 'MMSPARX_CPU_INSTRUCTION_SET'
+ORT_LIBRARY = 'libmmsparx_ort.so'  # the scans for onnxruntime; see csrc/ort
 _PACKAGE = Path(__file__).parents[1]
 _NEWEST = 'map_norm_native'  # the operator that came last, which an older library lacks
 REMEDY = '; to compile it: '  # between what is wrong and `rebuild()`
@@ -118,6 +119,17 @@ def without_cuda(info: dict) -> str | None:
         return None
     reason = info.get('cuda_reason') or 'its record does not say why'
     return f'it was compiled without CUDA kernels: {reason}{REMEDY}{rebuild()}'
+
+
+def without_ort(package: Path = _PACKAGE) -> str | None:
+    """Why there is no library for onnxruntime in a folder, or None."""
+    if (package / ORT_LIBRARY).is_file():
+        return None
+    info = build_info(package)
+    reason = info.get('ort_reason') or info.get('reason')
+    if not info:
+        reason = 'this copy of mmsparx was not installed'
+    return f'it was not compiled: {reason or "its record does not say why"}{REMEDY}{rebuild(package)}'
 
 
 def unfit(archs: list[str] | None, capability: tuple[int, int]) -> str | None:
