@@ -1,6 +1,7 @@
 """Exported files as networks of `mmsparx infer`: what is before and after them, as the libraries do it."""
 
 import argparse
+import sys
 from collections.abc import Mapping
 
 import mmcv
@@ -16,7 +17,7 @@ from mmsparx.export.subjects import CLASSIFICATION, DETECTION, SEGMENTATION
 
 
 def load_exported(file: str, args: argparse.Namespace):
-    """An exported file as a `mmsparx.engine.inference.Network`.
+    """An exported file as a `mmsparx.engine.inference.Network`; says which runtime it runs in.
 
     Args:
         file: File that `mmsparx export` has written, with its JSON file beside it.
@@ -32,7 +33,9 @@ def load_exported(file: str, args: argparse.Namespace):
         raise ValueError(f'{file}: expected the names of the classes in the JSON file beside it, got none')
     if about.slide:
         raise ValueError(f'{file}: the model is tested in sliding windows, which an exported file is not run in')
-    return _NETWORKS[about.task](open_file(file), about, args)
+    run = open_file(file)
+    sys.stdout.write(f'{file} runs in {run.runtime}\n')
+    return _NETWORKS[about.task](run, about, args)
 
 
 def prepare(image: np.ndarray, about: Description) -> np.ndarray:

@@ -19,12 +19,12 @@ from mmsparx.export.requirements import ONNX, OPENVINO, PT2
 from mmsparx.export.runtimes import Run, open_file
 from mmsparx.export.subjects import Subject, subject_of
 from mmsparx.export.tracing import OPEN, trace
+from mmsparx.layers.mixers import SS2D, SSM
+from mmsparx.ops import native
 from mmsparx.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-_RUNTIMES = {ONNX: 'onnxruntime', OPENVINO: 'OpenVINO', PT2: 'torch.export'}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Exported:
     Attributes:
         file: File.
         description: JSON file beside it.
-        errors: Largest error of the outputs, relative to each one's largest value: by the runtime, and the shape of the
-            image.
+        errors: Largest error of the outputs, relative to each one's largest value: by the runtime, as `Run` names it,
+            and the shape of the image.
         rounding: Largest error of weights in 16 bits against the model's own weights; None for weights in 32 bits.
         single: Number of detections of a detector that only the model or only the file has, since rounding decides a
             suppression or the last place.
@@ -81,9 +81,10 @@ def export(
     (B, classes, H, W), at the image's size; or, for one image, 'boxes' (N, 4) as x1, y1, x2, y2 in its pixels, 'scores'
     (N,), 'labels' (N,) and 'masks' (N, s, s), which `paste_masks` puts into the image.
 
-    The file is run at the traced size, at two others, at 32x32 and with another batch. Where an output differs from the
-    model's by more than 1e-4 of its largest value, no file is left. A detector is compared with a lower score, too, by
-    which it finds something in any image.
+    The file is run at the traced size, at two others, at 32x32 and with another batch. onnxruntime runs it without
+    `ort_library` and, where that was compiled, with it. Where an output differs from the model's by more than 1e-4 of
+    its largest value, no file is left. A detector is compared with a lower score, too, by which it finds something in
+    any image.
 
     Args:
         model: Network of this package, `SparXClassifier`, or model of timm's, mmpretrain's, mmseg's or mmdet's
@@ -134,25 +135,28 @@ def export(
         'batch': None if 0 in open_axes else 1,
     }
     part = checks.part_of(file)
-    writer, runtime = _Writer(kind, inline, fp16, open_axes, images[0]), _RUNTIMES[kind]
+    writer = _Writer(kind, inline, fp16, open_axes, images[0])
     try:
         made, errors, single = writer.make(module, subject.outputs), {}, 0
         for values in settings:
             for each in (subject, module):
                 _set_buffers(each, values)
             writer.save(made, values, part, about)
-            run = open_file(part)
-            for image in images:
-                expected = checks.run_torch(module if fp16 else subject, image)
-                found = subject.compare(_outputs(runtime, run, image), expected)
-                if found.error > checks.TOLERANCE:
-                    layer = _find(writer, module, images, part)
-                    raise checks.DisagreementError(
-                        f'export: {runtime} gives other outputs than the model, by {found.error:.1e} of the largest '
-                        f'value for an image of {image.shape}; nothing was kept. The first layer that differs: {layer}'
-                    )
-                errors[runtime, image.shape] = max(errors.get((runtime, image.shape), 0.0), found.error)
-                single += found.single
+            expected = [checks.run_torch(module if fp16 else subject, image) for image in images]
+            for library in writer.libraries(module):
+                run = open_file(part, library=library)
+                for image, outputs in zip(images, expected, strict=True):
+                    found = subject.compare(_outputs(run, image), outputs)
+                    if found.error > checks.TOLERANCE:
+                        layer = _find(writer, module, images, part, library=library)
+                        raise checks.DisagreementError(
+                            f'export: {run.runtime} gives other outputs than the model, by {found.error:.1e} of the '
+                            f'largest value for an image of {image.shape}; nothing was kept. The first layer that '
+                            f'differs: {layer}'
+                        )
+                    case = (run.runtime, image.shape)
+                    errors[case] = max(errors.get(case, 0.0), found.error)
+                    single += found.single
         _rename(part, file)
     finally:
         for path in _files(part):
@@ -168,6 +172,11 @@ class _Writer:
     def __init__(self, kind: str, inline: bool, fp16: bool, open_axes: tuple[int, ...], image: np.ndarray):
         self.kind, self.inline, self.fp16, self.open_axes = kind, inline, fp16, open_axes
         self.image = torch.from_numpy(image)
+
+    def libraries(self, module: nn.Module) -> tuple[bool, ...]:
+        """Whether the file is to be run by `ort_library`: without, and with it where that makes a difference."""
+        scans = self.kind == ONNX and not self.inline and any(isinstance(m, (SS2D, SSM)) for m in module.modules())
+        return (False, True) if scans and native.without_ort() is None else (False,)
 
     def make(self, module: nn.Module, outputs: tuple[str, ...]) -> 'ExportedProgram | ModelProto':
         """A module as the graph of the format."""
@@ -223,16 +232,16 @@ def _round(module: Subject, images: list[np.ndarray], exact: list[list[np.ndarra
     return max(module.compare(checks.run_torch(module, image), outputs, 0.05).error for image, outputs in pairs)
 
 
-def _outputs(runtime: str, run: Run, image: np.ndarray) -> list[np.ndarray]:
+def _outputs(run: Run, image: np.ndarray) -> list[np.ndarray]:
     try:
         return run(image)
     except Exception as error:  # whatever a runtime raises
         raise checks.DisagreementError(
-            f'export: {runtime} cannot run the file for an image of {image.shape}; nothing was kept: {error}'
+            f'export: {run.runtime} cannot run the file for an image of {image.shape}; nothing was kept: {error}'
         ) from error
 
 
-def _find(writer: _Writer, module: Subject, images: list[np.ndarray], part: Path) -> str:
+def _find(writer: _Writer, module: Subject, images: list[np.ndarray], part: Path, library: bool) -> str:
     """The first layer that differs for any of the images."""
     layers = checks.Layers(module)
     checks.run_torch(layers, images[0])
@@ -240,7 +249,7 @@ def _find(writer: _Writer, module: Subject, images: list[np.ndarray], part: Path
     place = part.with_name(f'.layers{part.name}')
     try:
         writer.save(writer.make(layers, tuple(f'output{i}' for i in range(len(names)))), {}, place, {})
-        run = open_file(place)
+        run = open_file(place, library=library)
         for image in images:
             expected = checks.run_torch(layers, image)
             found = run(image)

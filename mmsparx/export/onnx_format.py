@@ -18,6 +18,7 @@ from mmsparx.layers.mixers import SS2D, SSM
 
 INPUT = 'image'
 _AXES = {0: 'batch', 2: 'height', 3: 'width'}
+_VERSION = 8  # of the format: the first with functions and opset 18, which more runtimes read than later ones
 # Weights of fewer numbers stay in 32 bits.
 _LEAST_HALF = 64
 
@@ -46,6 +47,7 @@ def to_onnx(
             verbose=False,
         )
     model = made.model_proto
+    model.ir_version = _VERSION
     _add_functions(model, module)
     for axis in open_axes:
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = _AXES[axis]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mmsparx.__main__ import main
 from mmsparx.export.detection import matches
+from mmsparx.ops import native
 
 # Of few layers, since tracing with open sizes takes seconds a layer.
 BACKBONE = (
@@ -90,7 +91,11 @@ def test_a_classifier(kind, suffix, tmp_path, image, capsys):
     text = f'model = dict({BACKBONE.format("(1,)")}, head=dict(in_channels=16))\n'
     network = write(tmp_path, 'classification/sparx_mamba_mini_digits.py', text, [f'n{i}' for i in range(10)])
     (found, expected), drawings = compare(tmp_path, image, network, '--static', '32x32', kind=kind, suffix=suffix)
-    assert 'largest error' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'largest error' in said
+    runtime = {'onnx': 'onnxruntime', 'openvino': 'OpenVINO', 'pt2': 'torch.export'}[kind]
+    library = ' with mmsparx' if kind == 'onnx' and native.without_ort() is None else ''
+    assert f'network{suffix} runs in {runtime}{library}\n' in said
     assert found.keys() == expected.keys()
     np.testing.assert_allclose(found['pred_scores'], expected['pred_scores'], atol=1e-5)
     assert found['pred_class'] == expected['pred_class']
