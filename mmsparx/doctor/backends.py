@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 
 def describe() -> dict:
-    """torch's version, CUDA and GPUs, and a row per backend, device and CPU instruction set."""
+    """torch's version, CUDA and GPUs, a row per backend, device and CPU instruction set, and onnxruntime's library."""
     usable = torch.cuda.is_available()  # the driver may count GPUs that torch cannot use
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count() if usable else 0)]
     return {
@@ -25,8 +25,15 @@ def describe() -> dict:
             dict(name=x.name, capability=f'{x.major}.{x.minor}', memory_gib=round(x.total_memory / 2**30, 1))
             for x in gpus
         ],
+        'ort_library': _ort_library(),
         'backends': [row for device in (['cpu', 'cuda'] if usable else ['cpu']) for row in _rows(device)],
     }
+
+
+def _ort_library() -> dict:
+    """Of the scans for onnxruntime: as a row of the report."""
+    missing, _, fix = (native.without_ort() or '').partition(native.REMEDY)
+    return {'status': 'unavailable' if missing else 'ok', 'found': missing, 'fix': fix}
 
 
 def _rows(device: str) -> Iterator[dict]:

@@ -53,7 +53,8 @@ class Environment:
         versions: Versions of the installed distributions, by their canonical names.
         imports: Results of the imports that were tried, by module: None, or why it cannot be imported.
         variables: Set environment variables among `VARIABLES`.
-        torch: Its version, cuda and gpus, as `backends.describe` says; None where mmsparx.ops cannot be imported.
+        torch: Its version, cuda and gpus, and the library for onnxruntime, as `backends.describe` says; None where
+            mmsparx.ops cannot be imported.
         backends: The rows of `backends.describe`. Those that can run also have `told`, what `backends.check`
             returned, and `failed`, why it did not; one of them is None.
         mmcv_cuda: CUDA version that mmcv's operators were compiled for, or 'not available'.

@@ -28,6 +28,7 @@ def make_report(env: Environment) -> dict:
         },
         'gpus': env.torch['gpus'] if env.torch else [],
         'backends': backends,
+        'ort_library': env.torch and env.torch['ort_library'],
         'checks': checks,
     }
 
@@ -60,6 +61,9 @@ def as_text(report: dict) -> str:
         where = f'{row["device"]:<6}{row["instruction_set"] or "":<10}'
         lines.append(f'{"*" if row["in_use"] else " "} {row["name"]:<11}{where}{row["status"]:<13}{row["found"]}')
     lines += [] if report['backends'] else ['  not checked, since mmsparx.ops cannot be imported']
+    if library := report['ort_library']:
+        told = ', '.join(filter(None, [library['status'], library['found']]))
+        lines += ['', f'Library of the scans for onnxruntime: {told}']
     for row in (*report['backends'], *report['checks']):
         if row['status'] not in ('ok', 'unavailable'):
             lines += ['', f'{row["status"]}: {row["name"]}: {row["found"]}']

@@ -26,8 +26,8 @@ VERSIONS = {
     'regex': '2026.11.15',
 }
 FORKS = {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6', 'mmengine': None, 'mmcv': None}
-CUDA = {'version': '2.11.0+cu130', 'cuda': '13.0', 'gpus': []}
-CPU = {'version': '2.11.0+cpu', 'cuda': None, 'gpus': []}
+CUDA = {'version': '2.11.0+cu130', 'cuda': '13.0', 'gpus': [], 'ort_library': None}
+CPU = {'version': '2.11.0+cpu', 'cuda': None, 'gpus': [], 'ort_library': None}
 H100 = CUDA | {'gpus': [{'name': 'NVIDIA H100', 'capability': '9.0', 'memory_gib': 79.6}]}
 TORCH = 'pip uninstall -y torch torchvision && pip install torch==2.11.0 "torchvision==0.26.*"'
 BUILD = (

@@ -33,7 +33,7 @@ def test_this_environment():
     report = json.loads(done.stdout)
     errors = [row for row in (*report['checks'], *report['backends']) if row['status'] == 'error']
     assert (done.returncode, errors, done.stderr) == (0, [], '')
-    assert list(report) == ['status', 'python', 'versions', 'gpus', 'backends', 'checks']
+    assert list(report) == ['status', 'python', 'versions', 'gpus', 'backends', 'ort_library', 'checks']
     assert report['python'] == sys.executable
     assert report['versions']['mmsparx'] == mmsparx.__version__
     assert report['versions']['torch'].startswith(importlib.metadata.version('torch'))
@@ -47,7 +47,9 @@ def test_this_environment():
         row['instruction_set'] for row in report['backends'] if row['status'] == 'ok' and row['name'] == 'native'
     ]
     assert set(compiled) >= set(native.instruction_sets())
+    assert report['ort_library']['status'] == ('ok' if native.without_ort() is None else 'unavailable')
     text = as_text(report)
+    assert f'Library of the scans for onnxruntime: {report["ort_library"]["status"]}' in text
     assert text.endswith(f'\nstatus: {report["status"]}')
     for row in (*report['backends'], *report['checks']):
         assert row['found'] in text
@@ -155,9 +157,12 @@ def test_distributions(tmp_path, monkeypatch):
 
 def test_gpus():
     gpu = {'name': 'NVIDIA H100', 'capability': '9.0', 'memory_gib': 79.6}
-    report = make_report(Environment(torch={'version': '2.11.0+cu130', 'cuda': '13.0', 'gpus': [gpu]}))
+    library = {'status': 'unavailable', 'found': 'it was not compiled: no compiler', 'fix': 'pip install'}
+    torch = {'version': '2.11.0+cu130', 'cuda': '13.0', 'gpus': [gpu], 'ort_library': library}
+    report = make_report(Environment(torch=torch))
     assert (report['gpus'], report['versions']['cuda'], report['status']) == ([gpu], '13.0', 'ok')
     assert 'GPU          NVIDIA H100, capability 9.0, 79.6 GiB\n' in as_text(report)
+    assert '\nLibrary of the scans for onnxruntime: unavailable, it was not compiled: no compiler\n' in as_text(report)
 
 
 @pytest.mark.parametrize('arguments', [[], ['doctors'], ['doctor', '--yaml']])
