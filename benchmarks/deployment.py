@@ -1,8 +1,8 @@
 """The speed of exported classifiers in their runtimes, against eager torch, and against timm's Swin-T.
 
 SparX-Mamba is exported with open sizes by `mmsparx.export`, which checks the files; Swin-T, which stands for a network
-without a scan, by torch.onnx at the size that is measured. Runtimes run with as many threads as torch, on the CPU.
-Weights are random.
+without a scan, by torch.onnx at the size that is measured. onnxruntime runs SparX-Mamba without `ort_library` and,
+where it was compiled, with it. Runtimes run with as many threads as torch, on the CPU. Weights are random.
 """
 
 import copy
@@ -20,11 +20,12 @@ from benchmarks.network import BASELINE, SIZES, build
 from benchmarks.report import Comparison, Report, markdown
 from mmsparx.analysis.timing import Protocol, interleave
 from mmsparx.export import export, fold, open_file
+from mmsparx.export.runtimes import ONNXRUNTIME
+from mmsparx.ops import native
 
 OURS = 'SparX-Mamba'
 EAGER = 'torch, eager'
-# Names of the runtimes, by the suffix of their files.
-RUNTIMES = {'.onnx': 'onnxruntime', '.xml': 'OpenVINO', '.pt2': 'torch.export'}
+SUFFIXES = ('.onnx', '.xml', '.pt2')
 Call = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,7 +48,9 @@ def ours(size: str, folder: Path, suffixes: Sequence[str]) -> tuple[Call, dict[s
     for suffix in suffixes:
         file = folder / f'network{suffix}'
         print(export(model, file), flush=True)
-        calls[f'{name}, {RUNTIMES[suffix]}'] = _of_file(file)
+        for library in (False, True) if suffix == '.onnx' and native.without_ort() is None else (False,):
+            runtime, call = _of_file(file, library)
+            calls[f'{name}, {runtime}'] = call
     return calls[f'{name}, {EAGER}'], calls
 
 
@@ -57,13 +60,14 @@ def swin(image: tuple[int, int], folder: Path, batch: int) -> dict[str, Call]:
     model = build(BASELINE, 'tiny', image).eval()
     file = folder / 'swin.onnx'
     torch.onnx.export(model, (torch.zeros(batch, 3, *image),), file, dynamo=True, verbose=False)
-    name = f'{BASELINE}-T'
-    return {f'{name}, {EAGER}': eager(model), f'{name}, {RUNTIMES[".onnx"]}': _of_file(file)}
+    name, (runtime, call) = f'{BASELINE}-T', _of_file(file)
+    return {f'{name}, {EAGER}': eager(model), f'{name}, {runtime}': call}
 
 
-def _of_file(file: Path) -> Call:
-    run = open_file(file, threads=torch.get_num_threads())
-    return lambda image: run(image)[0]
+def _of_file(file: Path, library: bool = False) -> tuple[str, Call]:
+    """The name of the runtime of a file, and the file as a function."""
+    run = open_file(file, threads=torch.get_num_threads(), library=library)
+    return run.runtime, lambda image: run(image)[0]
 
 
 def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
@@ -114,7 +118,7 @@ def _rows(comparison: Comparison) -> Iterator[dict]:
         row |= {'ms': timing.median * 1e3, 'minimum': timing.minimum * 1e3, 'IQR': timing.iqr * 1e3}
         row['samples'] = len(timing.seconds)
         others = {'eager': f'{network}, {EAGER}'}
-        others |= {f'{BASELINE}-T, {kind}': f'{BASELINE}-T, {kind}' for kind in (EAGER, RUNTIMES['.onnx'])}
+        others |= {f'{BASELINE}-T, {kind}': f'{BASELINE}-T, {kind}' for kind in (EAGER, ONNXRUNTIME)}
         for label, other in others.items():
             if other in measured:
                 row[f'speed / {label}'] = measured[other].median / timing.median
@@ -128,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser = command_line.parser_of(__doc__)
     add = parser.add_argument
     add('--sizes', nargs='+', choices=SIZES, default=['tiny'], help='(default: tiny)')
-    add('--files', nargs='+', choices=list(RUNTIMES), default=list(RUNTIMES), help='(default: all)')
+    add('--files', nargs='+', choices=SUFFIXES, default=list(SUFFIXES), help='(default: all)')
     add('--images', nargs='+', type=command_line.image_size, default=[(224, 224)], metavar='HxW', help='(default: 224)')
     add('--batches', nargs='+', type=command_line.positive, default=[1], metavar='N', help='(default: 1)')
     args = parser.parse_args(argv)

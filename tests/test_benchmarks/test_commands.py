@@ -358,7 +358,8 @@ def test_deployment(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, 'create_model', lambda name, **options: create(name, **{**options, **sizes}))
     path = deployment.main(['--images', '64', '--files', '.onnx', *SHORT, '--out', str(tmp_path)])
     (comparison,), table = Report.load(path).comparisons, path.with_suffix('.md').read_text()
-    names = ['torch, eager', 'torch, eager, folded', 'onnxruntime']
+    library = ['onnxruntime with mmsparx'] if native.without_ort() is None else []
+    names = ['torch, eager', 'torch, eager, folded', 'onnxruntime', *library]
     assert list(comparison.measured) == [
         *(f'SparX-Mamba-T, {name}' for name in names), 'Swin-T, torch, eager', 'Swin-T, onnxruntime',
     ]  # fmt: skip
