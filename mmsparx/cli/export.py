@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 
-from mmsparx.cli.arguments import FILES, add_config_argument, completed
+from mmsparx.cli.arguments import FILES, FOLDERS, add_config_argument, completed
 from mmsparx.cli.running import Command
 
 FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'pt2': '.pt2'}
@@ -21,6 +21,7 @@ value no file is left. Needs pip install 'mmsparx[export]'.
 
     mmsparx export CONFIG CHECKPOINT --to onnx
     mmsparx export CONFIG CHECKPOINT --to openvino --static 224x224 --out network.xml
+    mmsparx export CONFIG CHECKPOINT --to onnx --int8 data/train
 """
 
 
@@ -46,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='ONNX with standard operators alone, for runtimes that know no functions, such as TensorRT',
     )
     parser.add_argument('--fp16', action='store_true', help='ONNX with weights in 16 bits; all is computed in 32')
+    int8 = parser.add_argument(
+        '--int8',
+        metavar='FOLDER',
+        help='write another file of ONNX, NAME.int8.onnx, with convolutions and products in 8 bits, calibrated on up '
+        'to 64 images of this folder; measure its accuracy before you use it',
+    )
+    completed(int8, FOLDERS)
     parser.add_argument('--backbone', action='store_true', help='export the backbone alone: a map for each stage')
     out = parser.add_argument('--out', metavar='FILE', help="file to write (default: the config's name, here)")
     completed(out, FILES)
@@ -60,8 +68,14 @@ def run(args: argparse.Namespace) -> None:
     file = args.out or f'{model.label}{FORMATS[args.to]}'
     if not file.endswith(FORMATS[args.to]):
         raise ValueError(f'--out: expected a file that ends in {FORMATS[args.to]} for --to {args.to}, got {file}')
+    if args.int8 is not None and args.to != 'onnx':
+        raise ValueError(f'--int8: expected --to onnx, got --to {args.to}')
     done = export_named(model, file, static=args.static, inline=args.inline, fp16=args.fp16, backbone=args.backbone)
     sys.stdout.write(f'{done}\n')
+    if args.int8 is not None:
+        from mmsparx.engine.calibration import write_int8
+
+        sys.stdout.write(f'wrote {write_int8(done.file, args.int8)}\n')
 
 
 COMMAND = Command(

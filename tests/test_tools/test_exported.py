@@ -10,6 +10,7 @@ import torch
 pytest.importorskip('mmcv', reason='images are prepared by it')
 pytest.importorskip('onnxscript', reason='networks are exported by it')
 pytest.importorskip('onnxruntime', reason='it runs the files')
+import onnx
 from helpers import randomise
 from helpers.tools import ROOT, run_command
 from mmengine.config import Config
@@ -34,6 +35,27 @@ def image(tmp_path):
     (tmp_path / 'images').mkdir()
     cv2.imwrite(str(tmp_path / 'images/a.png'), cv2.resize(low, (80, 48), interpolation=cv2.INTER_NEAREST))
     return tmp_path / 'images'
+
+
+def test_a_classifier_in_8_bits(tmp_path, image, capsys):
+    pytest.importorskip('mmpretrain', reason='the classifier is one of it')
+    text = f'model = dict({BACKBONE.format("(1,)")}, head=dict(in_channels=16))\n'
+    network = write(tmp_path, 'classification/sparx_mamba_mini_digits.py', text, [f'n{i}' for i in range(10)])
+    file = tmp_path / 'network.onnx'
+    options = ['--to', 'onnx', '--static', '32x32', '--out', str(file)]
+    assert main(['export', *network, *options, '--int8', str(image)]) == 0
+    small = file.with_suffix('.int8.onnx')
+    assert f'wrote {small}' in capsys.readouterr().out
+    assert {node.op_type for node in onnx.load(small).graph.node} >= {'QuantizeLinear', 'DequantizeLinear', 'SS2DScan'}
+    scores = []
+    for name in (file, small):
+        assert run_command('infer', image, '--model', name, '--out-dir', tmp_path / name.stem) == 0
+        scores.append(json.loads((tmp_path / name.stem / 'predictions/a.json').read_text())['pred_scores'])
+    assert 1e-6 < np.abs(np.subtract(*scores)).max() < 0.1
+    assert main(['export', *network, *options, '--int8', 'nowhere']) == 1
+    assert '--int8: no folder nowhere' in capsys.readouterr().err
+    assert main(['export', *network, '--to', 'pt2', '--int8', str(image)]) == 1
+    assert '--int8: expected --to onnx, got --to pt2' in capsys.readouterr().err
 
 
 @torch.no_grad()
