@@ -132,9 +132,12 @@ def _save(count: int, ctx, inputs, output) -> None:
     ctx.options = inputs[count:]
     ctx.save_for_backward(*inputs[:count], *kept)
     ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)  # else what is kept would get zeros as its gradient
 
 
-def _differentiate(backward: Callable, count: int, ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Callable, count: int, ctx, grad: Tensor | None, *_) -> tuple[Tensor | None, ...]:
+    if grad is None:  # the output is used, but no gradient comes back
+        return (None,) * (count + len(ctx.options))
     saved = ctx.saved_tensors  # read once: gradient checkpointing allows no more
     gradients = backward(grad, *saved, *ctx.options)
     present = (None if x is None else gradient for x, gradient in zip(saved[:count], gradients, strict=True))

@@ -10,6 +10,7 @@ from helpers import naive_scan, relative_error
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp
 
+from mmsparx.analysis import traffic
 from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, selective_scan
 
 PLAIN = ('u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
@@ -251,6 +252,28 @@ class TestCompiled:
                 torch.compile(tangent, backend='eager')(tensors[0])
         finally:
             torch._C._exit_dual_level(level=0)  # the graph, which torch has left in its midst, does not
+
+
+class TestGradientsThatAreNotThere:
+    def test_what_is_kept_gets_no_zeros(self, scans):
+        scan, _, tensors = scans
+        out = scan(*leaves(tensors)).sum()
+        assert 'aten.zeros' not in traffic(out.backward).calls
+
+    def test_of_an_output_without_a_gradient(self, scans):
+        class Constant(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, grad):
+                return None
+
+        scan, _, tensors = scans
+        inputs = leaves(tensors)
+        Constant.apply(scan(*inputs)).sum().backward()
+        assert all(x.grad is None for x in inputs)
 
 
 class TestVmap:
