@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -64,13 +65,13 @@ def recomputing(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         _local.recipes = None
 
 
-def recomputable(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recomputable(function: Callable, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
     """function(*inputs), which within `recomputing` is not kept for the backward, but computed again.
 
     Args:
-        function: Function of tensors, cheap to compute: a module of a class that is `pure` or torch's batch norm, or
-            a function without randomness and side effects. The output of other modules, and of modules with hooks, is
-            kept as usual.
+        function: Function of tensors, cheap to compute, to a tensor or a tuple of them: a module of a class that is
+            `pure` or torch's batch norm, or a function without randomness and side effects. The output of other
+            modules, and of modules with hooks, is kept as usual.
         *inputs: Tensors that it takes. They are kept, unless they came from `recomputable` themselves.
 
     Returns:
@@ -80,9 +81,17 @@ def recomputable(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         return function(*inputs)
     recipes = _active()
     out = function(*inputs)
-    if recipes is not None and out.requires_grad and (again := _again(function)) is not None:
-        recipes.note(out, again, inputs)
+    if recipes is not None and (again := _again(function)) is not None:
+        if isinstance(out, tuple):
+            for i, part in enumerate(out):
+                recipes.note(part, partial(_part, again, i), inputs)
+        else:
+            recipes.note(out, again, inputs)
     return out
+
+
+def _part(function: Callable[..., tuple[Tensor, ...]], i: int, *inputs: Tensor) -> Tensor:
+    return function(*inputs)[i]
 
 
 class RecomputableSequential(nn.Sequential):
@@ -154,6 +163,8 @@ class _Recipes:
         self._found: dict[int, tuple[weakref.ref, int, _Recipe]] = {}
 
     def note(self, out: Tensor, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+        if not out.requires_grad:
+            return
         kept = tuple(self._recipe(x) or x.detach() for x in inputs)
         recipe = _Recipe(function, kept, _autocast_of(out.device.type))
         self._found[id(out)] = weakref.ref(out), out._version, recipe

@@ -202,15 +202,27 @@ class TestPrecision:
         assert relative_error(out, expected) < 2e-2
 
     @pytest.mark.parametrize('autocast', [True, False])
-    def test_attention_is_computed_in_float32(self, autocast):
+    def test_attention_is_in_float32_up_to_the_softmax(self, autocast):
         layer, features = build(8, 2, 2), [x.float() for x in inputs(8, 2, (7, 9))]
         if not autocast:
             layer, features = layer.bfloat16(), [x.bfloat16() for x in features]
         with Watch() as watch, torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
             layer.float()(*features) if autocast else layer(*features)
-        assert watch.types['aten.bmm.default'] == [torch.float32] * 6  # two products of two
+        assert watch.types['aten.bmm.default'] == [torch.float32] * 3 + [torch.bfloat16] * 3  # two products of two
         assert watch.types['aten._softmax.default'] == [torch.float32] * 2
         assert set(watch.types['aten.convolution.default']) == {torch.bfloat16}
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_attention_in_16_bits(self, dtype):
+        data = [torch.randn(shape).to(dtype) for shape in [(2, 24, 5, 5)] * 2 + [(2, 24, 9, 7)] * 2]
+        results = []
+        for exact in (dtype, torch.float64):
+            *inputs, grad = (x.to(exact) for x in data)
+            inputs = [x.requires_grad_() for x in inputs]
+            out = channel_attention(*inputs, 4, None)
+            results.append([out, *torch.autograd.grad(out, inputs, grad)])
+        # Two roundings: of the weights, or of their gradient, and of the result.
+        assert all(relative_error(a, b) < torch.finfo(dtype).eps for a, b in zip(*results, strict=True))
 
     def test_attention_of_large_values_does_not_overflow_16_bits(self):
         # 300^2 * 64 positions exceed float16's 65504, and the scale comes after the product.

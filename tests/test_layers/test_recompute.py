@@ -12,6 +12,7 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from mmsparx.analysis import traffic
 from mmsparx.analysis.saved import kept_bytes
 from mmsparx.layers import recompute
 from mmsparx.layers.basic import DepthwiseConv2d
@@ -132,6 +133,25 @@ def test_outputs_that_were_modified_are_kept():
 
     (gradient,) = torch.autograd.grad(recomputing(forward, x), x)
     torch.testing.assert_close(gradient, 18 * x.detach())
+
+
+@needs_hooks
+def test_a_tuple():
+    """Each part is computed again; a part's gradient is no map of zeros around it."""
+    x = torch.randn(2, 8, 32, 32, requires_grad=True)
+
+    def forward(x):
+        first, second = recomputable(partial(torch.chunk, chunks=2, dim=1), recomputable(F.gelu, x))
+        return (first * second.sin()).sum()
+
+    (expected,) = torch.autograd.grad(forward(x), x)
+    kept = kept_in_forward(partial(recomputing, forward), x)
+    assert kept < kept_in_forward(forward, x) - x.nbytes / 2
+    out = recomputing(forward, x)
+    found = traffic(lambda: out.backward())
+    assert torch.equal(x.grad, expected)
+    assert found.calls['aten.cat'] == 1
+    assert found.calls['aten.slice_backward'] == found.calls['aten.add'] == 0
 
 
 class TestWhoElseDecides:

@@ -102,9 +102,10 @@ class TestTypes:
         backward = watch.types['mmsparx.cross_selective_scan_bwd.default']
         assert backward == [data, *inputs, exact, *inputs] * 7  # grad, states, and the gradients
 
-    def test_of_the_channel_attention(self, watch):
+    def test_of_the_channel_attention(self, watch, dtype):
         # Per ganglion layer two products of two, a softmax, and twice the products backwards.
-        assert watch.types['aten.bmm.default'] == [torch.float32] * 4 * (6 + 12)
+        scores, values = [torch.float32] * 3, [dtype] * 3
+        assert watch.types['aten.bmm.default'] == (scores + values) * 4 + (values * 2 + scores * 2) * 4
         assert watch.types['aten._softmax.default'] == [torch.float32] * 4 * 2
         assert watch.types['aten._softmax_backward_data.default'] == [torch.float32] * 4 * 3
 

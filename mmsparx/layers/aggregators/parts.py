@@ -32,14 +32,14 @@ def source_projection(dim: int, out_dim: int, norm_cfg: Mapping) -> Recomputable
 
 
 def stack(*maps: Tensor) -> Tensor:
-    """Maps (B, C, H, W) -> (B, g C, H, W), one after the other."""
-    return torch.cat(maps, 1)
+    """Maps (B, C, H, W) -> (B, g C, H, W), one after the other; a single one as it is."""
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
 
 
 def split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
     """(B, g C, H, W) -> g maps (B, C, H, W), each recomputable from x."""
-    size = x.shape[1] // parts
-    return tuple(recomputable(partial(torch.narrow, dim=1, start=i * size, length=size), x) for i in range(parts))
+    # One operator, whose backward is one copy; the gradient of a slice is a map of zeros around it.
+    return recomputable(partial(torch.chunk, chunks=parts, dim=1), x)
 
 
 def spatial_reducer(dim: int, stride: int, norm_cfg: Mapping) -> nn.Module:
@@ -67,7 +67,7 @@ def projection(dim: int, norm_cfg: Mapping) -> list[nn.Module]:
 
 
 def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, scale: Tensor | float | None) -> Tensor:
-    """softmax(q k^T scale) v over channels, in each group of them; products and softmax in float32.
+    """softmax(q k^T scale) v over channels, in each group of them; all up to the softmax is in float32.
 
     Args:
         query: (B, C, h, w).
@@ -80,7 +80,8 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, sc
         (B, C, H, W) in value's type.
     """
     exact = state_dtype(query)
-    q, k, v = (x.flatten(2).unflatten(1, (groups, -1)).to(exact) for x in (query, key, value))
+    q, k, v = (x.flatten(2).unflatten(1, (groups, -1)) for x in (query, key, value))
+    q, k = q.to(exact), k.to(exact)
     if scale is None:
         scale = q.shape[-1] ** -0.5
     # Outside of the block, since torch.export cannot save one that takes a float of open sizes. Of the query, since
@@ -88,8 +89,9 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, groups: int, sc
     # recomputes, torch 2.11's result is garbage then.
     q = q * scale
     with full_precision(query.device):
-        out = torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v  # (B, G, C/G, C/G), then (B, G, C/G, N)
-    return out.flatten(1, 2).unflatten(-1, value.shape[2:]).to(value.dtype)
+        weights = torch.softmax(q @ k.transpose(-1, -2), dim=-1)  # (B, G, C/G, C/G)
+        out = weights.to(v.dtype) @ v  # (B, G, C/G, N): an average, which 16 bits can hold
+    return out.flatten(1, 2).unflatten(-1, value.shape[2:])
 
 
 def interleave(*maps: Tensor) -> Tensor:
