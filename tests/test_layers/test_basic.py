@@ -1,12 +1,15 @@
 """The small parts and the norms."""
 
+import copy
 import math
 
 import pytest
 import torch
-from helpers import relative_error
+import torch.nn.functional as F
+from helpers import randomise, relative_error
 from torch import nn
 
+from mmsparx.analysis import traffic
 from mmsparx.analysis.saved import kept_bytes
 from mmsparx.layers.basic import (
     DOWNSAMPLES,
@@ -203,6 +206,45 @@ class TestChannelScale:
             scale.weight.copy_(torch.tensor([2.0, 3.0]).view(2, 1, 1, 1))
             scale.bias.copy_(torch.tensor([10.0, 20.0]))
         assert scale(torch.ones(1, 2, 1, 1)).flatten().tolist() == [12, 23]
+
+    @pytest.mark.parametrize('shape', [(2, 3, 4, 5), (1, 3, 1, 1), (0, 3, 4, 5)])
+    def test_is_the_depthwise_convolution(self, shape):
+        scale, x = randomise(ChannelScale(3)).double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        grad, leaves = torch.randn(shape, dtype=torch.float64), (x, *scale.parameters())
+        outs = scale(x), F.conv2d(x, scale.weight, scale.bias, groups=3)
+        results = ([out, *torch.autograd.grad(out, leaves, grad)] for out in outs)
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+    def test_derivatives(self):
+        scale = randomise(ChannelScale(2)).double()
+        x = torch.randn(2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+        inputs = (x, scale.weight, scale.bias)
+
+        def run(x, weight, bias):
+            return torch.func.functional_call(scale, {'weight': weight, 'bias': bias}, x)
+
+        assert torch.autograd.gradcheck(run, inputs, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(run, inputs)
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize('parameters', ['float32', '16 bits'])
+    def test_16_bits(self, dtype, parameters):
+        """With float32 parameters nothing is converted, and their gradients are sums in float32."""
+        scale, x = randomise(ChannelScale(4)), torch.randn(8, 4, 16, 16).to(dtype).requires_grad_()
+        if parameters == '16 bits':
+            scale = scale.to(dtype)
+        leaves, grad = (x, *scale.parameters()), torch.randn(x.shape).to(dtype)
+        found = traffic(lambda: scale(x).backward(grad))
+        assert found.calls == {'aten.zeros_like': 1, 'aten.native_batch_norm': 1, 'aten.native_batch_norm_backward': 1}
+        exact = copy.deepcopy(scale).double()
+        wide = x.detach().double().requires_grad_()
+        exact.zero_grad()
+        exact(wide).backward(grad.double())
+        limit = torch.finfo(dtype).eps
+        for leaf, other in zip(leaves, (wide, *exact.parameters()), strict=True):
+            assert leaf.grad.dtype == leaf.dtype
+            assert relative_error(leaf.grad, other.grad) < (1e-6 if leaf.dtype == torch.float32 else limit)
 
 
 class TestDropPath:
