@@ -25,18 +25,15 @@ def cross_scan(x: Tensor) -> Tensor:
         x = x.unsqueeze(1).expand(-1, 4, -1, -1, -1)
     elif x.dim() != 5 or x.shape[1] != 4:
         raise ValueError(f'cross_scan: expected x of shape (B, C, H, W) or (B, 4, C, H, W), got {tuple(x.shape)}')
-    rows, columns = x[:, :2].unbind(1)
+    ahead, back = x.chunk(2, 1)
+    rows, columns = ahead.unbind(1)
     # Both sides of a map in reverse: so are its rows one after the other, and its columns.
-    rows_back, columns_back = x[:, 2:].flip(-2, -1).unbind(1)
-    return torch.stack(
-        (
-            rows.flatten(-2),
-            columns.transpose(-1, -2).flatten(-2),
-            rows_back.flatten(-2),
-            columns_back.transpose(-1, -2).flatten(-2),
-        ),
-        1,
-    )
+    rows_back, columns_back = back.flip(-2, -1).unbind(1)
+    maps = (rows, columns.transpose(-1, -2), rows_back, columns_back.transpose(-1, -2))
+    # Of a square map all four have one shape, so one copy does. Graphs are for any shape.
+    if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and x.shape[-2] == x.shape[-1]:
+        return torch.stack(maps, 1).flatten(-2)
+    return torch.stack([m.flatten(-2) for m in maps], 1)
 
 
 def cross_merge(y: Tensor, height: int, width: int) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmsparx.analysis import traffic
 from mmsparx.ops import cross_merge, cross_scan
 
 # 0 1 2
@@ -19,6 +20,19 @@ class TestCrossScan:
         x = torch.arange(24).view(1, 4, 1, 2, 3)
         expected = [[6 * k + i for i in order] for k, order in enumerate(ORDERS)]
         assert cross_scan(x)[0, :, 0].tolist() == expected
+
+    def test_square_maps(self):
+        x = torch.randn(2, 4, 3, 5, 5)
+        positions = torch.arange(25).view(5, 5)
+        orders = positions, positions.t(), positions.flip(0, 1), positions.t().flip(0, 1)
+        expected = torch.stack([x[:, k].flatten(2)[..., order.flatten()] for k, order in enumerate(orders)], 1)
+        assert torch.equal(cross_scan(x), expected)
+        assert traffic(lambda: cross_scan(x)).total_calls == 2
+
+    def test_a_trace_of_a_square_map_is_for_any_shape(self):
+        traced = torch.jit.trace(cross_scan, torch.randn(1, 4, 2, 3, 3))
+        x = torch.randn(1, 4, 2, 3, 5)
+        assert torch.equal(traced(x), cross_scan(x))
 
     @pytest.mark.parametrize('shape', [(2, 3, 1, 1), (2, 3, 1, 5), (2, 3, 4, 1), (0, 3, 2, 2), (2, 4, 3, 2)])
     def test_shapes(self, shape):
