@@ -18,7 +18,8 @@ _LAST = {SS2D: 'out_proj', SSM: 'out_proj', WindowAttention: 'proj', FFN: 'fc2',
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model for inference, with parameters that are folded into each other.
 
-    - Batch norms go into the convolutions before them: in every `nn.Sequential`, and in mmcv's `ConvModule`.
+    - Batch norms go into the convolutions before them: in every `nn.Sequential`, and in mmcv's `ConvModule`. GELU after
+      a depthwise convolution of this package goes into its operator.
     - The residual of a depthwise convolution, x + conv(x), becomes 1 at the centre of its windows.
     - The bias of a shortcut scale goes into the bias of its branch's last convolution, and the weight and the sum of
       the two become one operation.
@@ -107,8 +108,8 @@ class Shortcut(nn.Module):
         if self.weight is None:
             return x + branch
         if self.bias is not None:
-            branch = branch + self.bias
-        return torch.addcmul(branch, x, self.weight)
+            branch = branch + self.bias.to(branch.dtype)
+        return torch.addcmul(branch, x, self.weight.to(branch.dtype))  # else autocast would make all of it float32
 
 
 def _fold_scale(scale: nn.Module, branch: nn.Module) -> Shortcut:
@@ -124,17 +125,29 @@ def _fold_scale(scale: nn.Module, branch: nn.Module) -> Shortcut:
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:
-    names = list(sequence._modules)
-    for name, after in pairwise(names):
-        conv, norm = sequence._modules[name], sequence._modules[after]
+    for conv, name, norm in _neighbours(sequence):
         if _takes_norm(conv) and _has_statistics(norm):
             fold_batch_norm(conv, norm)
-            sequence._modules[after] = nn.Identity()
+            sequence._modules[name] = nn.Identity()
+    for conv, name, activation in _neighbours(sequence):
+        if type(conv) is DepthwiseConv2d and conv.activation == 'none' and _is_gelu(activation):
+            conv.activation = 'gelu'
+            sequence._modules[name] = nn.Identity()
+
+
+def _neighbours(sequence: nn.Sequential) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Each module, and the next one after its name, without identities."""
+    present = [(name, module) for name, module in sequence._modules.items() if type(module) is not nn.Identity]
+    return [(module, name, after) for (_, module), (name, after) in pairwise(present)]
 
 
 def _takes_norm(module: nn.Module) -> bool:
     plain = not isinstance(module, DepthwiseConv2d) or (not module.residual and module.activation == 'none')
     return type(module) in (nn.Conv2d, DepthwiseConv2d) and plain
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == 'none'
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -1,11 +1,13 @@
 """Folding for inference computes the same, but for rounding."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip('mmengine', reason='the networks need it')
-from helpers import randomise
+from helpers import randomise, relative_error
 from helpers.networks import NETWORKS, TWO_STAGES
 
 from mmsparx.export.fold import FoldedLayer, fold
@@ -30,9 +32,33 @@ def test_a_folded_network_computes_the_same(name):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * expected.abs().max().item())
     assert not any(isinstance(m, BatchNorm) for m in folded.modules())
     assert not any(m.residual for m in folded.modules() if isinstance(m, DepthwiseConv2d))
+    for sequence in (m for m in folded.modules() if isinstance(m, nn.Sequential)):
+        parts = [m for m in sequence if not isinstance(m, nn.Identity)]
+        assert not any(isinstance(a, DepthwiseConv2d) and isinstance(b, nn.GELU) for a, b in pairwise(parts))
     layers = [m for m in folded.modules() if isinstance(m, FoldedLayer)]
     assert len(layers) == 4
     assert all(layer.scale1.bias is None and layer.scale2.bias is None for layer in layers)
+
+
+def test_a_folded_network_under_autocast():
+    """Its shortcuts stay in 16 bits."""
+    folded = fold(make('SS2D').float())
+    x = torch.randn(1, 3, 36, 44)
+    with torch.no_grad():
+        expected = folded(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            outs = folded(x)
+    assert all(out.dtype == torch.bfloat16 for out in outs)
+    assert all(relative_error(a, b) < 3e-2 for a, b in zip(outs, expected, strict=True))
+
+
+@pytest.mark.parametrize('activation', [nn.GELU(), nn.GELU('tanh'), nn.SiLU()], ids=repr)
+def test_activations_after_depthwise_convolutions(activation):
+    network = nn.Sequential(DepthwiseConv2d(4, 3), activation).double()
+    folded = fold(network)
+    assert isinstance(folded[1], nn.Identity) == (repr(activation) == repr(nn.GELU()))
+    x = torch.randn(1, 4, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-12, atol=1e-12)
 
 
 def test_the_network_itself_stays_as_it_is():
