@@ -21,7 +21,8 @@ class Traffic:
     """What a pass runs.
 
     Attributes:
-        calls: Number of calls by operator, without views and allocations.
+        calls: Number of calls by operator, without views and allocations, which launch no kernel. A call may launch
+            more than one: torch's convolution on a GPU, for example, adds its bias by another.
         bytes_moved: Bytes of the tensors that these calls take and return, by operator. What an operator keeps to
             itself, as partial sums, is not known, nor what it finds in a cache.
     """
@@ -58,7 +59,19 @@ def traffic(run: Callable[[], object]) -> Traffic:
             x = torch.empty(128, 3, 224, 224)
             print(traffic(lambda: model(x)))
 
-    There torch.autocast('cuda') wants a GPU; `torch.set_autocast_enabled('cuda', True)` does not.
+    There torch.autocast('cuda') wants a GPU; `torch.set_autocast_enabled('cuda', True)` does not. A backward on 'cuda'
+    wants one, too, so a training step is counted on the CPU, where it calls the same operators:
+
+        with FakeTensorMode():
+            model = SparXMamba('tiny')
+            x = torch.empty(128, 3, 224, 224)
+
+            def step():
+                with torch.autocast('cpu', torch.bfloat16):
+                    loss = model(x)[-1].float().mean()
+                loss.backward()
+
+            print(traffic(step))
 
     Args:
         run: Function that runs the pass.

@@ -210,9 +210,8 @@ class ChannelScale(nn.Module):
     """A weight and a bias per channel, for a shortcut; starts as the identity.
 
     A depthwise 1x1 convolution, as in the published checkpoints (the paper does not mention it), but no
-    `torch.nn.Conv2d`, so that whoever sets the initial values of convolutions leaves it alone. It is computed as the
-    product that it is on CPUs and GPUs: on a CPU torch convolves channel by channel, up to 130 times slower, and on a
-    GPU the weight's gradient has one block to a channel.
+    `torch.nn.Conv2d`, so that whoever sets the initial values of convolutions leaves it alone. On CPUs and GPUs it is a
+    batch norm of fixed statistics, since on a CPU torch convolves channel by channel, up to 130 times slower.
 
     Args:
         dim: Number of channels.
@@ -231,8 +230,8 @@ class ChannelScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type not in ('cpu', 'cuda'):  # such as meta, where the papers' rule counts the convolution
             return F.conv2d(x, self.weight, self.bias, groups=self.weight.shape[0])
-        # A batch norm of mean 0 and variance 0 + 1. It is the one operator that takes float32 beside 16 bits, and whose
-        # gradients do not pass over memory for each product and sum.
+        # (x - 0) / sqrt(0 + 1) * weight + bias. Products and sums would convert the parameters to 16 bits, and their
+        # gradients would take eight operators, three of which write a map.
         zeros = torch.zeros_like(self.bias)
         return F.batch_norm(x, zeros, zeros, self.weight.flatten(), self.bias, eps=1.0)
 
