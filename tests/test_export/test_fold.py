@@ -40,14 +40,18 @@ def test_a_folded_network_computes_the_same(name):
     assert all(layer.scale1.bias is None and layer.scale2.bias is None for layer in layers)
 
 
-def test_a_folded_network_under_autocast():
-    """Its shortcuts stay in 16 bits."""
+@pytest.mark.parametrize('converted', [False, True], ids=['autocast', 'converted'])
+def test_a_folded_network_in_16_bits(converted):
+    """Its shortcuts, too."""
     folded = fold(make('SS2D').float())
     x = torch.randn(1, 3, 36, 44)
     with torch.no_grad():
         expected = folded(x)
-        with torch.autocast('cpu', torch.bfloat16):
-            outs = folded(x)
+        if converted:
+            outs = folded.to(torch.bfloat16)(x.bfloat16())
+        else:
+            with torch.autocast('cpu', torch.bfloat16):
+                outs = folded(x)
     assert all(out.dtype == torch.bfloat16 for out in outs)
     assert all(relative_error(a, b) < 3e-2 for a, b in zip(outs, expected, strict=True))
 
