@@ -89,12 +89,21 @@ class _Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = '.'.join(str(func).split('.')[:2])
-        written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        written = _tensors(out) or _changed(func, args)
         if written and not func.is_view and name not in _MOVE_NOTHING:
-            read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             self.found.calls[name] += 1
-            self.found.bytes_moved[name] += sum(map(_bytes, (*read, *written)))
+            self.found.bytes_moved[name] += sum(map(_bytes, (*_tensors((args, kwargs)), *written)))
         return out
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _changed(func: torch._ops.OpOverload, args: tuple) -> list[Tensor]:
+    """What an operator without outputs changes in place, as an optimizer's do with lists of tensors."""
+    given = zip(func._schema.arguments, args, strict=False)  # defaults are left out
+    return _tensors([x for argument, x in given if argument.alias_info is not None and argument.alias_info.is_write])
 
 
 def _bytes(x: Tensor) -> int:

@@ -112,6 +112,12 @@ class TestCounter:
         x = torch.ones(6, 4)
         assert traffic(lambda: x.mul_(2)).bytes_moved == {'aten.mul_': 192}
 
+    def test_an_optimizer_counts_too(self):
+        x = torch.ones(6, 4, requires_grad=True)
+        x.grad = torch.ones(6, 4)
+        optimizer = torch.optim.SGD([x], lr=0.1, foreach=True)
+        assert traffic(optimizer.step).bytes_moved == {'aten._foreach_add_': 3 * 96}
+
     def test_a_backward_counts_too(self):
         x = torch.ones(3, requires_grad=True)
         assert traffic(lambda: x.exp().sum().backward()).calls['aten.mul'] == 1
