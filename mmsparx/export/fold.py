@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from mmsparx.layers.mixers import SS2D, SSM, WindowAttention
 from mmsparx.layers.norm import BatchNorm
 from mmsparx.models.stage import SparXLayer
 
-# Where the last linear map of a branch is.
+Model = TypeVar('Model', bound=nn.Module)
+# The last linear map of each branch.
 _LAST = {SS2D: 'out_proj', SSM: 'out_proj', WindowAttention: 'proj', FFN: 'fc2', ConvFFN: 'fc2'}
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: Model) -> Model:
     """A copy of a model for inference, with parameters that are folded into each other.
 
     - Batch norms go into the convolutions before them: in every `nn.Sequential`, and in mmcv's `ConvModule`. GELU after
