@@ -3,8 +3,8 @@
 Compiles them without torch and runs nothing, so it needs nvcc and no GPU. Instructions are counted in the machine
 code of the loop over whole tiles, for one state and reads of full width: what a warp issues for a tile, over the
 positions of the tile that a lane holds. Where a lane has a row of its own (lane ...), a tile is a stretch of its row,
-with what brings it to shared memory and back; of small maps, it is 8 positions, and what reads and sums the maps, some
-8 instructions per element, is not counted.
+in a backward a chunk, with what brings it to shared memory and back; of small maps, it is 8 positions, and what reads
+and sums the maps, some 8 instructions per element, is not counted.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,16 +28,21 @@ WARPS_OF_A_BLOCK = {
     'forward': 4,
     'lane_forward': 2,
     'backward': 1,
+    'lane_backward': 1,
     'map_forward': 4,
     'small_map_forward': 2,
     'lane_map_forward': 2,
     'lane_small_map_forward': 4,
     'map_backward': 1,
+    'lane_map_backward': 1,
 }
 POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
 SCANS_BY_STRETCHES = ('lane_forward', 'lane_map_forward')
 STRETCHES = {'float': 32}  # positions, 64 of other types: 128 bytes
+SCANS_BY_CHUNKS = ('lane_backward', 'lane_map_backward')
+CHUNK = 64  # positions
+Code = Sequence[tuple[int, str]]  # addresses and instructions
 # The name as the compiler mangles it; kernels with a lane per row are for one state.
 NAME = r'\d((?:lane_)?(?:small_)?(?:map_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
 
@@ -122,7 +127,8 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
 def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
     """Count the instructions per element, by scan and states, of the kernels for one state.
 
-    A map's tiles are read and written by one of two ways, there and back, of which both are counted.
+    What only one of two ways takes is counted for both: the ways there and back of a map's tiles, and those of a chunk
+    of 32 rows and of fewer.
 
     Args:
         disassembly: Text that cuobjdump prints of a cubin.
@@ -145,25 +151,59 @@ def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, i
         # A position takes two powers, of softplus and of the decay. Of the loops with so many, that over whole tiles of
         # many items is the shortest: the others mask items, or contain it.
         powers = 2 * POSITIONS_OF_A_LANE
-        tiles = [x for x in loops if sum('MUFU.EX2' in text for address, text in code if address in x) >= powers]
+        tiles = [x for x in loops if _count(code, x, 'MUFU.EX2') >= powers]
         if not tiles:  # double has no such instruction
             continue
         tile = min(tiles, key=len)
         count = _length(code, tile) / POSITIONS_OF_A_LANE
         if name[1] in SCANS_BY_STRETCHES:
-            whole = min((x for x in tiles if tile[0] in x and len(x) > len(tile)), key=len)
-            parts = [x for x in loops if x[0] in whole and x != whole]
-            # In other kernels a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
-            moves = sum(_length(code, x) for x in parts if not any('MUFU' in t for a, t in code if a in x))
-            rest = _length(code, whole) - sum(_length(code, x) for x in parts)
-            count += (2 * moves + rest) / stretch
+            count += _around_tile(code, loops, tile, _moves) / stretch
+        elif name[1] in SCANS_BY_CHUNKS:
+            count += _around_tile(code, loops, tile, _back) / CHUNK
         counts[name[1], 1] = count
     return counts
 
 
-def _length(code: Sequence[tuple[int, str]], loop: range) -> int:
+def _around_tile(code: Code, loops: Sequence[range], tile: range, of_loops: Callable) -> float:
+    """Number of instructions for a stretch or chunk besides its tiles.
+
+    Args:
+        code: Addresses and instructions of the kernel.
+        loops: Loops of the kernel.
+        tile: The one over tiles.
+        of_loops: What a warp issues in the loops within that over stretches: (code, outermost, others) -> number.
+    """
+    whole = min((x for x in loops if tile[0] in x and len(x) > len(tile)), key=len)
+    within = [x for x in loops if x[0] in whole and x != whole]
+    inner = [x for x in within if any(x[0] in y and len(y) > len(x) for y in within)]
+    outer = [x for x in within if x not in inner]
+    return _length(code, whole) - sum(_length(code, x) for x in outer) + of_loops(code, outer, inner)
+
+
+def _moves(code: Code, outer: Sequence[range], inner: Sequence[range]) -> int:
+    """A warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
+
+    Loops with one access to memory move what is left of fewer than 32 rows.
+    """
+    loops = [x for x in outer if not _count(code, x, 'MUFU') and _count(code, x, r'\b(LDG|STG)\b') > 1]
+    return 2 * sum(_length(code, x) for x in loops)
+
+
+def _back(code: Code, outer: Sequence[range], inner: Sequence[range]) -> float:
+    """The way back is a loop of 8 positions within one that adds up those of 16. The tile is the way forth."""
+    back = next(x for x in inner if _count(code, x, 'MUFU'))
+    sums = next(x for x in outer if back[0] in x)
+    return (_length(code, back) / 8 + (_length(code, sums) - _length(code, back)) / 16) * CHUNK
+
+
+def _count(code: Code, loop: range, pattern: str) -> int:
+    """Number of its instructions in which a pattern is found."""
+    return sum(address in loop and re.search(pattern, text) is not None for address, text in code)
+
+
+def _length(code: Code, loop: range) -> int:
     """Number of its instructions."""
-    return sum(address in loop for address, _ in code)
+    return _count(code, loop, '')
 
 
 def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:

@@ -59,9 +59,9 @@ def emulated(lanes: bool = False) -> Backend:
     return Backend(
         'emulated-lanes' if lanes else 'emulated',
         on_chip(operators.forward),
-        operators.backward,
+        on_chip(operators.backward),
         cross_forward=partial(cross.forward_with_delta, on_chip(operators.map_forward)),
-        cross_backward=partial(cross.backward_with_delta, operators.map_backward),
+        cross_backward=partial(cross.backward_with_delta, on_chip(operators.map_backward)),
     )
 
 

@@ -63,16 +63,39 @@ def test_instructions_of_the_loop_over_whole_tiles():
     assert count_instructions(disassembly(of_tile=5)) == {('forward', 1): (16 + 5 + 1) / 8}
 
 
+def assembled(kernel: str, *parts: str | list) -> str:
+    """A kernel's disassembly; a list is a loop of its parts."""
+    code = []
+
+    def append(parts):
+        for part in parts:
+            if isinstance(part, str):
+                code.append(part)
+            else:
+                start = len(code)
+                append(part)
+                code.append(f'@!P0 BRA {16 * start:#x}')
+
+    append(parts)
+    lines = [f'        /*{16 * i:04x}*/                   {text} ;' for i, text in enumerate([*code, 'EXIT'])]
+    return '\n'.join([f'\t\tFunction : _ZN7mmsparx{kernel}INS0_4HalfEEEvA', *lines])
+
+
 def test_instructions_of_a_stretch():
-    loops = [['LDG R2, [R4]', 'STS [R5], R2'], ['MUFU.EX2 R2, R2'] * 16, ['MUFU.EX2 R2, R2'] * 2]
-    code = ['MOV R2, R3', 'MOV R3, R4']
-    for loop in loops:
-        code += [*loop, f'@!P0 BRA {16 * len(code):#x}']
-    code += ['STG [R4], R2', '@!P0 BRA 0x10', 'EXIT']
-    lines = [f'        /*{16 * i:04x}*/                   {text} ;' for i, text in enumerate(code)]
-    text = '\n'.join(['\t\tFunction : _ZN7mmsparx19lane_forward_kernelINS0_4HalfEEEvA', *lines])
-    # The tile; what moves the stretch there and back, in two turns, and the rest. Not what follows the last tile.
-    assert count_instructions(text) == {('lane_forward', 1): 17 / 8 + (2 * 3 + 3) / 64}
+    several, one = ['LDG R2, [R4]', 'LDG R3, [R4]', 'STS [R5], R2'], ['LDG R2, [R4]', 'STS [R5], R2']
+    stretch = [several, one, ['MUFU.EX2 R2, R2'] * 16, ['MUFU.EX2 R2, R2'] * 2, 'STG [R4], R2']
+    text = assembled('19lane_forward_kernel', 'MOV R2, R3', stretch)
+    # The tile; what moves the stretch there and back, in two turns, and the rest. Not what follows the last tile, nor
+    # what moves single rows.
+    assert count_instructions(text) == {('lane_forward', 1): 17 / 8 + (2 * 4 + 2) / 64}
+
+
+@pytest.mark.parametrize('powers', [8, 16])  # on the way back, where float has the derivatives at hand
+def test_instructions_of_a_chunk(powers):
+    forth, last = ['MUFU.EX2 R2, R2'] * 16, [*['MUFU.EX2 R2, R2'] * 16, ['STS [R5], R2'], 'MOV R2, R3']
+    sums = ['MOV R2, R3', [*['MUFU.EX2 R2, R2'] * powers, *['FADD R2, R2, R2'] * 20], 'STG [R4], R2']
+    text = assembled('20lane_backward_kernel', 'MOV R2, R3', ['LDG R2, [R4]', forth, last, sums, 'STG [R4], R2'])
+    assert count_instructions(text) == {('lane_backward', 1): 17 / 8 + (powers + 21) / 8 + 3 / 16 + 3 / 64}
 
 
 def test_the_table():
@@ -105,7 +128,7 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 def test_the_committed_table(kind, arch, tmp_path):
     """Every kernel compiles for it; those for one state have all they need in registers."""
     found = list(read_report(cuda_kernels.compile_kernels(kind, arch, tmp_path / 'kernels.cubin'), kind, arch))
-    assert len(found) == 2 * 3 + 3 * 2 + 3  # plain, of maps: scans, states; with a lane per row
+    assert len(found) == 2 * 3 + 3 * 2 + 5  # plain, of maps: scans, states; with a lane per row
     for kernel in found:
         if kernel.states == 1:
             assert kernel.spilled == 0

@@ -135,14 +135,16 @@ def test_16_bit_large_maps(dtype, kernels):
 
 @pytest.mark.emulated
 def test_many_rows_go_by_lanes(use):
+    def run(backend, size):
+        tensors = inputs(*size, dtype=torch.float32, requires_grad=True)
+        out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
+        return [out, *torch.autograd.grad(out.square().sum(), [tensors[name] for name in 'xABC'])]
+
     for size in ((7, 7), (64, 80)):  # in shared memory, and in memory
-        tensors = inputs(*size, dtype=torch.float32)
-        warps, lanes = (
-            cross_selective_scan(**tensors, delta_softplus=True, backend=use(name))
-            for name in ('emulated', 'emulated-lanes')
-        )
-        assert not torch.equal(warps, lanes)  # the same but for rounding
-        assert relative_error(lanes, warps) < TOLERANCE[torch.float32]
+        warps, lanes = (run(use(name), size) for name in ('emulated', 'emulated-lanes'))
+        for ours, theirs in zip(lanes, warps, strict=True):
+            assert not torch.equal(ours, theirs)  # the same but for rounding
+            assert relative_error(ours, theirs) < 2 * TOLERANCE[torch.float32]
 
 
 def test_gradcheck(backend):

@@ -105,6 +105,12 @@ class TestTruth:
     def test_states_and_groups(self, states, groups, dtype, backend, device):
         assert_agrees(inputs(70, states, groups, dtype=dtype), backend, device)
 
+    # With a lane per row, warps of 32 rows of a group, and of those that are left.
+    @pytest.mark.parametrize('length', [49, 130])
+    @pytest.mark.parametrize('dim', [32, 80])
+    def test_rows(self, dim, length, dtype, backend, device):
+        assert_agrees(inputs(length, batch=1, dim=dim, dtype=dtype), backend, device)
+
     @pytest.mark.parametrize('states', [1, 16])
     def test_long(self, states, dtype, backend, device):
         assert_agrees(inputs(2000, states, groups=1, batch=1, dtype=dtype), backend, device)
@@ -197,10 +203,15 @@ class TestMemoryLayout:
 
     @pytest.mark.emulated
     def test_many_rows_go_by_lanes(self, use):
-        arguments = inputs(70, dtype=torch.float32)
-        warps, lanes = (scan_or_skip(use(name), **arguments) for name in ('emulated', 'emulated-lanes'))
-        assert not torch.equal(warps, lanes)  # the same but for rounding
-        assert relative_error(lanes, warps) < 1e-6
+        def run(backend):
+            arguments = leaves(inputs(70, dtype=torch.float32))
+            out = scan_or_skip(backend, **arguments)
+            return [out, *torch.autograd.grad(out.square().sum(), [arguments[name] for name in 'uABC'])]
+
+        warps, lanes = (run(use(name)) for name in ('emulated', 'emulated-lanes'))
+        for ours, theirs in zip(lanes, warps, strict=True):
+            assert not torch.equal(ours, theirs)  # the same but for rounding
+            assert relative_error(ours, theirs) < 1e-6
 
     def test_repeats_bitwise(self, backend, device):
         arguments = leaves(inputs(300, states=2, groups=4, dtype=torch.float32), device=device)
@@ -304,6 +315,17 @@ class TestExtremes:
         else:
             assert torch.equal(out.isnan(), truth.isnan())
             assert torch.equal(out.double()[truth.isinf()], truth[truth.isinf()])
+
+    @pytest.mark.parametrize('value', [torch.nan, torch.inf])
+    @pytest.mark.parametrize('name', ['u', 'B', 'C', 'D'])
+    def test_nan_and_infinity_in_gradients_are_those_of_the_truth(self, name, value, backend):
+        arguments = inputs(130, groups=2, dim=80, with_=('D', 'delta_bias', 'delta_softplus'), dtype=torch.float32)
+        arguments[name].view(-1)[66] = value
+        ours, truth = leaves(arguments), leaves(arguments, torch.float64)
+        scan_or_skip(backend, **ours).sum().backward()
+        naive_scan(**truth)[0].sum().backward()
+        for name, x in tensors_of(ours).items():
+            assert torch.equal(x.grad.isfinite(), truth[name].grad.isfinite()), name
 
     def test_nan_in_the_gradient_does_not_leak(self, backend):
         arguments = leaves(inputs(130, groups=2, dtype=torch.float32))

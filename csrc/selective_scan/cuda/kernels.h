@@ -13,7 +13,7 @@ struct GpuMap {
   // Working memory, (batch, channels, width * height) but for the last; uninitialised.
   void* columns;       // not used by a forward without lines
   void* grad_columns;  // of a backward
-  void* lines;         // (batch, map_forward_lines, channels, length), of a backward (batch, 2, channels, length)
+  void* lines;         // (batch, map_forward_lines or map_backward_lines, channels, length)
 };
 
 // For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
@@ -24,6 +24,7 @@ struct GpuKernels {
   void (*backward)(const Backward&, void* stream);  // all but the sums over samples
   int64_t (*map_forward_lines)(const Inputs&);      // of a map's working memory, none if shared memory does
   void (*map_forward)(const Forward&, const GpuMap&, void* stream);
+  int64_t (*map_backward_lines)(const Inputs&);
   void (*map_backward)(const Backward&, const GpuMap&, void* stream);  // as `backward`
 };
 

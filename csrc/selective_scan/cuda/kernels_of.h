@@ -10,8 +10,8 @@ namespace {
 
 template <typename In>
 GpuKernels kernels_of() {
-  return {backward_blocks<In>,   backward_positions<In>, run_forward<In>,     run_backward<In>,
-          map_forward_lines<In>, run_map_forward<In>,    run_map_backward<In>};
+  return {backward_blocks<In>,   backward_positions<In>, run_forward<In>,        run_backward<In>,
+          map_forward_lines<In>, run_map_forward<In>,    map_backward_lines<In>, run_map_backward<In>};
 }
 
 }  // namespace

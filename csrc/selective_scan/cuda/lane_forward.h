@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "lane_lines.h"
 #include "lane_rows.h"
 
 namespace mmsparx {
@@ -25,117 +26,13 @@ struct alignas(8) Matrix {
   float B, C;
 };
 
-// A warp's part of the shared memory: of a stretch, B and C, and what of u and delta its rows have, 16 bytes longer:
-// 8 lanes that read 16 bytes at once meet all banks.
+// A warp's part of the shared memory: of a stretch, B and C, and what of u and delta its rows have.
 template <typename In>
 struct LaneMemory {
-  static constexpr int kStretch = 128 / sizeof(In), kRow = kStretch + 16 / sizeof(In);
+  static constexpr int kStretch = 128 / sizeof(In), kRow = kLaneRow<In, kStretch>;
   Matrix matrices[kStretch];
   alignas(16) In u[kLanes * kRow];
   In delta[kLanes * kRow];
-};
-
-// A warp's rows in memory, which are read and written from their first position to their last or, `reversed`, from
-// their last to their first. Of a stretch a lane moves pieces of as many items as `vector` allows: one of every so many
-// rows, and the next ones of the same rows, 32 pieces further on, if there are more than 32 to a row.
-template <typename In>
-class LaneLines {
- public:
-  static constexpr int kStretch = LaneMemory<In>::kStretch, kRow = LaneMemory<In>::kRow;
-
-  MMSPARX_INLINE LaneLines(In* first, int64_t stride, int rows, int length, int vector, bool reversed, int lane)
-      : rows_(rows),
-        vector_(vector < kWidest ? vector : kWidest),
-        row_(lane / lanes_of_a_row(vector_)),
-        left_(length - lane % lanes_of_a_row(vector_) * vector_),
-        shared_(row_ * kRow + length - left_),
-        reversed_(reversed),
-        memory_(bytes_of(first + row_ * stride + (reversed ? left_ - vector_ : length - left_))),
-        step_(opaque(kLanes / lanes_of_a_row(vector_) * stride * int64_t(sizeof(In)))) {}
-
-  // The stretch from `start` on, to shared memory and from there.
-  template <int kPiece = 16 / sizeof(In)>
-  MMSPARX_INLINE void load(In* shared, int start) const {
-    if constexpr (kPiece > 1) {
-      if (vector_ < kPiece) return load<kPiece / 2>(shared, start);
-    }
-    reversed_ ? move<kPiece, true, true>(shared, start) : move<kPiece, false, true>(shared, start);
-  }
-  template <int kPiece = 16 / sizeof(In)>
-  MMSPARX_INLINE void store(In* shared, int start) const {
-    if constexpr (kPiece > 1) {
-      if (vector_ < kPiece) return store<kPiece / 2>(shared, start);
-    }
-    reversed_ ? move<kPiece, true, false>(shared, start) : move<kPiece, false, false>(shared, start);
-  }
-
- private:
-  static constexpr int kWidest = 16 / sizeof(In);
-  // Pieces of a lane that are on their way at once: not all, or their addresses would fill the registers.
-  static constexpr int kAtOnce = 4;
-
-  const int rows_, vector_;
-  // Of a lane's first piece: its row, the positions left from it on, its places in shared memory and, of the first
-  // stretch, in memory. step_: bytes to its next row.
-  const int row_, left_, shared_;
-  const bool reversed_;
-  unsigned char* const memory_;
-  const int64_t step_;
-
-  static MMSPARX_INLINE unsigned char* bytes_of(In* items) { return reinterpret_cast<unsigned char*>(items); }
-  static MMSPARX_INLINE int lanes_of_a_row(int piece) { return kStretch / piece < kLanes ? kStretch / piece : kLanes; }
-
-  template <int kPiece, bool kReversed>
-  static MMSPARX_INLINE void turn(Piece<kPiece * sizeof(In)>& piece) {
-    if constexpr (kReversed && kPiece > 1) {
-      Items<In, kPiece> items;
-      memcpy(items.words, &piece, sizeof(piece));
-      items.reverse();
-      memcpy(&piece, items.words, sizeof(piece));
-    }
-  }
-
-  template <int kPiece, bool kReversed, bool kLoads>
-  MMSPARX_INLINE void move(In* shared, int start) const {
-    using Whole = Piece<kPiece * sizeof(In)>;
-    constexpr int kOfARow = kStretch / kPiece, kLanesOfARow = kOfARow < kLanes ? kOfARow : kLanes;
-    constexpr int kRows = kLanes / kLanesOfARow;
-#pragma unroll 1
-    for (int column = 0; column < kStretch; column += kLanesOfARow * kPiece) {
-      const int begin = start + column;
-      if (begin >= left_) break;
-      unsigned char* memory = memory_ + (kReversed ? -begin : begin) * int64_t(sizeof(In));
-      check_aligned<sizeof(Whole)>(memory);
-      In* here = shared + shared_ + column;
-#pragma unroll 1
-      for (int row = row_; row < rows_; row += kAtOnce * kRows) {
-        Whole pieces[kAtOnce];
-        if constexpr (kLoads) {
-#pragma unroll
-          for (int i = 0; i < kAtOnce; i++) {
-            if (row + i * kRows < rows_) pieces[i] = *reinterpret_cast<const Whole*>(memory);
-            memory += step_;
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < kAtOnce; i++) {
-          Whole* const in_shared = reinterpret_cast<Whole*>(here + i * kRows * kRow);
-          if constexpr (kLoads) {
-            turn<kPiece, kReversed>(pieces[i]);
-            if (row + i * kRows < rows_) *in_shared = pieces[i];
-          } else {
-            if (row + i * kRows < rows_) {
-              Whole piece = *in_shared;
-              turn<kPiece, kReversed>(piece);
-              *reinterpret_cast<Whole*>(memory) = piece;
-            }
-            memory += step_;
-          }
-        }
-        here += kAtOnce * kRows * kRow;
-      }
-    }
-  }
 };
 
 // A warp's scan of its rows.
@@ -143,7 +40,7 @@ template <typename In>
 struct LaneScan {
   using Memory = LaneMemory<In>;
   static constexpr int kItems = 8;
-  const LaneLines<In> u, delta, out;
+  const LaneLines<In, Memory::kStretch> u, delta, out;
   const int rows, length;
   const In *B, *C;
   const float unit;  // of B

@@ -68,9 +68,12 @@ MMSPARX_INLINE float power_of_two(float x) {
 }
 MMSPARX_INLINE double power_of_two(double x) { return exp2(x); }
 
+// Of numbers of a usual size: what is below the smallest normal number becomes 0.
 MMSPARX_INLINE float quotient(float a, float b) {
 #if defined(__CUDA_ARCH__)
-  return __fdividef(a, b);
+  float quotient;
+  asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(quotient) : "f"(a), "f"(b));
+  return quotient;
 #else
   return a / b;
 #endif

@@ -7,6 +7,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "kernels.h"
+#include "lane_backward.h"
 #include "lane_forward.h"
 
 namespace mmsparx {
@@ -54,10 +55,20 @@ template <typename In>
 constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {backward_kernel<In, 1>, backward_kernel<In, 16>,
                                                                 backward_kernel<In, 0>};
 
-// Whether a forward takes a lane a row, not a warp.
+// Whether a kernel takes a lane a row, not a warp.
 template <typename In>
 bool goes_by_lanes(const Inputs& in) {
   return sizeof(State<In>) == 4 && in.states == 1 && lanes_fill_device(in.batch * in.dim, in.group_dim());
+}
+
+// A backward does so only if shared memory has room for a warp for each of a multiprocessor's four schedulers: 100 KB
+// have for 16 bits, 164 KB for float, too.
+template <typename In>
+bool backward_goes_by_lanes(const Inputs& in) {
+  if constexpr (sizeof(State<In>) == 4) {
+    return goes_by_lanes<In>(in) && blocks_that_fit(sizeof(LaneBackwardMemory<In>)) >= 4;
+  }
+  return false;
 }
 
 inline unsigned lane_blocks(const Inputs& in) {
@@ -84,13 +95,15 @@ void run_forward(const Forward& f, void* stream) {
 
 template <typename In>
 int64_t backward_blocks(const Inputs& in) {
-  return ceil_div(in.group_dim(), backward_rows<State<In>>(in));
+  return ceil_div(in.group_dim(), backward_goes_by_lanes<In>(in) ? kLanes : backward_rows<State<In>>(in));
 }
 
 // As many as have partial sums half as large as delta, in whole tiles, one at least: all, unless blocks have few rows
-// or there are many states.
+// or there are many states. By lanes a block has 32 rows, and the sums of all positions take an eighth of the memory of
+// a delta of 16 bits.
 template <typename In>
 int64_t backward_positions(const Inputs& in) {
+  if (backward_goes_by_lanes<In>(in)) return in.length;
   constexpr int64_t kStep = kTile<kManyItems>;
   const int64_t of_a_position = 2 * in.groups * backward_blocks<In>(in) * in.states * int64_t(sizeof(State<In>));
   const int64_t most = in.dim * in.length * int64_t(sizeof(In)) / 2 / (of_a_position > 0 ? of_a_position : 1);
@@ -102,7 +115,7 @@ int64_t backward_positions(const Inputs& in) {
 template <typename In>
 BackwardArguments backward_arguments(const Backward& b) {
   using S = State<In>;
-  BackwardArguments arguments{b, backward_rows<S>(b.inputs), widest_vector<In>(b.inputs), 0, 0};
+  BackwardArguments arguments{b, backward_rows<S>(b.inputs), widest_vector<In>(b.inputs), 0, int(b.inputs.length)};
   align<In>(arguments.vector, b.grad.data, {b.grad.batch_stride, b.grad.row_stride});
   align<In>(arguments.vector, b.ddelta, {});
   for (const void* const to : {b.dB_partial, b.dC_partial}) align<S>(arguments.vector, to, {});
@@ -136,6 +149,13 @@ void run_backward(const Backward& b, void* on) {
   BackwardArguments arguments = backward_arguments<In>(b);
   align<In>(arguments.vector, b.du, {});
   const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
+  if constexpr (sizeof(State<In>) == 4) {
+    if (blocks > 0 && backward_goes_by_lanes<In>(in)) {
+      launch(lane_backward_kernel<In>, blocks, kLanes, sizeof(LaneBackwardMemory<In>), stream, arguments);
+      add_partials<In>(arguments, 0, in.groups, stream);
+      return;
+    }
+  }
   for_parts(b, [&](int begin, int end) {
     arguments.begin = begin;
     arguments.end = end;

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "lane_map_backward.h"
 #include "lane_map_forward.h"
 #include "lane_small_map_forward.h"
 #include "launch.h"
@@ -138,6 +139,11 @@ void run_map_forward(const Forward& f, const GpuMap& map, void* on) {
 }
 
 template <typename In>
+int64_t map_backward_lines(const Inputs& in) {
+  return backward_goes_by_lanes<In>(in) ? 4 : 2;
+}
+
+template <typename In>
 void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
   const Inputs& in = b.inputs;
   const Stream stream = static_cast<Stream>(on);
@@ -150,6 +156,15 @@ void run_map_backward(const Backward& b, const GpuMap& map, void* on) {
   if (any) {
     transpose<In>(in.u, map.columns, map, in.batch, stream);
     transpose<In>(b.grad, map.grad_columns, map, in.batch, stream);
+  }
+  if constexpr (sizeof(State<In>) == 4) {
+    if (any && backward_goes_by_lanes<In>(in)) {
+      launch(lane_map_backward_kernel<In>, unsigned(in.batch * 4 * b.blocks), kLanes, sizeof(LaneBackwardMemory<In>),
+             stream, arguments);
+      add_partials<In>(arguments.plain, 0, 4, stream);
+      merge<In>(map, 4, b.du, in.batch, stream);
+      return;
+    }
   }
   for (const bool back : {false, true}) {
     arguments.back = back;

@@ -79,7 +79,8 @@ Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, con
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
   run.allocate(kernels.backward_blocks(in), kernels.backward_positions(in));
-  const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1), lines = working_maps(x, 2);
+  const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1);
+  const Tensor lines = working_maps(x, kernels.map_backward_lines(in));
   GpuMap map = map_of(x);
   map.columns = columns.mutable_data_ptr();
   map.grad_columns = grad_columns.mutable_data_ptr();

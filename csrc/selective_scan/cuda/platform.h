@@ -31,13 +31,30 @@ template <typename S>
 MMSPARX_INLINE S shuffle_down(S x, int distance) { return __shfl_down_sync(0xffffffffu, x, distance); }
 template <typename S>
 MMSPARX_INLINE S shuffle(S x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+template <typename S>
+MMSPARX_INLINE S shuffle_xor(S x, int distance) { return __shfl_xor_sync(0xffffffffu, x, distance); }
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 
 // The same number, of which the compiler no longer knows where it comes from: it computes its multiples one from the
-// other instead of each from the start.
+// other instead of each from the start, and computes it once instead of wherever it is used.
 MMSPARX_INLINE int64_t opaque(int64_t x) {
   asm("" : "+l"(x));
   return x;
+}
+MMSPARX_INLINE int opaque(int x) {
+  asm("" : "+r"(x));
+  return x;
+}
+MMSPARX_INLINE float opaque(float x) {
+  asm("" : "+f"(x));
+  return x;
+}
+// Of an address in global memory, which the compiler would forget otherwise.
+template <typename T>
+MMSPARX_INLINE T* opaque(T* global) {
+  asm("" : "+l"(global));
+  __builtin_assume(__isGlobal(global));
+  return global;
 }
 
 // All warps of a block.
@@ -64,9 +81,15 @@ inline bool lanes_fill_device(int64_t rows, int64_t of_a_group) {
   return of_a_group >= 32 && rows >= 14 * 32 * attribute_of_device(cudaDevAttrMultiProcessorCount);
 }
 
+constexpr int64_t kSystemBytes = 1 << 10;  // of a block's shared memory
+
+// Blocks of so much shared memory that a multiprocessor holds.
+inline int64_t blocks_that_fit(size_t shared_bytes) {
+  return attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (int64_t(shared_bytes) + kSystemBytes);
+}
+
 // Shared memory that a block may ask for, so that a multiprocessor holds two.
 inline size_t most_shared_bytes() {
-  constexpr int64_t kSystemBytes = 1 << 10;  // of a block
   const int64_t half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2 - kSystemBytes;
   const int64_t most = attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   return size_t(half < most ? half : most);

@@ -34,6 +34,7 @@ TORCH_LIBRARY(mmsparx_emulated, m) {
   m.def("let_lanes_fill(bool fill) -> ()", [](bool fill) { lanes_fill = fill; });
   m.def("partial_positions(int batch, int dim, int groups, int states, int length) -> int",
         [](int64_t batch, int64_t dim, int64_t groups, int64_t states, int64_t length) {
+          lanes_fill = false;
           Inputs in{};
           in.batch = batch, in.dim = dim, in.groups = groups, in.states = states, in.length = length;
           return gpu_kernels(Type::kBFloat16).backward_positions(in);

@@ -43,6 +43,7 @@ bool lanes_fill_device(int64_t, int64_t) { return lanes_fill; }
 
 // As of a GPU of 9.0.
 size_t most_shared_bytes() { return 113 << 10; }
+int64_t blocks_that_fit(size_t shared_bytes) { return (228 << 10) / (int64_t(shared_bytes) + (1 << 10)); }
 
 struct Index {
   unsigned x;
@@ -200,10 +201,17 @@ template <typename S>
 S shuffle(S x, int lane) {
   return emulator.exchange(x, lane, Emulator::kWarp + lane);
 }
+template <typename S>
+S shuffle_xor(S x, int distance) {
+  return emulator.exchange(x, emulator.lane() ^ distance, 2 * Emulator::kWarp + distance);
+}
 void sync_warp() { emulator.sync_warp(); }
 void sync_block() { emulator.sync_block(); }
 
-inline int64_t opaque(int64_t x) { return x; }
+template <typename T>
+T opaque(T x) {
+  return x;
+}
 
 template <int kBytes>
 void check_aligned(const void* address) {

@@ -1,0 +1,345 @@
+// The backward of many rows: a lane a row, a warp 32 neighbours, chunk after chunk from the last to the first.
+//
+// A warp reads a chunk of its rows into shared memory, as the forward does a stretch. From the state that was saved
+// before the chunk each lane computes its steps, and the state before every eighth position. Then it goes back, eight
+// positions at a time. What the rows add to dB and dC is summed across the lanes by way of shared memory.
+
+#pragma once
+
+#include "backward.h"
+#include "lane_lines.h"
+#include "lane_rows.h"
+
+namespace mmsparx {
+namespace {
+
+constexpr int kLaneItems = 8;                 // positions that a lane differentiates at once
+constexpr int kLaneColumns = 2 * kLaneItems;  // positions whose sums over the rows are made at once
+constexpr int kLaneChunk = int(kChunk);
+
+// A row's chunk in shared memory. du takes the place of u, ddelta that of delta, and the row's dB that of the steps. In
+// float, the steps' derivatives take the place of delta before. The size is an odd number of 16 bytes: lanes that read
+// 16 bytes of neighbouring rows, or 64 bytes of rows four apart, meet all banks.
+template <typename In>
+struct alignas(16) LaneChunk {
+  In u[kLaneChunk], delta[kLaneChunk], grad[kLaneChunk];
+  float steps[kLaneChunk], dC[kLaneColumns], unused[4];
+};
+
+// The shared memory of a block, which is one warp.
+template <typename In>
+struct LaneBackwardMemory {
+  static_assert(sizeof(LaneChunk<In>) % 32 == 16, "an odd number of 16 bytes");
+  LaneChunk<In> rows[kLanes];
+  float B[kLaneChunk], C[kLaneChunk];
+  float entering[kLaneChunk / kLaneItems * kLanes];  // the states before every eighth position, by lane
+};
+
+// Blocks that are to fit into a multiprocessor, whose shared memory has room for 9 or 6.
+template <typename In>
+constexpr int kLaneBackwardBlocks = sizeof(In) == 2 ? 8 : 6;
+
+template <typename T>
+MMSPARX_INLINE void load_items(float (&to)[kLaneItems], const T* from) {
+  Items<T, kLaneItems> items;
+  items.template load<true>(from, kLaneItems, kLaneItems);
+#pragma unroll
+  for (int i = 0; i < kLaneItems; i++) to[i] = items[i];
+}
+template <typename T>
+MMSPARX_INLINE void store_items(T* to, const float (&from)[kLaneItems]) {
+  Items<T, kLaneItems> items;
+  items.assign(from);
+  items.template store<true>(to, kLaneItems, kLaneItems);
+}
+
+// A lane's row, whose chunks come from the last to the first.
+template <typename In>
+struct LaneRowBackward {
+  static constexpr int kItems = kLaneItems;
+  LaneRow<In> row;
+  const float unit_A;  // A times the unit of the steps
+  // Of what is read in 16 bits, a step's derivative over the unit is 2^(x - step), where x is delta plus this bias: the
+  // sigmoid of x is exp(x - log(1 + exp(x))), and without a softplus the step is x.
+  const float derivative_bias;
+  float leaving = 0;  // the gradient of the state that leaves a position, from later ones
+  float dA = 0, dD = 0, dbias = 0;
+
+  MMSPARX_INLINE LaneRowBackward(const Inputs& in, int64_t at)
+      : row(in, at),
+        unit_A(static_cast<const float*>(in.A)[at] * LaneRow<In>::unit(in)),
+        derivative_bias(LaneRow<In>::counts_in_ln2(in) ? row.bias + 0.528766373f : row.bias) {}  // -log2(ln(2))
+
+  // Makes the steps of the positions from `at` on, and the state that leaves them. The positions that are not valid get
+  // values that change nothing and add nothing on the way back; with a step of 0, an infinite A would make NaN.
+  template <bool kWhole>
+  MMSPARX_INLINE void advance(LaneChunk<In>& chunk, const float* all_B, int at, int valid) {
+    constexpr float kSmallest = 1.17549435e-38f;
+    float u[kItems], B[kItems], x[kItems], step[kItems], derivative[kItems];
+    if constexpr (!kWhole) {
+      for (int i = at + valid; i < at + kItems; i++) {
+        narrow(0.f, chunk.u[i]);
+        narrow(0.f, chunk.grad[i]);
+        narrow(-INFINITY, chunk.delta[i]);
+      }
+    }
+    load_items(u, chunk.u + at);
+    load_items(x, chunk.delta + at);
+    load_items(B, all_B + at);
+    if constexpr (LaneRow<In>::kPrecise) {
+#pragma unroll
+      for (int i = 0; i < kItems; i++) {
+        step[i] = x[i] + row.bias;
+        derivative[i] = 1;
+      }
+      if (row.use_softplus) {
+#pragma unroll
+        for (int i = 0; i < kItems; i++) step[i] = softplus<true>(step[i], derivative[i]);
+      }
+      store_items(chunk.delta + at, derivative);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kItems; i++) step[i] = x[i];
+      row.make_steps(step);
+    }
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      if (!kWhole && i >= valid) step[i] = kSmallest;
+      row.h = fmaf(power_of_two(step[i] * row.A), row.h, step[i] * u[i] * B[i]);
+    }
+    store_items(chunk.steps + at, step);
+  }
+
+  // Of the positions from `at` on, which the state h enters.
+  MMSPARX_INLINE void differentiate(LaneChunk<In>& chunk, const float* all_B, const float* all_C, int at, float h,
+                                    float* at_dC) {
+    float u[kItems], grad[kItems], B[kItems], C[kItems], step[kItems], derivative[kItems];
+    load_items(u, chunk.u + at);
+    load_items(grad, chunk.grad + at);
+    load_items(derivative, chunk.delta + at);
+    load_items(step, chunk.steps + at);
+    load_items(B, all_B + at);
+    load_items(C, all_C + at);
+    if constexpr (!LaneRow<In>::kPrecise) {
+#pragma unroll
+      for (int i = 0; i < kItems; i++) {
+        derivative[i] = power_of_two(fmaf(derivative[i], row.of_delta, derivative_bias) - step[i]);
+      }
+    }
+    // h, the part of it that is kept from the position before, and its derivative by the step.
+    float decay[kItems], kept[kItems], change[kItems], dC[kItems];
+#pragma unroll
+    for (int i = 0; i < kItems; i++) {
+      const float drive = u[i] * B[i];
+      decay[i] = power_of_two(step[i] * row.A);
+      kept[i] = decay[i] * h;
+      h = fmaf(step[i], drive, kept[i]);
+      change[i] = fmaf(unit_A, kept[i], drive);
+      dC[i] = grad[i] * h;
+      dD = fmaf(grad[i], u[i], dD);
+    }
+    float du[kItems], ddelta[kItems], dB[kItems];
+#pragma unroll
+    for (int i = kItems - 1; i >= 0; i--) {
+      const float dh = fmaf(C[i], grad[i], leaving), of_step = dh * step[i];
+      leaving = decay[i] * dh;
+      dA = fmaf(of_step, kept[i], dA);
+      dB[i] = of_step * u[i];
+      du[i] = of_step * B[i];
+      if (row.use_D) du[i] = fmaf(row.D, grad[i], du[i]);
+      ddelta[i] = dh * change[i] * derivative[i];
+      dbias += ddelta[i];
+    }
+    store_items(at_dC, dC);
+    store_items(chunk.steps + at, dB);
+    store_items(chunk.u + at, du);
+    store_items(chunk.delta + at, ddelta);
+  }
+};
+
+// A lane's part where a warp adds up the dB and dC of its rows at kLaneColumns positions: it adds four positions of
+// eight rows, of dB or dC, then exchanges sums with the lanes of the other rows until it has one sum of all rows.
+template <typename In>
+class LaneColumns {
+  using Chunk = LaneChunk<In>;
+
+ public:
+  // dB and dC of the first position.
+  MMSPARX_INLINE LaneColumns(float* dB, float* dC, float unit_of_B, int length, int lane)
+      : of_C_(opaque(lane & 8)),
+        other_rows_(opaque(lane & 16)),
+        odd_rows_(opaque(lane & 4)),
+        unit_(opaque(of_C_ ? 1.f : unit_of_B)) {
+    const int position = lane % 4 * 4 + (other_rows_ ? 2 : 0) + (odd_rows_ ? 1 : 0);
+    from_ = opaque((other_rows_ + odd_rows_) * kRow + lane % 4 * 4 +
+                   int(of_C_ ? offsetof(Chunk, dC) : offsetof(Chunk, steps)) / kFloat);
+    left_ = opaque(length - position);
+    sums_ = opaque((of_C_ ? dC : dB) + position);
+  }
+
+  // From the position `at` on, of a chunk that begins at `start`.
+  MMSPARX_INLINE void add(const Chunk* rows, int start, int at) const {
+    const float* const from = reinterpret_cast<const float*>(rows) + from_ + (of_C_ ? 0 : at);
+    float sums[4];
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+      Items<float, 4> items;
+      items.template load<true>(from + (r % 4 + r / 4 * 8) * kRow, 4, 4);
+#pragma unroll
+      for (int i = 0; i < 4; i++) sums[i] = r == 0 ? items[i] : sums[i] + items[i];
+    }
+    const float first = kept_sum(other_rows_, sums[0], sums[2], 16);
+    const float second = kept_sum(other_rows_, sums[1], sums[3], 16);
+    const float sum = kept_sum(odd_rows_, first, second, 4);
+    if (start + at < left_) sums_[start + at] = sum * unit_;
+  }
+
+ private:
+  static constexpr int kFloat = sizeof(float), kRow = sizeof(Chunk) / kFloat;
+  const int of_C_, other_rows_, odd_rows_;  // not 0 where the lane adds dC, and which rows
+  const float unit_;
+  int from_, left_;
+  float* sums_;
+
+  // Of two lanes with two numbers each, one gets the sum of the first numbers, and one, `second`, that of the others.
+  static MMSPARX_INLINE float kept_sum(bool second, float a, float b, int distance) {
+    return (second ? b : a) + shuffle_xor(second ? a : b, distance);
+  }
+};
+
+// A warp's backward of its rows.
+template <typename In>
+struct LaneScanBackward {
+  using Memory = LaneBackwardMemory<In>;
+  // All of a lane's pieces are on their way at once, since few warps fit into a multiprocessor.
+  using Lines = LaneLines<In, kLaneChunk, sizeof(LaneChunk<In>) / sizeof(In), kLaneChunk * sizeof(In) / 16>;
+  const Lines u, delta, grad, du, ddelta;
+  const int rows, length, lane;
+  const In *B, *C;   // of the lane's first position
+  const float unit;  // of B
+  const LaneColumns<In> columns;
+
+  // `saved`, and what is written to the last three, are the lane's, if it has a row.
+  MMSPARX_INLINE void run(LaneRowBackward<In> row, const float* saved, Memory& memory, double* dA, double* dD,
+                          double* dbias) const {
+    LaneChunk<In>& chunk = memory.rows[lane];
+    float* const entering = memory.entering + lane;
+    // A lane without a row adds this.
+    for (float& x : chunk.steps) x = 0;
+    for (float& x : chunk.dC) x = 0;
+    double dA_sum = 0, dD_sum = 0, dbias_sum = 0;
+#pragma unroll 1
+    for (int number = (length - 1) / kLaneChunk; number >= 0; number--) {
+      const int start = number * kLaneChunk, count = length - start < kLaneChunk ? length - start : kLaneChunk;
+      u.load(memory.rows->u, start);
+      delta.load(memory.rows->delta, start);
+      grad.load(memory.rows->grad, start);
+#pragma unroll
+      for (int first = 0; first < kLaneChunk; first += kLanes) {
+        const bool valid = first < count - lane;
+        memory.B[first + lane] = valid ? widen(B[start + first]) * unit : 0.f;
+        memory.C[first + lane] = valid ? widen(C[start + first]) : 0.f;
+      }
+      sync_warp();
+      if (lane < rows) {
+        row.row.h = saved[number];
+        int at = 0;
+#pragma unroll 1
+        for (; count - at >= kLaneItems; at += kLaneItems) {
+          entering[at * (kLanes / kLaneItems)] = row.row.h;
+          row.template advance<true>(chunk, memory.B, at, kLaneItems);
+        }
+#pragma unroll 1
+        for (; at < count; at += kLaneItems) {
+          entering[at * (kLanes / kLaneItems)] = row.row.h;
+          row.template advance<false>(chunk, memory.B, at, count - at);
+        }
+      }
+#pragma unroll 1
+      for (int begin = (count - 1) / kLaneColumns * kLaneColumns; begin >= 0; begin -= kLaneColumns) {
+        if (lane < rows) {
+#pragma unroll 1
+          for (int i = begin + kLaneItems < count ? kLaneItems : 0; i >= 0; i -= kLaneItems) {
+            const int at = begin + i;
+            row.differentiate(chunk, memory.B, memory.C, at, entering[at * (kLanes / kLaneItems)], chunk.dC + i);
+          }
+        }
+        sync_warp();
+        columns.add(memory.rows, start, begin);
+        sync_warp();
+      }
+      du.store(memory.rows->u, start);
+      ddelta.store(memory.rows->delta, start);
+      sync_warp();
+      dA_sum += row.dA, dD_sum += row.dD, dbias_sum += row.dbias;
+      row.dA = row.dD = row.dbias = 0;
+    }
+    if (lane < rows) {
+      *dA = dA_sum * unit;
+      *dD = dD_sum;
+      *dbias = dbias_sum;
+    }
+  }
+};
+
+// A block's place: `number` among the blocks of its group, of 32 rows each.
+struct LaneBackwardUnit {
+  int64_t batch, group, number;
+
+  MMSPARX_INLINE explicit LaneBackwardUnit(const Backward& b) {
+    const uint32_t blocks = uint32_t(b.blocks), groups = uint32_t(b.inputs.groups), place = blockIdx.x;
+    number = place % blocks;
+    group = place / blocks % groups;
+    batch = place / blocks / groups;
+  }
+};
+
+// Of u, grad and du, the rows of the block.
+template <typename In>
+MMSPARX_INLINE void differentiate_rows_by_lanes(const Backward& b, int vector, const LaneBackwardUnit& unit,
+                                                Lines<const In> u, Lines<const In> grad, In* du, bool reversed,
+                                                unsigned char* memory) {
+  const Inputs& in = b.inputs;
+  const int lane = threadIdx.x, length = int(in.length);
+  const int64_t before = unit.number * kLanes, left = in.group_dim() - before;
+  const int rows = left < kLanes ? int(left) : kLanes;
+  const int64_t first_row = unit.group * in.group_dim() + before, row = first_row + (lane < rows ? lane : 0);
+  const int64_t place = unit.batch * in.dim + row;
+  const int64_t partials = ((unit.batch * in.groups + unit.group) * b.blocks + unit.number) * length;
+  const In* const delta = row_of<In>(in.delta, unit.batch, first_row);
+  In* const ddelta = static_cast<In*>(b.ddelta) + (unit.batch * in.dim + first_row) * length;
+  const float of_B = LaneRow<In>::unit(in);
+  LaneScanBackward<In>{
+      {const_cast<In*>(u.first), u.stride, rows, length, vector, reversed, lane},
+      {const_cast<In*>(delta), in.delta.row_stride, rows, length, vector, false, lane},
+      {const_cast<In*>(grad.first), grad.stride, rows, length, vector, reversed, lane},
+      {du, length, rows, length, vector, reversed, lane},
+      {ddelta, length, rows, length, vector, false, lane},
+      rows,
+      length,
+      lane,
+      opaque(matrices_of<In>(in.B, unit.batch, unit.group) + lane),
+      opaque(matrices_of<In>(in.C, unit.batch, unit.group) + lane),
+      of_B,
+      {static_cast<float*>(b.dB_partial) + partials, static_cast<float*>(b.dC_partial) + partials, of_B, length, lane},
+  }
+      .run(LaneRowBackward<In>(in, row), static_cast<const float*>(b.states) + place * state_count(length),
+           *reinterpret_cast<LaneBackwardMemory<In>*>(memory), b.dA_partial + place, b.dD_partial + place,
+           b.dbias_partial + place);
+}
+
+template <typename In>
+MMSPARX_KERNEL(kLanes, kLaneBackwardBlocks<In>)
+lane_backward_kernel(const BackwardArguments arguments) {
+  MMSPARX_SHARED_MEMORY(memory);
+  const Backward& b = arguments.backward;
+  const Inputs& in = b.inputs;
+  const LaneBackwardUnit unit(b);
+  const int64_t row = unit.group * in.group_dim() + unit.number * kLanes;
+  In* const du = static_cast<In*>(b.du) + (unit.batch * in.dim + row) * in.length;
+  differentiate_rows_by_lanes<In>(b, vector_of(arguments), unit, lines_of<In>(in.u, unit.batch, row),
+                                  lines_of<In>(b.grad, unit.batch, row), du, false, memory);
+}
+
+}  // namespace
+}  // namespace mmsparx
