@@ -127,8 +127,8 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
 def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
     """Count the instructions per element, by scan and states, of the kernels for one state.
 
-    What only one of two ways takes is counted for both: the ways there and back of a map's tiles, and those of a chunk
-    of 32 rows and of fewer.
+    A map's tiles are read and written by one of two ways, there and back, of which both are counted. Where a warp moves
+    32 rows by another way than fewer, that of 32, which is the longer, is counted.
 
     Args:
         disassembly: Text that cuobjdump prints of a cubin.
@@ -177,7 +177,24 @@ def _around_tile(code: Code, loops: Sequence[range], tile: range, of_loops: Call
     within = [x for x in loops if x[0] in whole and x != whole]
     inner = [x for x in within if any(x[0] in y and len(y) > len(x) for y in within)]
     outer = [x for x in within if x not in inner]
-    return _length(code, whole) - sum(_length(code, x) for x in outer) + of_loops(code, outer, inner)
+    rest = [
+        (address, text)
+        for address, text in code
+        if address in whole and not any(address in x for x in (*outer, *_shorter_ways(code, whole, outer)))
+    ]
+    return len(rest) + of_loops(code, outer, inner)
+
+
+def _shorter_ways(code: Code, within: range, loops: Sequence[range]) -> Iterator[range]:
+    """Of every two ways, of which the first ends with a jump over the second, the shorter one besides its loops."""
+    jumps = re.compile(r'(@\S+ )?BRA (?:\S+, )?(0x[0-9a-f]+)')
+    found = [(address, jumps.match(text)) for address, text in code if address in within]
+    targets = [(address, match[1], int(match[2], 16)) for address, match in found if match]
+    straight = [(address, text) for address, text in code if not any(address in x for x in loops)]
+    for over, condition, end in targets:
+        for start, _, second in targets:
+            if condition is None and start < over < second < end and second == over + 16:
+                yield min(range(start + 16, second), range(second, end), key=lambda way: _length(straight, way))
 
 
 def _moves(code: Code, outer: Sequence[range], inner: Sequence[range]) -> int:

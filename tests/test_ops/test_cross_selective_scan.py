@@ -93,6 +93,10 @@ class TestTruth:
     def test_channels(self, channels, dtype, backend):
         assert_agrees(inputs(6, 7, channels, dtype=dtype), backend, TOLERANCE[dtype])
 
+    # With a lane per row, warps of 32 rows that are read by 16 bytes.
+    def test_whole_warps(self, dtype, backend):
+        assert_agrees(inputs(12, 12, 33, batch=1, dtype=dtype), backend, TOLERANCE[dtype])
+
     # Beyond a GPU block's shared memory for every type, in squares of 32 pixels a side and parts of them.
     @pytest.mark.parametrize(('height', 'width', 'states'), [(63, 81, 1), (96, 64, 1), (1, 4999, 1), (71, 71, 2)])
     def test_large_maps(self, height, width, states, dtype, kernels):
@@ -119,7 +123,8 @@ class TestTruth:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ('height', 'width', 'channels'), [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3), (28, 28, 2), (17, 23, 33)]
+    ('height', 'width', 'channels'),
+    [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3), (28, 28, 2), (17, 23, 33), (8, 17, 33)],
 )
 def test_16_bit(height, width, channels, dtype, backend):
     # Kernels of their own round once, the others after every step.

@@ -105,8 +105,8 @@ class TestTruth:
     def test_states_and_groups(self, states, groups, dtype, backend, device):
         assert_agrees(inputs(70, states, groups, dtype=dtype), backend, device)
 
-    # With a lane per row, warps of 32 rows of a group, and of those that are left.
-    @pytest.mark.parametrize('length', [49, 130])
+    # With a lane per row, warps of 32 rows of a group, and of those that are left; read by one item, and by 16 bytes.
+    @pytest.mark.parametrize('length', [49, 136])
     @pytest.mark.parametrize('dim', [32, 80])
     def test_rows(self, dim, length, dtype, backend, device):
         assert_agrees(inputs(length, batch=1, dim=dim, dtype=dtype), backend, device)
@@ -129,6 +129,12 @@ class TestTruth:
 @pytest.mark.parametrize(('length', 'states', 'groups'), [(1, 1, 1), (49, 1, 4), (196, 1, 4), (257, 16, 2)])
 def test_16_bit(length, states, groups, with_, dtype, backend, device):
     assert_agrees(inputs(length, states, groups, with_=with_, dtype=dtype), backend, device)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('length', [49, 136])
+def test_16_bit_rows(length, dtype, backend, device):
+    assert_agrees(inputs(length, batch=1, dim=80, dtype=dtype), backend, device)
 
 
 def test_16_bit_state_is_not_rounded(backend):

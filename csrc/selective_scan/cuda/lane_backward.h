@@ -211,8 +211,7 @@ class LaneColumns {
 template <typename In>
 struct LaneScanBackward {
   using Memory = LaneBackwardMemory<In>;
-  // All of a lane's pieces are on their way at once, since few warps fit into a multiprocessor.
-  using Lines = LaneLines<In, kLaneChunk, sizeof(LaneChunk<In>) / sizeof(In), kLaneChunk * sizeof(In) / 16>;
+  using Lines = LaneLines<In, kLaneChunk, sizeof(LaneChunk<In>) / sizeof(In)>;
   const Lines u, delta, grad, du, ddelta;
   const int rows, length, lane;
   const In *B, *C;   // of the lane's first position
@@ -231,9 +230,13 @@ struct LaneScanBackward {
 #pragma unroll 1
     for (int number = (length - 1) / kLaneChunk; number >= 0; number--) {
       const int start = number * kLaneChunk, count = length - start < kLaneChunk ? length - start : kLaneChunk;
-      u.load(memory.rows->u, start);
-      delta.load(memory.rows->delta, start);
-      grad.load(memory.rows->grad, start);
+      if constexpr (sizeof(In) == 2) {
+        Lines::load({&u, &delta, &grad}, {memory.rows->u, memory.rows->delta, memory.rows->grad}, start);
+      } else {  // of all three they would not fit into the registers
+        Lines::load({&u}, {memory.rows->u}, start);
+        Lines::load({&delta}, {memory.rows->delta}, start);
+        Lines::load({&grad}, {memory.rows->grad}, start);
+      }
 #pragma unroll
       for (int first = 0; first < kLaneChunk; first += kLanes) {
         const bool valid = first < count - lane;
@@ -268,8 +271,8 @@ struct LaneScanBackward {
         columns.add(memory.rows, start, begin);
         sync_warp();
       }
-      du.store(memory.rows->u, start);
-      ddelta.store(memory.rows->delta, start);
+      du.store_at_once(memory.rows->u, start);
+      ddelta.store_at_once(memory.rows->delta, start);
       sync_warp();
       dA_sum += row.dA, dD_sum += row.dD, dbias_sum += row.dbias;
       row.dA = row.dD = row.dbias = 0;

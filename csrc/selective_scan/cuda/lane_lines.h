@@ -15,9 +15,9 @@ constexpr int kLaneRow = kStretch + 16 / sizeof(In);
 
 // A warp's rows in memory, which are read and written from their first position to their last or, `reversed`, from
 // their last to their first. Of a stretch a lane moves pieces of as many items as `vector` allows: one of every so many
-// rows, and the next ones of the same rows, 32 pieces further on, if there are more than 32 to a row. kAtOnce pieces of
-// a lane are on their way at once: not all where their addresses would fill the registers.
-template <typename In, int kStretch, int kRow = kLaneRow<In, kStretch>, int kAtOnce = 4>
+// rows, and the next ones of the same rows, 32 pieces further on, if there are more than 32 to a row. In shared memory
+// there are kRow items from row to row.
+template <typename In, int kStretch, int kRow = kLaneRow<In, kStretch>>
 class LaneLines {
  public:
   MMSPARX_INLINE LaneLines(In* first, int64_t stride, int rows, int length, int vector, bool reversed, int lane)
@@ -46,8 +46,36 @@ class LaneLines {
     move<kPiece, false>(shared, start);
   }
 
+
+  // The same for lines of as many rows, of the same length and `vector`. Where rows and pieces are whole, all pieces are
+  // on their way at once, since there are few warps to wait by turns.
+  template <int kLines>
+  static MMSPARX_INLINE void load(const LaneLines* const (&lines)[kLines], In* const (&shared)[kLines], int start) {
+    if (!lines[0]->is_whole()) {
+#pragma unroll
+      for (int i = 0; i < kLines; i++) lines[i]->load(shared[i], start);
+    } else if (start < lines[0]->left_) {
+      Widest pieces[kLines][kPieces];
+#pragma unroll
+      for (int i = 0; i < kLines; i++) lines[i]->read(pieces[i], lines[i]->at(start));
+#pragma unroll
+      for (int i = 0; i < kLines; i++) lines[i]->template put<kRowsAtOnce>(shared[i] + lines[i]->shared_, pieces[i]);
+    }
+  }
+  MMSPARX_INLINE void store_at_once(In* shared, int start) const {
+    if (!is_whole()) {
+      store(shared, start);
+    } else if (start < left_) {
+      Widest pieces[kPieces];
+      take<kRowsAtOnce>(pieces, shared + shared_);
+      write(at(start), pieces);
+    }
+  }
+
  private:
-  static constexpr int kWidest = 16 / sizeof(In);
+  static constexpr int kWidest = 16 / sizeof(In), kRowsAtOnce = kLanes * kWidest / kStretch;
+  static constexpr int kPieces = kLanes / kRowsAtOnce;
+  using Widest = Piece<16>;
 
   const int rows_, vector_;
   // Of a lane's first piece: its row, the positions left from it on, its places in shared memory and, of the first
@@ -60,29 +88,27 @@ class LaneLines {
   static MMSPARX_INLINE unsigned char* bytes_of(In* items) { return reinterpret_cast<unsigned char*>(items); }
   static MMSPARX_INLINE int lanes_of_a_row(int piece) { return kStretch / piece < kLanes ? kStretch / piece : kLanes; }
 
+  MMSPARX_INLINE bool is_whole() const { return rows_ == kLanes && vector_ == kWidest; }
+  MMSPARX_INLINE unsigned char* at(int position) const {
+    return memory_ + (reversed_ ? -position : position) * int64_t(sizeof(In));
+  }
+
   template <int kPiece, bool kLoads>
   MMSPARX_INLINE void move(In* shared, int start) const {
     constexpr int kOfARow = kStretch / kPiece, kLanesOfARow = kOfARow < kLanes ? kOfARow : kLanes;
     constexpr int kRows = kLanes / kLanesOfARow;
+    // Pieces of a lane that are on their way at once: not all, or their addresses would fill the registers.
+    constexpr int kAtOnce = 4;
 #pragma unroll 1
     for (int column = 0; column < kStretch; column += kLanesOfARow * kPiece) {
-      const int begin = start + column;
-      if (begin >= left_) break;
-      unsigned char* memory = memory_ + (reversed_ ? -begin : begin) * int64_t(sizeof(In));
-      check_aligned<kPiece * sizeof(In)>(memory);
+      if (start + column >= left_) break;
+      unsigned char* memory = at(start + column);
       In* here = shared + shared_ + column;
       int rows = rows_ - row_;
-      if constexpr (kAtOnce * kRows == kLanes) {
-        if (rows > kLanes - kRows) {
-          move_pieces<kPiece, kAtOnce, kRows, kLoads>(here, memory);
-          continue;
-        }
-      } else {
 #pragma unroll 1
-        for (; rows > (kAtOnce - 1) * kRows; rows -= kAtOnce * kRows) {
-          move_pieces<kPiece, kAtOnce, kRows, kLoads>(here, memory);
-          here += kAtOnce * kRows * kRow;
-        }
+      for (; rows > (kAtOnce - 1) * kRows; rows -= kAtOnce * kRows) {
+        move_pieces<kPiece, kAtOnce, kRows, kLoads>(here, memory);
+        here += kAtOnce * kRows * kRow;
       }
 #pragma unroll 1
       for (; rows > 0; rows -= kRows) {
@@ -95,35 +121,63 @@ class LaneLines {
   // The lane's pieces of so many of its rows; `memory` goes on to the next.
   template <int kPiece, int kNumber, int kRows, bool kLoads>
   MMSPARX_INLINE void move_pieces(In* shared, unsigned char*& memory) const {
-    using Whole = Piece<kPiece * sizeof(In)>;
-    Whole pieces[kNumber];
-    const unsigned char* from = memory;
-#pragma unroll
-    for (int i = 0; i < kNumber; i++) {
-      const void* const piece = kLoads ? static_cast<const void*>(from) : shared + i * kRows * kRow;
-      pieces[i] = *static_cast<const Whole*>(piece);
-      from += step_;
-    }
-    if constexpr (kPiece > 1) {
-      if (reversed_) {
-#pragma unroll
-        for (int i = 0; i < kNumber; i++) turn<kPiece>(pieces[i]);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kNumber; i++) {
-      void* const piece = kLoads ? static_cast<void*>(shared + i * kRows * kRow) : memory;
-      *static_cast<Whole*>(piece) = pieces[i];
-      memory += step_;
+    Piece<kPiece * sizeof(In)> pieces[kNumber];
+    if constexpr (kLoads) {
+      memory = read(pieces, memory);
+      put<kRows>(shared, pieces);
+    } else {
+      take<kRows>(pieces, shared);
+      memory = write(memory, pieces);
     }
   }
 
-  template <int kPiece>
-  static MMSPARX_INLINE void turn(Piece<kPiece * sizeof(In)>& piece) {
-    Items<In, kPiece> items;
-    memcpy(items.words, &piece, sizeof(piece));
-    items.reverse();
-    memcpy(&piece, items.words, sizeof(piece));
+  // The lane's pieces, one of every kRows-th row, from memory to shared memory and back.
+  template <int kBytes, int kNumber>
+  MMSPARX_INLINE unsigned char* read(Piece<kBytes> (&pieces)[kNumber], unsigned char* memory) const {
+    check_aligned<kBytes>(memory);
+#pragma unroll
+    for (int i = 0; i < kNumber; i++) {
+      pieces[i] = *reinterpret_cast<const Piece<kBytes>*>(memory);
+      memory += step_;
+    }
+    return memory;
+  }
+  template <int kRows, int kBytes, int kNumber>
+  MMSPARX_INLINE void put(In* shared, Piece<kBytes> (&pieces)[kNumber]) const {
+    turn(pieces);
+#pragma unroll
+    for (int i = 0; i < kNumber; i++) *reinterpret_cast<Piece<kBytes>*>(shared + i * kRows * kRow) = pieces[i];
+  }
+  template <int kRows, int kBytes, int kNumber>
+  MMSPARX_INLINE void take(Piece<kBytes> (&pieces)[kNumber], const In* shared) const {
+#pragma unroll
+    for (int i = 0; i < kNumber; i++) pieces[i] = *reinterpret_cast<const Piece<kBytes>*>(shared + i * kRows * kRow);
+    turn(pieces);
+  }
+  template <int kBytes, int kNumber>
+  MMSPARX_INLINE unsigned char* write(unsigned char* memory, const Piece<kBytes> (&pieces)[kNumber]) const {
+    check_aligned<kBytes>(memory);
+#pragma unroll
+    for (int i = 0; i < kNumber; i++) {
+      *reinterpret_cast<Piece<kBytes>*>(memory) = pieces[i];
+      memory += step_;
+    }
+    return memory;
+  }
+
+  template <int kBytes, int kNumber>
+  MMSPARX_INLINE void turn(Piece<kBytes> (&pieces)[kNumber]) const {
+    constexpr int kPiece = kBytes / sizeof(In);
+    if constexpr (kPiece > 1) {
+      if (!reversed_) return;
+#pragma unroll
+      for (int i = 0; i < kNumber; i++) {
+        Items<In, kPiece> items;
+        memcpy(items.words, &pieces[i], kBytes);
+        items.reverse();
+        memcpy(&pieces[i], items.words, kBytes);
+      }
+    }
   }
 };
 
