@@ -1,7 +1,7 @@
 // The backward: a warp some rows of a group, tile after tile from the last to the first.
 //
-// What a sum runs over is cut by the sizes alone and added in one order, so that gradients repeat bit by bit: a warp
-// adds up dB and dC of its rows (its block of the group), and another kernel those of all blocks.
+// What a sum runs over is cut by the sizes and the GPU alone and added in one order, so that gradients repeat bit by
+// bit: a warp adds up dB and dC of its rows (its block of the group), and another kernel those of all blocks.
 
 #pragma once
 
@@ -33,8 +33,9 @@ template <typename S>
 int64_t backward_rows(const Inputs& in) {
   constexpr int64_t kMost = 16;
   constexpr size_t kSharedBytes = 12 << 10;  // of a block; for one row it may be more, up to what every GPU has
+  const int64_t enough = enough_warps();
   const auto too_many = [&](int64_t rows) {
-    return in.batch * in.dim < rows * kEnoughWarps || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes;
+    return in.batch * in.dim < rows * enough || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes;
   };
   int64_t rows = kMost;
   while (rows > 1 && too_many(rows)) rows /= 2;

@@ -64,15 +64,15 @@ MMSPARX_INLINE void sync_block() { __syncthreads(); }
 template <int kBytes>
 MMSPARX_INLINE void check_aligned(const void*) {}
 
-// Warps that fill a GPU.
-constexpr int64_t kEnoughWarps = 4096;
-
 inline int64_t attribute_of_device(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&value, attribute, device);
   return value;
 }
+
+// Warps that fill the device where a multiprocessor holds 16: twice as many as it holds, so that few idle at the end.
+inline int64_t enough_warps() { return 2 * 16 * attribute_of_device(cudaDevAttrMultiProcessorCount); }
 
 // Whether rows, so many to a group, fill the device where each takes a lane, 32 of a group a warp. They do with 14
 // warps for a multiprocessor, 3 or 4 for each of its schedulers, so that one runs while others wait for memory: with
