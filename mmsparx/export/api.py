@@ -149,10 +149,11 @@ def export(
                     found = subject.compare(_outputs(run, image), outputs)
                     if found.error > checks.TOLERANCE:
                         layer = _find(writer, module, images, part, library=library)
+                        how = f'by {found.error:.1e} of the largest value'
                         raise checks.DisagreementError(
-                            f'export: {run.runtime} gives other outputs than the model, by {found.error:.1e} of the '
-                            f'largest value for an image of {image.shape}; nothing was kept. The first layer that '
-                            f'differs: {layer}'
+                            f'export: {run.runtime} gives other outputs than the model, '
+                            f'{f"in {found.single} detections" if found.single else how} for an image of '
+                            f'{image.shape}; nothing was kept. The first layer that differs: {layer}'
                         )
                     case = (run.runtime, image.shape)
                     errors[case] = max(errors.get(case, 0.0), found.error)

@@ -198,18 +198,20 @@ def features(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Ten
 def matches(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float) -> Iterator[tuple[int, int]]:
     """Pairs of detections that are the same, as indices into the first and the second.
 
-    Two are the same if they are of one class, and scores and boxes differ by no more than a share of the largest ones.
-    The order may differ, since rounding decides it where scores are nearly equal.
+    Two are the same if they are of one class, and boxes, scores and masks differ by no more than a share of the largest
+    ones. The order may differ, since rounding decides it where scores are nearly equal.
 
     Args:
-        found, expected: Boxes (N, 4), scores (N,) and labels (N,) first.
+        found, expected: Boxes (N, 4), scores (N,), labels (N,) and, where there are masks, these (N, s, s).
         tolerance: Largest share.
     """
-    box, score = (max(float(np.abs(x).max(initial=0)), 1e-30) for x in expected[:2])
+    scales = [max(float(np.abs(x).max(initial=0)), 1e-30) for x in expected]
+    scales[2] = 1e-30  # labels have to be equal
     free = np.ones(len(found[0]), bool)
-    for i, (b, s, label) in enumerate(zip(*expected[:3], strict=True)):
-        error = np.maximum(np.abs(found[0] - b).max(-1, initial=0) / box, np.abs(found[1] - s) / score)
-        error = np.where(free & (found[2] == label), error, np.inf)
+    for i, one in enumerate(zip(*expected, strict=True)):
+        pairs = zip(found, one, scales, strict=True)
+        errors = [np.abs(many - each).max(tuple(range(1, many.ndim)), initial=0) / scale for many, each, scale in pairs]
+        error = np.where(free, np.max(errors, 0), np.inf)
         best = int(error.argmin()) if error.size else -1
         if best >= 0 and error[best] <= tolerance:
             free[best] = False

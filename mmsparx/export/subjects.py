@@ -121,12 +121,12 @@ class Detector(Subject):
     ) -> checks.Difference:
         """Compare detections in any order.
 
-        Rounding decides some suppressions and the last places. Up to a twentieth of the detections may differ by that.
+        Rounding decides some suppressions and the last places. Up to a tenth of the detections may differ by that.
         """
         pairs = list(detection.matches(found, expected, tolerance))
         number = max(len(expected[0]), len(found[0]))
         single = number - len(pairs)
-        if single > number // 20:
+        if single > number // 10:
             return checks.Difference(float('inf'), single)
         if not pairs:
             return checks.Difference(0.0)

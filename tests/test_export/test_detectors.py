@@ -89,6 +89,9 @@ def test_detections_match_in_any_order_and_once():
     assert list(matches([x[:1].repeat(2, 0) for x in given], [x[:1] for x in given], 1e-4)) == [(0, 0)]
     assert list(matches([boxes + 0.02, scores, labels], given, 1e-4)) == []
     assert list(matches([boxes, scores, labels + 5], given, 1e-4)) == []
+    masks = np.zeros((3, 4, 4), np.float32)
+    masks[0, 0, 0] = 1
+    assert list(matches([*given, masks[::-1]], [*given, masks], 1e-4)) == [(1, 1)]  # the others have other masks
     empty = [x[:0] for x in given]
     assert list(matches(empty, given, 1e-4)) == list(matches(given, empty, 1e-4)) == []
 
