@@ -27,6 +27,7 @@ _INSTALLED_BY = {
     'mmseg': "pip install 'mmsparx[seg]'",
     **dict.fromkeys(('mmpretrain', 'timm'), "pip install 'mmsparx[cls]'"),
     **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime', 'openvino'), "pip install 'mmsparx[export]'"),
+    'gradio': "pip install 'mmsparx[demo]'",
     'shtab': "pip install shtab, or 'mmsparx[completion]'",
 }
 
@@ -99,14 +100,14 @@ def finish(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         return FAILED
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
         if sentence is None:
             raise
         sys.stderr.write(f'mmsparx: {sentence}\n')
         return FAILED
 
 
-def _sentence(error: Exception) -> str | None:
+def sentence_of(error: Exception) -> str | None:
     """What a user reads of an error; None for a bug, whose traceback has to be seen."""
     if isinstance(error, ModuleNotFoundError) and not (error.name or 'mmsparx').startswith('mmsparx'):
         package = error.name.partition('.')[0]

@@ -1,6 +1,5 @@
 """Exported files as networks of `mmsparx infer`: what is before and after them, as the libraries do it."""
 
-import argparse
 import sys
 from collections.abc import Mapping
 
@@ -9,19 +8,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mmsparx.engine.predictions import without_doubles
+from mmsparx.engine.predictions import Drawing, without_doubles
 from mmsparx.export.description import Description, read_description
 from mmsparx.export.detection import paste_masks
 from mmsparx.export.runtimes import Run, open_file
 from mmsparx.export.subjects import CLASSIFICATION, DETECTION, SEGMENTATION
 
 
-def load_exported(file: str, args: argparse.Namespace):
+def load_exported(file: str):
     """An exported file as a `mmsparx.engine.inference.Network`; says which runtime it runs in.
 
     Args:
         file: File that `mmsparx export` has written, with its JSON file beside it.
-        args: Arguments of the command, which say how is drawn.
 
     Raises:
         ValueError: The file is of a backbone alone, names no classes, or see `read_description` and `open_file`.
@@ -35,7 +33,7 @@ def load_exported(file: str, args: argparse.Namespace):
         raise ValueError(f'{file}: the model is tested in sliding windows, which an exported file is not run in')
     run = open_file(file)
     sys.stdout.write(f'{file} runs in {run.runtime}\n')
-    return _NETWORKS[about.task](run, about, args)
+    return _NETWORKS[about.task](run, about)
 
 
 def prepare(image: np.ndarray, about: Description) -> np.ndarray:
@@ -73,13 +71,13 @@ def _resized(image: np.ndarray, step: Mapping) -> np.ndarray:
     return mmcv.imresize_to_multiple(image, step['divisor'], scale_factor=1)
 
 
-def _classifier(run: Run, about: Description, args: argparse.Namespace):
+def _classifier(run: Run, about: Description):
     from mmpretrain.structures import DataSample
     from mmpretrain.visualization import UniversalVisualizer
 
     visualizer = UniversalVisualizer()
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         (logits,) = run(prepare(image, about))
         scores = torch.from_numpy(logits[0]).softmax(0)
         label = int(scores.argmax())
@@ -99,7 +97,7 @@ def draw_class(visualizer, image: np.ndarray, sample, classes) -> np.ndarray:
     return drawn[..., ::-1]
 
 
-def _segmenter(run: Run, about: Description, args: argparse.Namespace):
+def _segmenter(run: Run, about: Description):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
     from mmseg.visualization import SegLocalVisualizer
@@ -109,7 +107,7 @@ def _segmenter(run: Run, about: Description, args: argparse.Namespace):
     # mmseg 1.2.2 confuses its arguments for these two.
     visualizer.set_dataset_meta(classes=list(about.classes), palette=list(map(list, palette)))
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         (logits,) = run(prepare(image, about))
         logits = F.interpolate(
             torch.from_numpy(logits), image.shape[:2], mode='bilinear', align_corners=about.align_corners
@@ -132,7 +130,7 @@ def class_shares(label_map: np.ndarray, classes) -> dict[str, float]:
     return {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
 
 
-def _detector(run: Run, about: Description, args: argparse.Namespace):
+def _detector(run: Run, about: Description):
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -141,7 +139,7 @@ def _detector(run: Run, about: Description, args: argparse.Namespace):
     visualizer = ClassColourVisualizer()
     visualizer.dataset_meta = {'classes': about.classes, 'palette': list(about.palette or ()) or 'random'}
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         prepared = prepare(image, about)
         boxes, scores, labels, *masks = run(prepared)
         size = image.shape[:2]
@@ -154,8 +152,8 @@ def _detector(run: Run, about: Description, args: argparse.Namespace):
         if masks:
             pasted = paste_masks(masks[0], boxes, size, about.mask_threshold)
             found.masks, result['masks'] = torch.from_numpy(pasted), _run_lengths(pasted)
-        sample = without_doubles(DetDataSample(pred_instances=found), args.max_overlap)
-        visualizer.add_datasample('image', image[..., ::-1].copy(), sample, False, pred_score_thr=args.score_thr)
+        sample = without_doubles(DetDataSample(pred_instances=found), drawing.max_overlap)
+        visualizer.add_datasample('image', image[..., ::-1].copy(), sample, False, pred_score_thr=drawing.score_thr)
         names = [about.classes[i] for i in result['labels']]
         return visualizer.get_image()[..., ::-1], {**result, 'classes': names}
 

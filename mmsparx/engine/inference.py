@@ -21,7 +21,7 @@ from mmsparx.engine.command_line import read_config
 from mmsparx.engine.devices import device_of
 from mmsparx.engine.exported import class_shares, draw_class, load_exported
 from mmsparx.engine.outputs import check_outside, check_writable, distinct_stems
-from mmsparx.engine.predictions import use_class_colours, without_doubles
+from mmsparx.engine.predictions import Drawing, use_class_colours, without_doubles
 from mmsparx.weights import read_weights
 from mmsparx.zoo import resolve_config
 
@@ -30,12 +30,12 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 # Folders of the results, below --out-dir.
 KINDS = ('images', 'labels', 'predictions')
 
-# An image (H, W, 3), BGR -> what was found drawn into it, and the predictions for JSON; with them under 'label_map',
-# if there is one, the class of each pixel (H, W).
-Network = Callable[[np.ndarray], tuple[np.ndarray, dict]]
+# An image (H, W, 3), BGR, and the choice of detections to draw -> what was found drawn into the image, and the
+# predictions for JSON; with them under 'label_map', if there is one, the class of each pixel (H, W).
+Network = Callable[[np.ndarray, Drawing], tuple[np.ndarray, dict]]
 
 
-def detector(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
+def detector(config: str, checkpoint: str, device: str) -> Network:
     from mmdet.apis import DetInferencer
 
     cfg = Config.fromfile(config)
@@ -44,22 +44,22 @@ def detector(config: str, checkpoint: str, device: str, args: argparse.Namespace
     inferencer.model.dataset_meta.update(classes=class_meta(cfg, checkpoint, inferencer.model.dataset_meta)['classes'])
     classes = inferencer.model.dataset_meta['classes']
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         (sample,) = inferencer(image, return_datasamples=True)['predictions']
         result = inferencer.pred2dict(sample)
         # Images are drawn as they are given, and drawn into in RGB.
         (drawn,) = inferencer.visualize(
             [image[..., ::-1]],
-            [without_doubles(sample, args.max_overlap)],
+            [without_doubles(sample, drawing.max_overlap)],
             return_vis=True,
-            pred_score_thr=args.score_thr,
+            pred_score_thr=drawing.score_thr,
         )
         return drawn[..., ::-1], {**result, 'classes': [classes[i] for i in result['labels']]}
 
     return infer
 
 
-def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
+def segmenter(config: str, checkpoint: str, device: str) -> Network:
     from mmseg.apis import MMSegInferencer
 
     inferencer = MMSegInferencer(model=config, weights=checkpoint, device=device)
@@ -68,7 +68,7 @@ def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespac
     inferencer.model.dataset_meta = meta  # which the visualizer is given with each image
     classes = meta['classes']
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         sample = inferencer(image, return_datasamples=True)
         label_map = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
         shares = class_shares(label_map, classes)
@@ -80,14 +80,14 @@ def segmenter(config: str, checkpoint: str, device: str, args: argparse.Namespac
     return infer
 
 
-def classifier(config: str, checkpoint: str, device: str, args: argparse.Namespace) -> Network:
+def classifier(config: str, checkpoint: str, device: str) -> Network:
     from mmpretrain.apis import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
     inferencer = ImageClassificationInferencer(model=config, pretrained=checkpoint, device=device)
     visualizer = UniversalVisualizer()
 
-    def infer(image: np.ndarray) -> tuple[np.ndarray, dict]:
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         # Calling the inferencer would show a progress bar of its own.
         (sample,) = inferencer.forward(next(inferencer.preprocess([image])))
         (result,) = inferencer.postprocess([sample], [])
@@ -124,24 +124,32 @@ def class_meta(cfg: Config, checkpoint: str, otherwise: Mapping) -> Mapping:
     return found
 
 
-def load_network(args: argparse.Namespace) -> Network:
+def load_network(
+    config: str | None = None, checkpoint: str | None = None, *, model: str | None = None, device: str | None = None
+) -> Network:
     """The network that a config and a checkpoint make, or an exported file.
+
+    Args:
+        config: Config file, or the name of a shipped config.
+        checkpoint: Checkpoint file or address.
+        model: Exported file, instead of the two.
+        device: Device of a config's network; by default a GPU if there is one.
 
     Raises:
         ValueError: the config is neither a file nor a shipped config, or of none of the three libraries; there is no
             such device; or neither or both of the two are given.
     """
-    if args.model is not None:
-        if args.config is not None or args.device is not None:
+    if model is not None:
+        if config is not None or device is not None:
             raise ValueError('--model: expected an exported file alone, without CONFIG, CHECKPOINT and --device')
-        return load_exported(args.model, args)
-    if args.config is None or args.checkpoint is None:
+        return load_exported(model)
+    if config is None or checkpoint is None:
         raise ValueError('expected CONFIG and CHECKPOINT, or --model FILE of an exported network')
-    config = str(resolve_config(args.config))
+    config = str(resolve_config(config))
     library = read_config(Path(config)).get('default_scope')
     if library not in NETWORKS:
         raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
-    return NETWORKS[library](config, args.checkpoint, device_of(args.device), args)
+    return NETWORKS[library](config, checkpoint, device_of(device))
 
 
 @dataclass
@@ -238,7 +246,8 @@ def run_inference(args: argparse.Namespace) -> int:
             check_outside(out / kind, args.source, '--out-dir')
             check_outside(args.source, out / kind, '--out-dir')
     check_writable(out, '--out-dir')
-    network = load_network(args)
+    network = load_network(args.config, args.checkpoint, model=args.model, device=args.device)
+    drawing = Drawing(args.score_thr, args.max_overlap)
     total = min(source.count or sys.maxsize, args.max_frames or sys.maxsize)
     unread, refused, done, interrupted = [], [], 0, False
     try:
@@ -249,7 +258,7 @@ def run_inference(args: argparse.Namespace) -> int:
                 continue
             stem = source.stems.get(name) or str(Path(name).with_suffix(''))
             try:
-                drawn, result = network(image)
+                drawn, result = network(image, drawing)
             except cv2.error:  # as of an image of 1x10000, which the pipeline would make 0 pixels high
                 refused.append(name)
                 continue

@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ DET_VISUALIZER = 'mmsparx.engine.det_visualizer.ClassColourVisualizer'
 # Detections of any class that overlap by more than this (IoU) are of one object as a rule, and their labels are drawn
 # over each other.
 MAX_OVERLAP = 0.6
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Choice of the detections that are drawn.
+
+    Attributes:
+        score_thr: Score that drawn detections exceed.
+        max_overlap: Overlap (IoU) up to which boxes are drawn beside each other; see `without_doubles`.
+    """
+
+    score_thr: float = 0.3
+    max_overlap: float = MAX_OVERLAP
+
 
 # Large entries that are not the prediction: the scores of each class at each pixel, and annotations.
 _LEFT_OUT = ('seg_logits', 'gt_sem_seg', 'gt_instances', 'ignored_instances')

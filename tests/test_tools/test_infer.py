@@ -255,11 +255,11 @@ def test_a_device_that_is_not_there(run, folder, capsys):
 def shown(monkeypatch):
     """`shown(...)` runs the script with a network that paints everything black, and finds how bright it was."""
 
-    def network(image):
+    def network(image, drawing):
         return np.zeros_like(image), {'mean': image.mean(), 'label_map': np.full(image.shape[:2], 7, np.uint8)}
 
     def run(*arguments):
-        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        monkeypatch.setattr(inference, 'load_network', lambda *_, **__: network)
         return run_command('infer', *arguments)
 
     return run
@@ -336,13 +336,13 @@ class TestCtrlC:
     def interrupted(self, monkeypatch, tmp_path):
         seen = []
 
-        def network(image):
+        def network(image, drawing):
             seen.append(image)
             if len(seen) == 2:
                 raise KeyboardInterrupt
             return image, {}
 
-        monkeypatch.setattr(inference, 'load_network', lambda args: network)
+        monkeypatch.setattr(inference, 'load_network', lambda *_, **__: network)
         return lambda source: main(['infer', str(source), 'config', 'checkpoint', '--out-dir', str(tmp_path / 'found')])
 
     def test_a_folder_ends_with_what_is_done(self, interrupted, tmp_path, capsys):
