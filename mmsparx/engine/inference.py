@@ -149,7 +149,15 @@ def load_network(
     library = read_config(Path(config)).get('default_scope')
     if library not in NETWORKS:
         raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
-    return NETWORKS[library](config, checkpoint, device_of(device))
+    # Of a network that was loaded before, the scope may be another one.
+    with DefaultScope.overwrite_default_scope(library):
+        network = NETWORKS[library](config, checkpoint, device_of(device))
+
+    def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
+        with DefaultScope.overwrite_default_scope(library):
+            return network(image, drawing)
+
+    return infer
 
 
 @dataclass
