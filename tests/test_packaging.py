@@ -153,7 +153,7 @@ def test_only_torch_is_required(metadata):
     required = metadata.get_all('Requires-Dist')
     assert [r for r in required if 'extra ==' not in r] == ['torch>=2.4']
     extras = {extra: [r for r in required if f'"{extra}"' in r] for extra in metadata.get_all('Provides-Extra')}
-    assert {'mmengine', 'det', 'seg', 'cls', 'export', 'hub', 'dev'} <= set(extras)
+    assert {'mmengine', 'det', 'seg', 'cls', 'export', 'hub', 'demo', 'dev'} <= set(extras)
     for extra, library in {'det': 'mmdet', 'seg': 'mmsegmentation', 'cls': 'mmpretrain'}.items():
         assert any(r.startswith(library) for r in extras[extra])
         assert any(r.startswith('mmsparx[mmengine]') for r in extras[extra])

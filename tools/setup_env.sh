@@ -142,7 +142,7 @@ say 'installing torch (a download of some 2 GB)'
 pip_install torch torchvision setuptools wheel ninja psutil
 install_mmcv
 say 'installing mmdetection, mmsegmentation, mmpretrain and this package'
-pip_install --no-build-isolation -e '.[det,seg,cls,analysis,export,hub,docs,dev]'
+pip_install --no-build-isolation -e '.[det,seg,cls,analysis,export,hub,demo,docs,dev]'
 say 'checking'
 "$VENV/bin/python" -m pip check
 echo "$wanted" >"$STAMP"
