@@ -42,6 +42,7 @@ ORT_LIBRARY = 'libmmsparx_ort.so'
 ORT_SOURCES = SOURCES / 'ort'
 ORT_SHARED = ('csrc/common/cpu/instruction_sets.cpp', 'csrc/selective_scan/cpu/kernels_*.cpp')
 RECORD = '_build.json'
+STABLE_ABI = (2, 10)  # the first torch with all that csrc/common/torch_stable.h takes of its stable ABI
 AGAIN = 'then install again'  # for which mmsparx.ops knows the command, since it knows what was installed
 
 
@@ -133,7 +134,8 @@ def one_program(command: str, name: str):
 def import_torch():
     """torch, under pip's build isolation as well, which hides the environment that is installed into.
 
-    A build requirement would fetch the newest torch, and the operators run only with the one it is compiled against.
+    A build requirement would fetch the newest torch, and operators that are compiled for GPUs or against a torch before
+    2.10 run only with the one that they are compiled against.
     """
     try:
         with contextlib.suppress(ModuleNotFoundError):
@@ -233,15 +235,23 @@ def get_architecture_flags(architectures: list[str]) -> list[str]:
 
 
 def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
-    """The extension as torch compiles it, for CPUs, and with `nvcc` for GPUs."""
+    """The extension as torch compiles it, for CPUs, and with `nvcc` for GPUs.
+
+    Without `nvcc` it is compiled against torch's stable ABI, where torch has it: one library for all that do.
+    """
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     kind, sources, flags = CppExtension, get_sources(), ['-O3', '-g0']
     # torch's checks contain __FILE__.
     hidden = [f'-ffile-prefix-map={path}/=' for path in (Path.cwd(), Path(torch.__path__[0]).parent)]
+    stable = nvcc is None and tuple(map(int, re.findall(r'\d+', torch.__version__)[:2])) >= STABLE_ABI
+    record['torch_from'] = '.'.join(map(str, STABLE_ABI)) if stable else None
+    if stable:
+        version = STABLE_ABI[0] << 56 | STABLE_ABI[1] << 48  # as torch/headeronly/version.h writes it
+        flags += ['-DMMSPARX_STABLE_ABI', f'-DTORCH_TARGET_VERSION={version:#x}', '-fvisibility=hidden']
     # Compiled for OpenMP and not linked to it: torch has loaded one, and a second one would bring a second pool of
-    # threads. torch's is GNU's, which clang does not compile for.
-    if sys.platform == 'linux' and record['compiler'].startswith('g++'):
+    # threads. torch's is GNU's, which clang does not compile for. The stable ABI has a parallel loop of its own.
+    elif sys.platform == 'linux' and record['compiler'].startswith('g++'):
         flags.append('-fopenmp')
     # The users' own, last: setuptools and ninja each heed but one of the two.
     flags += shlex.split(f'{os.getenv("CFLAGS", "")} {os.getenv("CXXFLAGS", "")}')
@@ -253,8 +263,10 @@ def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
         compiler = [f'-Xcompiler={flag}' for flag in hidden if ',' not in flag]  # which would make two flags of it
         arguments['nvcc'] = ['-O3', *compiler, *get_architecture_flags(record['archs'])]
     extension = kind(NAME, sources, extra_compile_args=arguments, py_limited_api=True)
-    # It registers operators and has nothing of Python in it: one library for every Python.
-    extension.libraries = [library for library in extension.libraries if library != 'torch_python']
+    # It registers operators and has nothing of Python in it: one library for every Python. The stable ABI is all in
+    # torch_cpu.
+    unused = {'torch_python', 'torch', 'c10'} if stable else {'torch_python'}
+    extension.libraries = [library for library in extension.libraries if library not in unused]
     return extension
 
 
@@ -284,6 +296,7 @@ class BuildOperators(build_ext):
             'built',
             'reason',
             'torch',
+            'torch_from',
             'compiler',
             'flags',
             'cuda',
@@ -299,7 +312,8 @@ class BuildOperators(build_ext):
         try:
             self.compile(record)
             record['built'] = True
-            told = f'compiled the operators with {record["compiler"]} for torch {record["torch"]}'
+            found = f'{record["torch_from"]} and later' if record['torch_from'] else record['torch']
+            told = f'compiled the operators with {record["compiler"]} for torch {found}'
             if record['cuda']:
                 told += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
             elif os.getenv('FORCE_CUDA') == '1':

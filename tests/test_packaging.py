@@ -231,12 +231,15 @@ class TestTheCompiledScan:
         assert record['reason'] is record['log'] is record['cuda'] is record['archs'] is None
         assert record['ort_reason'] == 'csrc/ort holds no C++ sources. Take all of the source, then install again'
         assert record['torch'] == torch.__version__
+        stable = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 10)
+        assert record['torch_from'] == ('2.10' if stable else None)
         assert record['version'] == mmsparx.__version__
         assert re.fullmatch(r'(g|clang)\+\+ \d+\.\d+(\.\d+)?|MSVC', record['compiler'])
         assert record['flags'][:2] == ['-O3', '-g0']
         no_gpu = 'torch saw no GPU when mmsparx was built. Set FORCE_CUDA=1, then install again'
         assert record['cuda_reason'].startswith(no_gpu if torch.version.cuda else 'torch ')
-        assert f'mmsparx: compiled the operators with {record["compiler"]}' in printed
+        versions = '2.10 and later' if stable else torch.__version__
+        assert f'mmsparx: compiled the operators with {record["compiler"]} for torch {versions};' in printed
         assert not [name for name in files if name.startswith('csrc')]
 
     @needs_compiler
@@ -473,6 +476,7 @@ class TestTheCudaKernels:
         build(isolated, 'wheel', copy, tmp_path, 'with torch', CXX=f'env LC_ALL=C {COMPILER}', **variables)
         record = json.loads(read_wheel(tmp_path)[1][RECORD])
         assert (record['cuda'], record['archs']) == (release, ['8.0', '9.0+PTX'])
+        assert record['torch_from'] is None
 
     def test_not_with_an_nvcc_that_cannot_be_run(self, isolated, copy, tmp_path, release, toolkit):
         home = toolkit(release)

@@ -2,37 +2,36 @@
 
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
+#include "torch_api.h"
 #include "types.h"
 
 namespace mmsparx {
 
 // The type of all arithmetic, and of parameters, beside x.
-inline at::ScalarType state_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+inline ScalarType state_type(const Tensor& x) {
+  return scalar_type_of(x) == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 // x's type; `op` and `name` are the operator's and x's name, for the message.
-inline Type type_of(const char* op, const char* name, const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble:
+inline Type type_of(const char* op, const char* name, const Tensor& x) {
+  switch (scalar_type_of(x)) {
+    case ScalarType::Double:
       return Type::kDouble;
-    case at::kFloat:
+    case ScalarType::Float:
       return Type::kFloat;
-    case at::kBFloat16:
+    case ScalarType::BFloat16:
       return Type::kBFloat16;
-    case at::kHalf:
+    case ScalarType::Half:
       return Type::kHalf;
     default:
-      TORCH_CHECK(false, op, ": expected ", name, " in Double, Float, BFloat16 or Half, got ", x.scalar_type());
+      MMSPARX_CHECK(false, op, ": expected ", name, " in Double, Float, BFloat16 or Half, got ", scalar_type_of(x));
   }
 }
 
 // x itself, or a copy, whose last two axes, the rows of a map, lie one after the other.
-inline at::Tensor with_contiguous_maps(const at::Tensor& x) {
+inline Tensor with_contiguous_maps(const Tensor& x) {
   const bool contiguous = (x.size(3) <= 1 || x.stride(3) == 1) && (x.size(2) <= 1 || x.stride(2) == x.size(3));
-  return contiguous ? x : x.contiguous();
+  return contiguous ? x : as_contiguous(x);
 }
 
 }  // namespace mmsparx

@@ -3,9 +3,9 @@
 // They are what mmsparx::depthwise_conv2d and its backward (see library.py) run once the native backend was chosen.
 // Users do not call them, and they have neither an autograd nor a fake.
 
-#include <torch/library.h>
+#include "../common/torch_api.h"
 
-TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
+MMSPARX_SCHEMAS(m) {
   m.def(
       "depthwise_conv2d_native(Tensor x, Tensor weight, Tensor? bias, bool residual, str activation) -> Tensor");
   m.def(

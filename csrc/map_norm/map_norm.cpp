@@ -3,9 +3,9 @@
 // They are what mmsparx::map_norm and its backward (see library.py) run once the native backend was chosen. Users do
 // not call them, and they have neither an autograd nor a fake.
 
-#include <torch/library.h>
+#include "../common/torch_api.h"
 
-TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
+MMSPARX_SCHEMAS(m) {
   m.def("map_norm_native(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor out, Tensor mean, Tensor rstd)");
   m.def(
       "map_norm_bwd_native(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, float eps) "

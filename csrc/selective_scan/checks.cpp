@@ -3,58 +3,58 @@
 namespace mmsparx {
 namespace {
 
-void check(const char* name, const at::Tensor& x, at::IntArrayRef shape, at::ScalarType type, const at::Tensor& u) {
-  TORCH_CHECK(x.sizes() == shape, "selective_scan: expected ", name, " of shape ", shape, " beside u of shape ",
-              u.sizes(), ", got ", x.sizes());
-  TORCH_CHECK(x.scalar_type() == type, "selective_scan: expected ", name, " in ", type, " beside u in ",
-              u.scalar_type(), ", got ", x.scalar_type());
-  TORCH_CHECK(x.device() == u.device(), "selective_scan: expected ", name, " on u's device ", u.device(), ", got ",
-              x.device());
+void check(const char* name, const Tensor& x, Shape shape, ScalarType type, const Tensor& u) {
+  MMSPARX_CHECK(x.sizes().equals(shape), "selective_scan: expected ", name, " of shape ", shape, " beside u of shape ",
+                u.sizes(), ", got ", x.sizes());
+  MMSPARX_CHECK(scalar_type_of(x) == type, "selective_scan: expected ", name, " in ", type, " beside u in ",
+                scalar_type_of(u), ", got ", scalar_type_of(x));
+  MMSPARX_CHECK(on_one_device(x, u), "selective_scan: expected ", name, " on u's device ", u.device(), ", got ",
+                x.device());
 }
 
 // Kernels walk along positions in steps of 1, and through a map row after row; other strides are as they come.
-void make_last_stride_one(at::Tensor& x) {
-  if (x.size(-1) > 1 && x.stride(-1) != 1) x = x.contiguous();
+void make_last_stride_one(Tensor& x) {
+  if (x.size(-1) > 1 && x.stride(-1) != 1) x = as_contiguous(x);
 }
 
-Rows rows(at::Tensor& x) {
+Rows rows(Tensor& x) {
   make_last_stride_one(x);
-  if (x.dim() == 4 && x.size(2) > 1 && x.stride(2) != x.size(3)) x = x.contiguous();
+  if (x.dim() == 4 && x.size(2) > 1 && x.stride(2) != x.size(3)) x = as_contiguous(x);
   return {x.const_data_ptr(), x.stride(0), x.stride(1)};
 }
 
-Matrices matrices(at::Tensor& x) {
+Matrices matrices(Tensor& x) {
   make_last_stride_one(x);
   return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-const void* vector_or_null(const char* name, std::optional<at::Tensor>& x, int64_t size, const at::Tensor& u) {
+const void* vector_or_null(const char* name, OptionalTensor& x, int64_t size, const Tensor& u) {
   if (!x) return nullptr;
   check(name, *x, {size}, state_type(u), u);
-  x = x->contiguous();
+  x = as_contiguous(*x);
   return x->const_data_ptr();
 }
 
-void check_sequences(const at::Tensor& u) {
-  TORCH_CHECK(u.dim() == 3 && u.size(2) >= 1, "selective_scan: expected u of shape (batch, dim, L) with L >= 1, got ",
-              u.sizes());
+void check_sequences(const Tensor& u) {
+  MMSPARX_CHECK(u.dim() == 3 && u.size(2) >= 1, "selective_scan: expected u of shape (batch, dim, L) with L >= 1, got ",
+                u.sizes());
 }
 
-void check_map(const at::Tensor& x) {
-  TORCH_CHECK(x.dim() == 4 && x.size(2) >= 1 && x.size(3) >= 1,
-              "selective_scan: expected x of shape (batch, channels, H, W) of at least one pixel, got ", x.sizes());
+void check_map(const Tensor& x) {
+  MMSPARX_CHECK(x.dim() == 4 && x.size(2) >= 1 && x.size(3) >= 1,
+                "selective_scan: expected x of shape (batch, channels, H, W) of at least one pixel, got ", x.sizes());
 }
 
-int64_t checked_states(const at::Tensor& A, int64_t dim) {
-  TORCH_CHECK(A.dim() == 2 && A.size(0) == dim && A.size(1) >= 1, "selective_scan: expected A of shape (", dim,
-              ", N) for ", dim, " channels, got ", A.sizes());
+int64_t checked_states(const Tensor& A, int64_t dim) {
+  MMSPARX_CHECK(A.dim() == 2 && A.size(0) == dim && A.size(1) >= 1, "selective_scan: expected A of shape (", dim,
+                ", N) for ", dim, " channels, got ", A.sizes());
   return A.size(1);
 }
 
 }  // namespace
 
 Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
-  const at::Tensor& u = t.u;
+  const Tensor& u = t.u;
   const bool map = scanned == Scanned::kMap;
   map ? check_map(u) : check_sequences(u);
   Inputs in{};
@@ -63,18 +63,18 @@ Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
   in.dim = map ? 4 * u.size(1) : u.size(1);
   in.length = map ? u.size(2) * u.size(3) : u.size(2);
   in.states = checked_states(t.A, in.dim);
-  TORCH_CHECK(t.B.dim() == 4, "selective_scan: expected B of shape (batch, G, N, L), got ", t.B.sizes());
+  MMSPARX_CHECK(t.B.dim() == 4, "selective_scan: expected B of shape (batch, G, N, L), got ", t.B.sizes());
   in.groups = t.B.size(1);
-  TORCH_CHECK(in.groups >= 1 && in.dim % in.groups == 0, "selective_scan: expected groups (B.shape[1]) that divide ",
-              in.dim, " channels, got ", in.groups);
-  TORCH_CHECK(!map || in.groups == 4, "selective_scan: expected B of a map's 4 directions, got ", in.groups);
-  check("delta", t.delta, {in.batch, in.dim, in.length}, u.scalar_type(), u);
+  MMSPARX_CHECK(in.groups >= 1 && in.dim % in.groups == 0, "selective_scan: expected groups (B.shape[1]) that divide ",
+                in.dim, " channels, got ", in.groups);
+  MMSPARX_CHECK(!map || in.groups == 4, "selective_scan: expected B of a map's 4 directions, got ", in.groups);
+  check("delta", t.delta, {in.batch, in.dim, in.length}, scalar_type_of(u), u);
   check("A", t.A, {in.dim, in.states}, state_type(u), u);
-  check("B", t.B, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
-  check("C", t.C, {in.batch, in.groups, in.states, in.length}, u.scalar_type(), u);
+  check("B", t.B, {in.batch, in.groups, in.states, in.length}, scalar_type_of(u), u);
+  check("C", t.C, {in.batch, in.groups, in.states, in.length}, scalar_type_of(u), u);
   in.D = vector_or_null("D", t.D, in.dim, u);
   in.delta_bias = vector_or_null("delta_bias", t.delta_bias, in.dim, u);
-  t.A = t.A.contiguous();
+  t.A = as_contiguous(t.A);
   in.A = t.A.const_data_ptr();
   in.u = rows(t.u);
   in.delta = rows(t.delta);
@@ -85,7 +85,7 @@ Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
 }
 
 MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
-  const at::Tensor& x = t.x;
+  const Tensor& x = t.x;
   check_map(x);
   MapInputs in{};
   in.type = type_of("selective_scan", "u", x);
@@ -95,8 +95,8 @@ MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
   in.width = x.size(3);
   const int64_t rows_in_all = 4 * in.channels, length = in.length();
   in.states = checked_states(t.A, rows_in_all);
-  TORCH_CHECK(t.weight.dim() == 2, "selective_scan: expected weight of shape (", rows_in_all, ", R), got ",
-              t.weight.sizes());
+  MMSPARX_CHECK(t.weight.dim() == 2, "selective_scan: expected weight of shape (", rows_in_all, ", R), got ",
+                t.weight.sizes());
   in.rank = t.weight.size(1);
   const auto exact = state_type(x);
   check("step", t.step, {in.batch, 4, in.rank, length}, exact, x);
@@ -106,9 +106,9 @@ MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
   check("C", t.C, {in.batch, 4, in.states, length}, exact, x);
   in.D = vector_or_null("D", t.D, rows_in_all, x);
   in.delta_bias = vector_or_null("delta_bias", t.delta_bias, rows_in_all, x);
-  t.weight = t.weight.contiguous();
+  t.weight = as_contiguous(t.weight);
   in.weight = t.weight.const_data_ptr();
-  t.A = t.A.contiguous();
+  t.A = as_contiguous(t.A);
   in.A = t.A.const_data_ptr();
   in.x = rows(t.x);
   in.step = matrices(t.step);
@@ -118,14 +118,14 @@ MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
   return in;
 }
 
-Rows checked_grad(at::Tensor& grad, const at::Tensor& u) {
-  check("grad", grad, u.sizes(), u.scalar_type(), u);
+Rows checked_grad(Tensor& grad, const Tensor& u) {
+  check("grad", grad, u.sizes(), scalar_type_of(u), u);
   return rows(grad);
 }
 
-void check_states(const at::Tensor& states, int64_t dim, int64_t length, int64_t state_size, const at::Tensor& u) {
+void check_states(const Tensor& states, int64_t dim, int64_t length, int64_t state_size, const Tensor& u) {
   check("states", states, {u.size(0), dim, state_count(length), state_size}, state_type(u), u);
-  TORCH_CHECK(states.is_contiguous(), "selective_scan: expected contiguous states, as a forward returns them");
+  MMSPARX_CHECK(states.is_contiguous(), "selective_scan: expected contiguous states, as a forward returns them");
 }
 
 }  // namespace mmsparx

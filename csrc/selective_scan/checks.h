@@ -3,18 +3,14 @@
 
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include <optional>
-
 #include "../common/tensors.h"
 #include "selective_scan.h"
 
 namespace mmsparx {
 
 struct Tensors {
-  at::Tensor u, delta, A, B, C;
-  std::optional<at::Tensor> D, delta_bias;
+  Tensor u, delta, A, B, C;
+  OptionalTensor D, delta_bias;
 };
 
 // What u is: (batch, dim, L), or a map (batch, channels, H, W) and the rest that of its 4 * channels rows.
@@ -22,18 +18,18 @@ enum class Scanned { kSequences, kMap };
 
 // Of a map's scan: all but x of the state's type.
 struct MapTensors {
-  at::Tensor x, step, weight, A, B, C;
-  std::optional<at::Tensor> D, delta_bias;
+  Tensor x, step, weight, A, B, C;
+  OptionalTensor D, delta_bias;
 };
 
-// Raise c10::Error (RuntimeError in Python) for what does not fit together; otherwise return the sizes and
+// Raise RuntimeError in Python for what does not fit together; otherwise return the sizes and
 // where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept
 // as long as the result is in use.
 Inputs checked_inputs(Tensors& tensors, bool delta_softplus, Scanned scanned = Scanned::kSequences);
 MapInputs checked_inputs(MapTensors& tensors, bool delta_softplus);
 
 // The gradient of out, which has u's shape, and the states a forward saved for `dim` rows.
-Rows checked_grad(at::Tensor& grad, const at::Tensor& u);
-void check_states(const at::Tensor& states, int64_t dim, int64_t length, int64_t state_size, const at::Tensor& u);
+Rows checked_grad(Tensor& grad, const Tensor& u);
+void check_states(const Tensor& states, int64_t dim, int64_t length, int64_t state_size, const Tensor& u);
 
 }  // namespace mmsparx

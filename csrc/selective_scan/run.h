@@ -2,17 +2,12 @@
 
 #pragma once
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-
 #include <tuple>
 
 #include "checks.h"
 
 namespace mmsparx {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // `kernels` is complete, and valid as long as this is.
@@ -24,8 +19,8 @@ class ForwardRun {
       : tensors_{u, delta, A, B, C, D, delta_bias} {
     kernels.inputs = checked_inputs(tensors_, delta_softplus, scanned);
     const Inputs& in = kernels.inputs;
-    out = at::empty(u.sizes(), u.options());
-    states = at::empty({in.batch, in.dim, state_count(in.length), in.states}, A.options());
+    out = make_empty(u.sizes(), u);
+    states = make_empty({in.batch, in.dim, state_count(in.length), in.states}, A);
     kernels.out = out.mutable_data_ptr();
     kernels.states = states.mutable_data_ptr();
   }
@@ -56,17 +51,17 @@ class BackwardRun {
   void allocate(int64_t blocks) { allocate(blocks, kernels.inputs.length); }
   void allocate(int64_t blocks, int64_t positions) {
     const Inputs& in = kernels.inputs;
-    const auto exact = tensors_.A.options(), sums = exact.dtype(at::kDouble);
-    du_ = at::empty(tensors_.u.sizes(), tensors_.u.options());
-    ddelta_ = at::empty(tensors_.delta.sizes(), du_.options());
-    dB_ = at::empty(tensors_.B.sizes(), tensors_.u.options());
-    dC_ = at::empty_like(dB_);
-    dB_partial_ = at::empty({in.batch, in.groups, blocks, in.states, positions}, exact);
-    dC_partial_ = at::empty_like(dB_partial_);
-    if (positions < in.length) leaving_ = at::empty({in.batch, in.dim, in.states}, exact);
-    dA_partial_ = at::empty({in.batch, in.dim, in.states}, sums);
-    dD_partial_ = at::empty({in.batch, in.dim}, sums);
-    dbias_partial_ = at::empty_like(dD_partial_);
+    const Tensor& exact = tensors_.A;
+    du_ = make_empty(tensors_.u.sizes(), tensors_.u);
+    ddelta_ = make_empty(tensors_.delta.sizes(), tensors_.u);
+    dB_ = make_empty(tensors_.B.sizes(), tensors_.u);
+    dC_ = make_empty(tensors_.B.sizes(), tensors_.u);
+    dB_partial_ = make_empty({in.batch, in.groups, blocks, in.states, positions}, exact);
+    dC_partial_ = make_empty(dB_partial_.sizes(), exact);
+    if (positions < in.length) leaving_ = make_empty({in.batch, in.dim, in.states}, exact);
+    dA_partial_ = make_empty({in.batch, in.dim, in.states}, exact, ScalarType::Double);
+    dD_partial_ = make_empty({in.batch, in.dim}, exact, ScalarType::Double);
+    dbias_partial_ = make_empty({in.batch, in.dim}, exact, ScalarType::Double);
     kernels.blocks = blocks;
     kernels.positions = positions;
     kernels.leaving = leaving_.defined() ? leaving_.mutable_data_ptr() : nullptr;
@@ -85,7 +80,7 @@ class BackwardRun {
   template <typename Sum>
   Gradients gradients(const Sum& sum_over_batch) const {
     const auto sum_if = [&](bool present, const Tensor& partial) {
-      return present ? sum_over_batch(partial) : at::empty({0}, tensors_.A.options());
+      return present ? sum_over_batch(partial) : make_empty({0}, tensors_.A);
     };
     return {du_, ddelta_, sum_over_batch(dA_partial_), dB_, dC_, sum_if(tensors_.D.has_value(), dD_partial_),
             sum_if(tensors_.delta_bias.has_value(), dbias_partial_)};

@@ -4,9 +4,9 @@
 // library.py) run once the native backend was chosen. Users do not call them, and they have neither an
 // autograd nor a fake.
 
-#include <torch/library.h>
+#include "../common/torch_api.h"
 
-TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
+MMSPARX_SCHEMAS(m) {
   m.def(
       "selective_scan_fwd_native(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
       "Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");

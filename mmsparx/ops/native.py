@@ -51,13 +51,19 @@ def rebuild(package: Path = _PACKAGE) -> str:
 
 
 def build_info(package: Path = _PACKAGE) -> dict:
-    """What setup.py recorded: `built`, `reason`, `torch`, `compiler`, `flags` and more; {} without a record."""
+    """What setup.py recorded; {} without a record.
+
+    Among it are `built`, `reason`, `torch` (the version that it was compiled against), `torch_from` (the first version
+    that it runs with, or None if that is `torch` alone), `compiler` and `flags`.
+    """
     path = package / '_build.json'
     if not path.is_file():
         return {}
     try:
         info = json.loads(path.read_text())
-        return info | {'built': bool(info['built']), 'torch': str(info['torch']), 'reason': info['reason']}
+        known = {'built': bool(info['built']), 'torch': str(info['torch']), 'reason': info['reason']}
+        oldest = info.get('torch_from')
+        return info | known | {'torch_from': oldest and str(oldest)}
     except (ValueError, KeyError, TypeError):  # cut off by a full disk, or another's
         return {
             'built': False,
@@ -80,8 +86,11 @@ def _load(package: Path) -> str | None:
         return 'it was not compiled, since this copy of mmsparx was not installed'
     if not info['built']:
         return f'it was not compiled: {info["reason"]}'
-    # torch promises its C++ interface to stay within a minor version alone.
-    if _minor(info['torch']) != _minor(torch.__version__):
+    if oldest := info['torch_from']:
+        if _minor(torch.__version__) < _minor(oldest):
+            return f'it was compiled for torch {oldest} and later, and this is torch {torch.__version__}'
+    # torch promises its C++ interface, other than the stable ABI, to stay within a minor version alone.
+    elif _minor(info['torch']) != _minor(torch.__version__):
         return f'it was compiled for torch {info["torch"]}, and this is torch {torch.__version__}'
     libraries = sorted(path for path in package.glob('_C*') if path.suffix in ('.so', '.pyd'))
     if len(libraries) != 1:
@@ -98,8 +107,8 @@ def _loaded(operator: str = 'selective_scan_fwd_native') -> bool:
     return hasattr(torch.ops.mmsparx, operator)
 
 
-def _minor(version: str) -> str:
-    return '.'.join(re.findall(r'\d+', version)[:2])
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r'\d+', version)[:2]))
 
 
 _missing = load()

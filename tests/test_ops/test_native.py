@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -304,7 +306,7 @@ class TestInstructionSets:
             ValueError, match=f"'sse9', asked for by use_instruction_set; this machine.* have: {known}$"
         ):
             native.use_instruction_set('sse9').__enter__()
-        with pytest.raises(ValueError, match=f"unknown instruction set 'sse9'; this machine and build have: {known}"):
+        with pytest.raises(RuntimeError, match=f"unknown instruction set 'sse9'; this machine and build have: {known}"):
             torch.ops.mmsparx.use_cpu_instruction_set('sse9')
 
     @pytest.mark.parametrize('value', ['baseline', 'sse9'])
@@ -455,6 +457,19 @@ class TestLoading:
         reason = native.load(tmp_path)
         assert f'compiled for torch {version}, and this is torch {torch.__version__}' in reason
 
+    def test_a_library_for_several_versions(self, tmp_path):
+        """Whatever torch it was compiled against, from the oldest on."""
+        for oldest in ('2.4', torch.__version__):
+            self.record(tmp_path, torch='99.1.0', torch_from=oldest)
+            assert native.load(tmp_path).startswith('expected one library _C*.so')
+
+    @pytest.mark.parametrize('oldest', ['20.0', '2.99'])
+    def test_a_library_for_newer_versions(self, oldest, tmp_path):
+        self.record(tmp_path, torch_from=oldest)
+        (tmp_path / '_C.so').write_bytes(b'never to be opened')
+        reason = native.load(tmp_path)
+        assert f'it was compiled for torch {oldest} and later, and this is torch {torch.__version__}' in reason
+
     def test_library_lost(self, tmp_path):
         self.record(tmp_path)
         assert 'expected one library _C*.so' in native.load(tmp_path)
@@ -509,6 +524,18 @@ class TestLoading:
         told = "the compiled operators ('native') are not used: it was compiled for torch 1.0.0"
         assert done.stderr.count(told) == 1
         assert "runs on the slower 'reference' backend" in done.stderr
+
+
+@needs_native
+@pytest.mark.skipif(not shutil.which('nm'), reason='needs nm, of binutils')
+def test_a_library_for_several_versions_of_torch_has_nothing_of_its_cpp_interface():
+    if not native.build_info()['torch_from']:
+        pytest.skip('it is compiled for one version of torch')
+    (library,) = Path(native.__file__).parents[1].glob('_C*.so')
+    done = subprocess.run(['nm', '-D', '--undefined-only', library], capture_output=True, text=True, check=True)
+    symbols = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert [name for name in symbols if name.startswith('aoti_torch_')]
+    assert not [name for name in symbols if re.match(r'_Z\w*?(2at|3c10|5torch)', name)]
 
 
 def test_the_chunk_is_the_references():

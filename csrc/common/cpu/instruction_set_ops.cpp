@@ -1,10 +1,8 @@
 // The operators by which Python reads and chooses the instruction set.
 
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
-
 #include <string>
 
+#include "../torch_api.h"
 #include "instruction_sets.h"
 
 namespace mmsparx {
@@ -17,25 +15,26 @@ std::vector<std::string> names() {
 
 std::string name() { return instruction_set_name(); }
 
-void use(const std::string& name) {
+void use(Text given) {
+  const std::string name = string_of(given);
   if (choose_instruction_set(name.c_str())) return;
   std::string known;
   for (const auto& one : names()) known += (known.empty() ? "" : ", ") + one;
-  TORCH_CHECK_VALUE(false, "unknown instruction set '", name, "'; this machine and build have: ", known);
+  MMSPARX_CHECK(false, "unknown instruction set '", name, "'; this machine and build have: ", known);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(mmsparx, m) {
+MMSPARX_SCHEMAS(m) {
   m.def("cpu_instruction_sets() -> str[]");
   m.def("cpu_instruction_set() -> str");
   m.def("use_cpu_instruction_set(str name) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(mmsparx, CompositeExplicitAutograd, m) {
-  m.impl("cpu_instruction_sets", names);
-  m.impl("cpu_instruction_set", name);
-  m.impl("use_cpu_instruction_set", use);
+MMSPARX_KERNELS(CompositeExplicitAutograd, m) {
+  m.impl("cpu_instruction_sets", MMSPARX_BOX(names));
+  m.impl("cpu_instruction_set", MMSPARX_BOX(name));
+  m.impl("use_cpu_instruction_set", MMSPARX_BOX(use));
 }
 
 }  // namespace mmsparx

@@ -2,10 +2,7 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
+#include "../torch_api.h"
 #include "grain.h"
 
 namespace mmsparx {
@@ -14,7 +11,7 @@ namespace mmsparx {
 class ThreadScratch {
  public:
   // As floats, so that torch's filling of uninitialised memory, for tests, fills it with NaN.
-  explicit ThreadScratch(int64_t bytes) : memory_(at::empty({(bytes + kLine) / 4}, at::kFloat)) {}
+  explicit ThreadScratch(int64_t bytes) : memory_(make_empty_floats((bytes + kLine) / 4)) {}
 
   void* get() {
     char* const start = static_cast<char*>(memory_.mutable_data_ptr());
@@ -23,18 +20,18 @@ class ThreadScratch {
 
  private:
   static constexpr int64_t kLine = 64;
-  at::Tensor memory_;
+  Tensor memory_;
 };
 
 // run(begin, end) over all units.
 template <typename Run>
 void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
-  at::parallel_for(0, units, grain_of(elements_per_unit), run);
+  in_ranges(units, grain_of(elements_per_unit), run);
 }
 
 // (batch, ...) doubles -> (...), summed in order, in the type of `like`.
-inline at::Tensor sum_over_batch(const at::Tensor& partial, const at::Tensor& like) {
-  at::Tensor total = at::empty(partial.sizes().slice(1), like.options());
+inline Tensor sum_over_batch(const Tensor& partial, const Tensor& like) {
+  Tensor total = make_empty(partial.sizes().slice(1), like);
   const int64_t batch = partial.size(0), size = total.numel();
   const double* const from = partial.const_data_ptr<double>();
   auto add = [&](auto* to) {
@@ -44,7 +41,8 @@ inline at::Tensor sum_over_batch(const at::Tensor& partial, const at::Tensor& li
       to[i] = sum;
     }
   };
-  total.scalar_type() == at::kDouble ? add(total.mutable_data_ptr<double>()) : add(total.mutable_data_ptr<float>());
+  scalar_type_of(total) == ScalarType::Double ? add(total.mutable_data_ptr<double>())
+                                              : add(total.mutable_data_ptr<float>());
   return total;
 }
 

@@ -1,10 +1,5 @@
 // The CPU backend: from tensors to planes on torch's threads.
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
-#include <optional>
 #include <string>
 #include <tuple>
 
@@ -16,15 +11,12 @@
 namespace mmsparx::depthwise {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
 const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
 
 Activation activation_of(const std::string& name) {
   if (name == "none") return Activation::kNone;
   if (name == "gelu") return Activation::kGelu;
-  TORCH_CHECK(name == "silu", "depthwise_conv2d: expected the activation none, gelu or silu, got ", name);
+  MMSPARX_CHECK(name == "silu", "depthwise_conv2d: expected the activation none, gelu or silu, got ", name);
   return Activation::kSilu;
 }
 
@@ -34,22 +26,23 @@ Planes planes(const Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.stri
 struct Arguments {
   Arguments(const Tensor& given, const Tensor& given_weight, const OptionalTensor& given_bias, bool residual,
             const std::string& activation) {
-    TORCH_CHECK(given.dim() == 4, "depthwise_conv2d: expected x of shape (batch, channels, H, W), got ", given.sizes());
+    MMSPARX_CHECK(given.dim() == 4, "depthwise_conv2d: expected x of shape (batch, channels, H, W), got ",
+                  given.sizes());
     const int64_t channels = given.size(1);
     const int64_t side = given_weight.dim() == 4 ? given_weight.size(3) : 0;
-    TORCH_CHECK((side == 3 || side == 5) && given_weight.sizes() == at::IntArrayRef({channels, 1, side, side}),
-                "depthwise_conv2d: expected weight of shape (", channels, ", 1, 3, 3) or (", channels,
-                ", 1, 5, 5) beside x of shape ", given.sizes(), ", got ", given_weight.sizes());
-    TORCH_CHECK(!given_bias || given_bias->sizes() == at::IntArrayRef({channels}),
-                "depthwise_conv2d: expected bias of shape (", channels, "), got ", given_bias->sizes());
+    MMSPARX_CHECK((side == 3 || side == 5) && given_weight.sizes().equals({channels, 1, side, side}),
+                  "depthwise_conv2d: expected weight of shape (", channels, ", 1, 3, 3) or (", channels,
+                  ", 1, 5, 5) beside x of shape ", given.sizes(), ", got ", given_weight.sizes());
+    MMSPARX_CHECK(!given_bias || given_bias->sizes().equals({channels}), "depthwise_conv2d: expected bias of shape (",
+                  channels, "), got ", given_bias->sizes());
     in.type = type_of("depthwise_conv2d", "x", given);
     const auto exact = state_type(given);
     x = with_contiguous_maps(given);
-    weight = given_weight.to(exact).contiguous();
-    if (given_bias) bias = given_bias->to(exact).contiguous();
+    weight = as_contiguous(as_type(given_weight, exact));
+    if (given_bias) bias = as_contiguous(as_type(*given_bias, exact));
     for (const Tensor& other : {weight, given_bias ? bias : weight}) {
-      TORCH_CHECK(other.device() == x.device(), "depthwise_conv2d: expected weight and bias on x's device ", x.device(),
-                  ", got ", other.device());
+      MMSPARX_CHECK(on_one_device(other, x), "depthwise_conv2d: expected weight and bias on x's device ", x.device(),
+                    ", got ", other.device());
     }
     in.batch = x.size(0);
     in.channels = channels;
@@ -78,10 +71,9 @@ void over_planes(const Inputs& in, const Run& run) {
   });
 }
 
-Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool residual,
-               const std::string& activation) {
-  const Arguments arguments(x, weight, bias, residual, activation);
-  Tensor out = at::empty(x.sizes(), x.options());
+Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool residual, Text activation) {
+  const Arguments arguments(x, weight, bias, residual, string_of(activation));
+  Tensor out = make_empty(x.sizes(), x);
   const Forward f{arguments.in, out.mutable_data_ptr()};
   const Kernels& isa = kernels();
   over_planes(f.inputs, [&](int64_t begin, int64_t end, void* scratch) { isa.forward(f, begin, end, scratch); });
@@ -89,31 +81,30 @@ Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tensor& x, const Tensor& weight,
-                                            const OptionalTensor& bias, bool residual, const std::string& activation) {
-  const Arguments arguments(x, weight, bias, residual, activation);
+                                            const OptionalTensor& bias, bool residual, Text activation) {
+  const Arguments arguments(x, weight, bias, residual, string_of(activation));
   const Inputs& in = arguments.in;
-  TORCH_CHECK(given_grad.sizes() == x.sizes() && given_grad.scalar_type() == x.scalar_type(),
-              "depthwise_conv2d: expected grad of x's shape ", x.sizes(), " and type ", x.scalar_type(), ", got ",
-              given_grad.sizes(), " and ", given_grad.scalar_type());
+  MMSPARX_CHECK(given_grad.sizes().equals(x.sizes()) && scalar_type_of(given_grad) == scalar_type_of(x),
+                "depthwise_conv2d: expected grad of x's shape ", x.sizes(), " and type ", scalar_type_of(x), ", got ",
+                given_grad.sizes(), " and ", scalar_type_of(given_grad));
   const Tensor grad = with_contiguous_maps(given_grad);
-  Tensor dx = at::empty(x.sizes(), x.options());
-  const auto sums = arguments.weight.options().dtype(at::kDouble);
+  Tensor dx = make_empty(x.sizes(), x);
   // Zeros, since there may be no plane, or planes without a pixel.
-  Tensor dweight = at::zeros({in.batch, in.channels, 1, in.side, in.side}, sums);
-  Tensor dbias = at::zeros({in.batch, in.channels}, sums);
+  Tensor dweight = make_zeros({in.batch, in.channels, 1, in.side, in.side}, x, ScalarType::Double);
+  Tensor dbias = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
   const Backward b{in, planes(grad), dx.mutable_data_ptr(), dweight.mutable_data_ptr<double>(),
                    dbias.mutable_data_ptr<double>()};
   const Kernels& isa = kernels();
   over_planes(in, [&](int64_t begin, int64_t end, void* scratch) { isa.backward(b, begin, end, scratch); });
-  return {dx, sum_over_batch(dweight, arguments.weight).to(weight.scalar_type()),
-          bias ? sum_over_batch(dbias, arguments.weight).to(bias->scalar_type()) : at::empty({0}, weight.options())};
+  return {dx, as_type(sum_over_batch(dweight, arguments.weight), scalar_type_of(weight)),
+          bias ? as_type(sum_over_batch(dbias, arguments.weight), scalar_type_of(*bias)) : make_empty({0}, weight)};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
-  m.impl("depthwise_conv2d_native", forward);
-  m.impl("depthwise_conv2d_bwd_native", backward);
+MMSPARX_KERNELS(CPU, m) {
+  m.impl("depthwise_conv2d_native", MMSPARX_BOX(forward));
+  m.impl("depthwise_conv2d_bwd_native", MMSPARX_BOX(backward));
 }
 
 }  // namespace mmsparx::depthwise

@@ -1,11 +1,5 @@
 // The CPU backend: from tensors to passes over maps on torch's threads.
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
-#include <torch/library.h>
-
 #include <cmath>
 #include <tuple>
 #include <vector>
@@ -18,20 +12,18 @@
 namespace mmsparx::map_norm {
 namespace {
 
-using at::Tensor;
-
 const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
 
 // The arguments as kernels take them, which are valid as long as this is.
 struct Arguments {
   Arguments(const Tensor& given, const Tensor& given_weight, const Tensor& given_bias) {
-    TORCH_CHECK(given.dim() >= 2, "map_norm: expected x of shape (batch, channels, ...), got ", given.sizes());
+    MMSPARX_CHECK(given.dim() >= 2, "map_norm: expected x of shape (batch, channels, ...), got ", given.sizes());
     in.type = type_of("map_norm", "x", given);
     in.batch = given.size(0);
     in.channels = given.size(1);
     in.positions = 1;
     for (int64_t i = 2; i < given.dim(); i++) in.positions *= given.size(i);
-    x = given.contiguous();
+    x = as_contiguous(given);
     weight = parameter("weight", given_weight);
     bias = parameter("bias", given_bias);
     in.x = x.const_data_ptr();
@@ -45,9 +37,9 @@ struct Arguments {
 
  private:
   Tensor parameter(const char* name, const Tensor& given) const {
-    TORCH_CHECK(given.sizes() == at::IntArrayRef({in.channels}) && given.device() == x.device(), "map_norm: expected ",
-                name, " of shape (", in.channels, ") on x's device, got ", given.sizes(), " on ", given.device());
-    return given.to(state_type(x)).contiguous();
+    MMSPARX_CHECK(given.sizes().equals({in.channels}) && on_one_device(given, x), "map_norm: expected ", name,
+                  " of shape (", in.channels, ") on x's device, got ", given.sizes(), " on ", given.device());
+    return as_contiguous(as_type(given, state_type(x)));
   }
 };
 
@@ -83,8 +75,8 @@ void finish_statistics(const Forward& f, double eps, T* mean, T* rstd) {
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
   const Arguments arguments(x, weight, bias);
   const Inputs& in = arguments.in;
-  Tensor out = at::empty(x.sizes(), x.options());
-  Tensor mean = at::empty({in.batch}, arguments.weight.options()), rstd = at::empty_like(mean);
+  Tensor out = make_empty(x.sizes(), x);
+  Tensor mean = make_empty({in.batch}, arguments.weight), rstd = make_empty({in.batch}, arguments.weight);
   std::vector<double> means(in.batch * in.parts()), squares(means.size());
   const Forward f{in,
                   means.data(),
@@ -107,20 +99,20 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tens
                                             const Tensor& bias, const Tensor& mean, const Tensor& rstd, double) {
   const Arguments arguments(x, weight, bias);
   const Inputs& in = arguments.in;
-  TORCH_CHECK(given_grad.sizes() == x.sizes() && given_grad.scalar_type() == x.scalar_type(),
-              "map_norm: expected grad of x's shape ", x.sizes(), " and type ", x.scalar_type(), ", got ",
-              given_grad.sizes(), " and ", given_grad.scalar_type());
+  MMSPARX_CHECK(given_grad.sizes().equals(x.sizes()) && scalar_type_of(given_grad) == scalar_type_of(x),
+                "map_norm: expected grad of x's shape ", x.sizes(), " and type ", scalar_type_of(x), ", got ",
+                given_grad.sizes(), " and ", scalar_type_of(given_grad));
   for (const Tensor& statistic : {mean, rstd}) {
-    TORCH_CHECK(statistic.sizes() == at::IntArrayRef({in.batch}) && statistic.scalar_type() == state_type(x) &&
-                    statistic.is_contiguous(),
-                "map_norm: expected mean and rstd as a forward returns them, got ", statistic.sizes(), " in ",
-                statistic.scalar_type());
+    MMSPARX_CHECK(
+        statistic.sizes().equals({in.batch}) && scalar_type_of(statistic) == state_type(x) && statistic.is_contiguous(),
+        "map_norm: expected mean and rstd as a forward returns them, got ", statistic.sizes(), " in ",
+        scalar_type_of(statistic));
   }
-  const Tensor grad = given_grad.contiguous();
-  Tensor dx = at::empty(x.sizes(), x.options());
+  const Tensor grad = as_contiguous(given_grad);
+  Tensor dx = make_empty(x.sizes(), x);
   // Zeros, since there may be no position.
-  Tensor dweight = at::zeros({in.batch, in.channels}, arguments.weight.options().dtype(at::kDouble));
-  Tensor dbias = at::zeros_like(dweight);
+  Tensor dweight = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
+  Tensor dbias = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
   std::vector<double> mean_gradient(in.batch), mean_product(in.batch);
   const Backward b{in,
                    grad.const_data_ptr(),
@@ -134,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tens
   const Kernels& isa = kernels();
   over(in, in.batch * in.channels, in.positions,
        [&](int64_t begin, int64_t end, void* scratch) { isa.sums(b, begin, end, scratch); });
-  const Tensor exact_weight = arguments.weight.to(at::kDouble);
+  const Tensor exact_weight = as_type(arguments.weight, ScalarType::Double);
   const double* const w = exact_weight.const_data_ptr<double>();
   for (int64_t sample = 0; sample < in.batch; sample++) {
     for (int64_t channel = 0; channel < in.channels; channel++) {
@@ -144,15 +136,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tens
   }
   over(in, in.batch * in.channels, in.positions,
        [&](int64_t begin, int64_t end, void* scratch) { isa.gradient(b, begin, end, scratch); });
-  return {dx, sum_over_batch(dweight, arguments.weight).to(weight.scalar_type()),
-          sum_over_batch(dbias, arguments.weight).to(bias.scalar_type())};
+  return {dx, as_type(sum_over_batch(dweight, arguments.weight), scalar_type_of(weight)),
+          as_type(sum_over_batch(dbias, arguments.weight), scalar_type_of(bias))};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
-  m.impl("map_norm_native", forward);
-  m.impl("map_norm_bwd_native", backward);
+MMSPARX_KERNELS(CPU, m) {
+  m.impl("map_norm_native", MMSPARX_BOX(forward));
+  m.impl("map_norm_bwd_native", MMSPARX_BOX(backward));
 }
 
 }  // namespace mmsparx::map_norm

@@ -1,7 +1,5 @@
 // The CPU backend: from tensors to units of work on torch's threads.
 
-#include <torch/library.h>
-
 #include "../../common/cpu/instruction_sets.h"
 #include "../../common/cpu/parallel.h"
 #include "../run.h"
@@ -9,6 +7,9 @@
 
 namespace mmsparx {
 namespace {
+
+// The type of sums over positions, which are added over the batch in order.
+constexpr ScalarType kSums = ScalarType::Double;
 
 const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
 
@@ -48,11 +49,11 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
 MapTensors map_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
                        const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias) {
   for (const Tensor& small : {step, weight, B, C}) {
-    TORCH_CHECK(small.scalar_type() == x.scalar_type(), "selective_scan: expected step, weight, B and C in ",
-                x.scalar_type(), " beside x, got ", small.scalar_type());
+    MMSPARX_CHECK(scalar_type_of(small) == scalar_type_of(x), "selective_scan: expected step, weight, B and C in ",
+                  scalar_type_of(x), " beside x, got ", scalar_type_of(small));
   }
   const auto exact = state_type(x);
-  return {x, step.to(exact), weight.to(exact), A, B.to(exact), C.to(exact), D, delta_bias};
+  return {x, as_type(step, exact), as_type(weight, exact), A, as_type(B, exact), as_type(C, exact), D, delta_bias};
 }
 
 std::tuple<Tensor, Tensor> map_forward(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A,
@@ -62,8 +63,8 @@ std::tuple<Tensor, Tensor> map_forward(const Tensor& x, const Tensor& step, cons
   MapForward f{};
   f.inputs = checked_inputs(tensors, delta_softplus);
   const MapInputs& in = f.inputs;
-  Tensor out = at::empty(x.sizes(), x.options());
-  Tensor states = at::empty({in.batch, 4 * in.channels, state_count(in.length()), in.states}, A.options());
+  Tensor out = make_empty(x.sizes(), x);
+  Tensor states = make_empty({in.batch, 4 * in.channels, state_count(in.length()), in.states}, A);
   f.out = out.mutable_data_ptr();
   f.states = states.mutable_data_ptr();
 
@@ -91,14 +92,14 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
   b.states = states.const_data_ptr();
   b.blocks = map_backward_blocks(in);
 
-  const auto exact = A.options(), sums = exact.dtype(at::kDouble);
-  Tensor dx = at::empty(x.sizes(), x.options());
-  Tensor dstep = at::empty(step.sizes(), exact), dB = at::empty(B.sizes(), exact), dC = at::empty_like(dB);
-  Tensor dstep_partial = at::empty({in.batch, 4, b.blocks, in.rank, in.length()}, exact);
-  Tensor dB_partial = at::empty({in.batch, 4, b.blocks, in.states, in.length()}, exact);
-  Tensor dC_partial = at::empty_like(dB_partial);
-  Tensor dweight = at::empty({in.batch, rows, in.rank}, sums), dA = at::empty({in.batch, rows, in.states}, sums);
-  Tensor dD = at::empty({in.batch, rows}, sums), dbias = at::empty_like(dD);
+  Tensor dx = make_empty(x.sizes(), x);
+  Tensor dstep = make_empty(step.sizes(), A), dB = make_empty(B.sizes(), A), dC = make_empty(B.sizes(), A);
+  Tensor dstep_partial = make_empty({in.batch, 4, b.blocks, in.rank, in.length()}, A);
+  Tensor dB_partial = make_empty({in.batch, 4, b.blocks, in.states, in.length()}, A);
+  Tensor dC_partial = make_empty(dB_partial.sizes(), A);
+  Tensor dweight = make_empty({in.batch, rows, in.rank}, A, kSums),
+         dA = make_empty({in.batch, rows, in.states}, A, kSums);
+  Tensor dD = make_empty({in.batch, rows}, A, kSums), dbias = make_empty({in.batch, rows}, A, kSums);
   b.dx = dx.mutable_data_ptr();
   b.dstep = dstep.mutable_data_ptr();
   b.dB = dB.mutable_data_ptr();
@@ -118,27 +119,27 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
   });
   in_parallel(in.batch * 4, b.blocks * (in.rank + 2 * in.states) * in.length(),
               [&](int64_t begin, int64_t end) { isa.map_add_partials(b, begin, end); });
-  const auto type = x.scalar_type();
+  const auto type = scalar_type_of(x);
   const auto sum_if = [&](bool present, const Tensor& partial) {
-    return present ? sum_over_batch(partial, A) : at::empty({0}, exact);
+    return present ? sum_over_batch(partial, A) : make_empty({0}, A);
   };
   return {dx,
-          dstep.to(type),
-          sum_over_batch(dweight, A).to(type),
+          as_type(dstep, type),
+          as_type(sum_over_batch(dweight, A), type),
           sum_over_batch(dA, A),
-          dB.to(type),
-          dC.to(type),
+          as_type(dB, type),
+          as_type(dC, type),
           sum_if(D.has_value(), dD),
           sum_if(delta_bias.has_value(), dbias)};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mmsparx, CPU, m) {
-  m.impl("selective_scan_fwd_native", forward);
-  m.impl("selective_scan_bwd_native", backward);
-  m.impl("cross_selective_scan_fwd_native", map_forward);
-  m.impl("cross_selective_scan_bwd_native", map_backward);
+MMSPARX_KERNELS(CPU, m) {
+  m.impl("selective_scan_fwd_native", MMSPARX_BOX(forward));
+  m.impl("selective_scan_bwd_native", MMSPARX_BOX(backward));
+  m.impl("cross_selective_scan_fwd_native", MMSPARX_BOX(map_forward));
+  m.impl("cross_selective_scan_bwd_native", MMSPARX_BOX(map_backward));
 }
 
 }  // namespace mmsparx
