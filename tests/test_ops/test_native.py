@@ -321,7 +321,8 @@ class TestInstructionSets:
         )
         assert done.returncode == 0
         if value == 'baseline':
-            assert (done.stdout, done.stderr) == ('baseline\n', '')
+            assert done.stdout == 'baseline\n'
+            assert native.VARIABLE not in done.stderr  # torch has warnings of its own, such as of a missing triton
         else:
             assert done.stdout.strip() == native.instruction_sets()[0]
             assert (
