@@ -15,14 +15,16 @@ pytest.importorskip('mmengine', reason='the documents use the backbones')
 from mmengine.config import Config
 
 from mmsparx.cli.parser import make_parser
-from mmsparx.models import SparXMamba
+from mmsparx.models import SparXClassifier, SparXMamba
 
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path
     for path in sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
 }
 # `test_outside`, `test_walkthroughs` and the tests of `export` run those of the others.
-RUN = ['README.md', 'docs/architecture.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md']
+RUN = [
+    'README.md', 'docs/architecture.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md', 'docs/timm.md',
+]  # fmt: skip
 COMMAND = re.compile(r'^    (?:python -m )?mmsparx (.+)$', re.MULTILINE)
 SCRIPT = re.compile(r'^    (?:python )?((?:tools|demo)/\S+)(.*)$', re.MULTILINE)
 
@@ -83,7 +85,8 @@ def test_every_document_is_linked(name):
 def folder(tmp_path_factory) -> Path:
     """A folder with the file of weights that the documents name."""
     path = tmp_path_factory.mktemp('documents')
-    torch.save(SparXMamba('tiny', output_norm=False).state_dict(), path / 'sparx_mamba_tiny_in1k.pth')
+    model = SparXClassifier(SparXMamba('tiny', out_indices=(3,), output_norm=False), num_classes=1000)
+    torch.save(model.state_dict(), path / 'sparx_mamba_tiny_in1k.pth')
     return path
 
 
