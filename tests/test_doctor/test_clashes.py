@@ -65,6 +65,12 @@ def environment(versions=None, imports=None, **others):
     return Environment(versions=merged, imports=tried, **(known | others))
 
 
+def test_the_installation_page_compiles_mmcv_by_the_same_command():
+    page = (Path(__file__).parents[2] / 'docs/install.md').read_text()
+    for command in BUILD('mmcv', TESTED['mmcv']).split(' && '):
+        assert f'    {command}\n' in page
+
+
 def variable(name, value):
     return dict(variables={name: value})
 
