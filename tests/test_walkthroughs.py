@@ -145,6 +145,24 @@ def test_own_data(own):
     assert len(list(Path('pairs').rglob('*.jpg'))) == 2
 
 
+def test_own_data_without_a_clone(own, tmp_path, monkeypatch):
+    """The base config of the page beside the example gives the settings of the clone."""
+    in_clone = own.with_name('own.py').absolute()
+    folder = tmp_path / 'elsewhere'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (export,) = (text for _, text in steps('own_data') if 'export-config' in text)
+    run(export)
+    base = "_base_ = 'mask_rcnn_sparx_t_1x.py'"
+    assert f'`{base}`' in (ROOT / 'docs/own_data.md').read_text()
+    text = in_clone.read_text()
+    assert text.count("_base_ = '../mask_rcnn_sparx_t_1x.py'") == 1
+    Path('own.py').write_text(text.replace("_base_ = '../mask_rcnn_sparx_t_1x.py'", base))
+    here, there = Config.fromfile('own.py'), Config.fromfile(in_clone)
+    for key in ('model', 'train_dataloader', 'val_evaluator', 'optim_wrapper', 'param_scheduler', 'custom_hooks'):
+        assert here[key] == there[key], key
+
+
 # What a user changes by mistake, and the row of the page with the message.
 MISTAKES = {
     'class is spelled differently': ("'circle', ", "'Circle', "),
