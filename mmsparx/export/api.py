@@ -116,6 +116,7 @@ def export(
     images = checks.images((1, *static) if static else OPEN, open_axes)
     settings = subject.settings(images)
     _set_buffers(subject, settings[0])
+    subject.check(images)
     exact = [checks.run_torch(subject, image) for image in images]
     module = fold(subject)
     for image, outputs in zip(images, exact, strict=True):

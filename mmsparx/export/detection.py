@@ -49,8 +49,8 @@ def check_detector(model: nn.Module) -> None:
             known = type(layer).__name__ == 'RoIAlign' and layer.pool_mode == 'avg'
             _expect(known, 'roi_layer', 'RoIAlign by averages', type(layer).__name__)
     _expect(not head.bbox_head.custom_activation, 'loss_cls', 'one with a softmax', 'an activation of its own')
-    for name in ('rpn', 'rcnn'):
-        nms = model.test_cfg[name].nms
+    for name, part in (('rpn', model.rpn_head), ('rcnn', head)):
+        nms = part.test_cfg.nms
         plain = nms.get('type', 'nms') == 'nms' and set(nms) <= {'type', 'iou_threshold'}
         _expect(plain, f'test_cfg.{name}.nms', "dict(type='nms', iou_threshold=...)", dict(nms))
     padding = model.data_preprocessor
@@ -67,7 +67,7 @@ class Proposals(nn.Module):
 
     Args:
         head: An `RPNHead`.
-        settings: The detector's `test_cfg.rpn`.
+        settings: The head's `test_cfg`.
     """
 
     def __init__(self, head: nn.Module, settings: Mapping):
@@ -110,8 +110,8 @@ class Detections(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.proposals = Proposals(model.rpn_head, model.test_cfg.rpn)
-        settings = model.test_cfg.rcnn
+        self.proposals = Proposals(model.rpn_head, model.rpn_head.test_cfg)
+        settings = model.roi_head.test_cfg
         self.most, self.overlap = settings.max_per_img, settings.nms.iou_threshold
         self.divisor = model.data_preprocessor.pad_size_divisor
         self.register_buffer('threshold', torch.tensor(float(settings.score_thr)))
@@ -228,12 +228,54 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], thr
         threshold: Probability from which on a pixel is of the object.
     """
     pasted = np.zeros((len(masks), *size), bool)
-    for mask, box, target in zip(torch.from_numpy(masks), torch.from_numpy(boxes), pasted, strict=True):
-        (x1, y1), (x2, y2) = (box[:2].floor() - 1).clamp(0).int().tolist(), (box[2:].ceil() + 1).int().tolist()
-        part = target[y1:y2, x1:x2]
-        # Centres of the pixels, from -1 to 1 over the box.
-        y = (torch.arange(y1, y1 + part.shape[0]) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-        x = (torch.arange(x1, x1 + part.shape[1]) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-        grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
-        part[:] = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] >= threshold
+    for target, (part, values) in zip(pasted, placed(masks, boxes, size), strict=True):
+        target[part] = values >= threshold
     return pasted
+
+
+def placed(
+    masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """For each mask, the rows and columns of the image around its box, and the probabilities of these pixels.
+
+    Args:
+        masks, boxes, size: See `paste_masks`.
+    """
+    for mask, box in zip(torch.from_numpy(masks), torch.from_numpy(boxes), strict=True):
+        ends = torch.tensor(size[::-1])
+        corners = torch.stack([box[:2].floor() - 1, box[2:].ceil() + 1]).clamp(0).minimum(ends)
+        columns, rows = (slice(*sides) for sides in corners.int().T.tolist())
+        # Centres of the pixels, from -1 to 1 over the box; mmdet takes 0 for a box without a width or a height.
+        y = (torch.arange(rows.start, rows.stop) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
+        x = (torch.arange(columns.start, columns.stop) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
+        x, y = (torch.where(places.isinf(), 0.0, places) for places in (x, y))
+        grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
+        yield (rows, columns), F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0].numpy()
+
+
+@torch.inference_mode()
+def predicted(model: nn.Module, image: Tensor, threshold: float) -> list[np.ndarray]:
+    """The detections that mmdet's `predict` finds in an image.
+
+    Args:
+        model: Detector that `check_detector` has passed.
+        image: (1, 3, H, W), prepared.
+        threshold: Score that detections exceed.
+
+    Returns:
+        Boxes (N, 4), scores (N,), labels (N,) and, if there is a mask head, the probability of each pixel (N, H, W), in
+        255 steps.
+    """
+    from mmdet.structures import DetDataSample
+
+    size, head = tuple(image.shape[2:]), model.roi_head
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
+    kept = head.test_cfg
+    head.test_cfg = type(kept)({**kept, 'score_thr': threshold, 'mask_thr_binary': -1})  # below 0: probabilities
+    try:
+        padded = pad_to_multiple(image, model.data_preprocessor.pad_size_divisor)
+        found = model.predict(padded, [sample], rescale=False)[0].pred_instances
+    finally:
+        head.test_cfg = kept
+    names = ('bboxes', 'scores', 'labels', *(('masks',) if head.with_mask else ()))
+    return [found[name].numpy() for name in names]

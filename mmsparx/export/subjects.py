@@ -1,6 +1,7 @@
 """What of a model is exported: the part from an image to the outputs that a user of the file needs."""
 
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ class Subject(nn.Module):
             images: Images, (B, 3, H, W) each, that it is compared by.
         """
         return [{}]
+
+    def check(self, images: Sequence[np.ndarray]) -> None:
+        """Fail where the model's library computes other outputs for these images, if it takes steps of its own."""
 
     def compare(
         self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = checks.TOLERANCE
@@ -116,6 +120,28 @@ class Detector(Subject):
                 lower.append(scores.topk(min(_CANDIDATES, -(-scores.numel() // 2))).values[-1])
         return [{'detections.threshold': value} for value in (torch.stack([own, *lower]).min(), own)]
 
+    def check(self, images: Sequence[np.ndarray]) -> None:
+        """Fail where mmdet's `predict` finds other detections, since it takes its steps in functions of its own.
+
+        Raises:
+            DisagreementError: Boxes, scores, labels or masks differ.
+        """
+        threshold = float(self.detections.threshold)
+        for image in images:
+            found = checks.run_torch(self, image)
+            expected = detection.predicted(self.model, torch.from_numpy(image), threshold)
+            if self.compare(found[:3], expected[:3]).error > checks.TOLERANCE:
+                _differ('boxes, scores or labels', image)
+            if len(found) > 3:
+                masks = list(detection.placed(found[3], found[0], image.shape[2:]))
+                other, of_object = 0, 0
+                for i, j in detection.matches(found, expected, checks.TOLERANCE):
+                    part, values = masks[i]
+                    other += int((np.abs(values * 255 - expected[3][j][part]) > 2).sum())
+                    of_object += int((expected[3][j] > 0).sum())
+                if other > of_object // 100:
+                    _differ('masks', image)
+
     def compare(
         self, found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = checks.TOLERANCE
     ) -> checks.Difference:
@@ -133,6 +159,13 @@ class Detector(Subject):
         rows = [list(row) for row in zip(*pairs, strict=True)]
         same = [[output[row] for output in outputs] for outputs, row in zip((found, expected), rows, strict=True)]
         return checks.Difference(checks.largest_error(*same), single)
+
+
+def _differ(outputs: str, image: np.ndarray) -> NoReturn:
+    raise checks.DisagreementError(
+        f"export: the {outputs} are not those of mmdet's predict for an image of {image.shape}; nothing was written. "
+        'Expected a Faster R-CNN or Mask R-CNN with the standard test; a part of this one has another option or method'
+    )
 
 
 def subject_of(model: nn.Module) -> Subject:

@@ -9,8 +9,8 @@ from helpers.detectors import build
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 
-from mmsparx.export import export, paste_masks
-from mmsparx.export.detection import Detections, check_detector, matches
+from mmsparx.export import DisagreementError, detection, export, paste_masks
+from mmsparx.export.detection import Detections, check_detector, features, matches
 
 FASTER, MASK = '_base_/models/faster-rcnn_r50_fpn.py', '_base_/models/mask-rcnn_r50_fpn.py'
 
@@ -78,7 +78,18 @@ def test_masks_are_pasted_as_by_mmdet():
     boxes = torch.cat([corners.flatten(1)[:4], torch.tensor([[0.0, 0.0, 70.0, 40.0], [68.5, 39.0, 70.0, 40.0]])])
     expected, _ = _do_paste_mask(masks[:, None], boxes, 40, 70, skip_empty=False)
     assert np.array_equal(paste_masks(masks.numpy(), boxes.numpy(), (40, 70), 0.4), (expected >= 0.4).numpy())
+    outside = np.array([[-20, 3, -9, 8], [90, 50, 99, 60]], np.float32)
+    assert not paste_masks(masks[:2].numpy(), outside, (40, 70), 0.4).any()
     assert paste_masks(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), (40, 70)).shape == (0, 40, 70)
+
+
+def test_a_box_without_a_width_gets_the_mask_that_mmdet_gives_it():
+    masks, boxes = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([[9.2, 3, 9.2, 30]])
+    expected, part = _do_paste_mask(masks[:, None], boxes, 40, 70)
+    found = paste_masks(masks.numpy(), boxes.numpy(), (40, 70), 0.4)
+    assert np.array_equal(found[0][part], (expected[0] >= 0.4).numpy())
+    assert found.any()
+    assert found.sum() == found[0][part].sum()
 
 
 def test_detections_match_in_any_order_and_once():
@@ -121,6 +132,39 @@ def test_a_detector_of_one_size_as_a_file_of_torch_export(tmp_path):
 def test_other_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         check_detector(small(**options))
+
+
+@pytest.mark.parametrize(
+    ('options', 'change', 'message'),
+    [
+        (dict(roi_head=dict(bbox_head=dict(bbox_coder=dict(clip_border=False)))), None, 'boxes, scores or labels'),
+        (dict(rpn_head=dict(bbox_coder=dict(add_ctr_clamp=True, ctr_clamp=1))), None, 'boxes, scores or labels'),
+        ({}, ('within', lambda boxes, height, width: boxes), 'boxes, scores or labels'),
+        ({}, ('_MOST_GROWTH', 0.01), 'boxes, scores or labels'),
+        ({}, ('features', lambda extractor, maps, boxes: features(extractor, maps, boxes + 4)), 'boxes, scores or'),
+        ({}, ('Detections', lambda model: Rolled(model)), 'masks'),
+    ],
+    ids=['option of the boxes', 'option of the proposals', 'clipping', 'decoding', 'features', 'masks'],
+)
+def test_what_mmdet_does_not_find_is_refused(options, change, message, tmp_path, monkeypatch):
+    """Before a graph is traced."""
+    if change:
+        monkeypatch.setattr(detection, *change)
+    model = small(**options)
+    with torch.no_grad():
+        model.rpn_head.rpn_reg.weight *= 30
+        model.roi_head.bbox_head.fc_cls.weight *= 30
+    with pytest.raises(DisagreementError, match=f"the {message}.* are not those of mmdet's predict"):
+        export(model, tmp_path / 'n.pt2', static=(64, 96))
+    assert not list(tmp_path.iterdir())
+
+
+class Rolled(Detections):
+    """Gives each detection the mask of another one."""
+
+    def forward(self, image):
+        boxes, scores, labels, masks = super().forward(image)
+        return boxes, scores, labels, 1 - masks.roll(1, 0) ** 2
 
 
 def test_other_detectors_are_refused(tmp_path):
