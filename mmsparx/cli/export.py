@@ -70,12 +70,14 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--out: expected a file that ends in {FORMATS[args.to]} for --to {args.to}, got {file}')
     if args.int8 is not None and args.to != 'onnx':
         raise ValueError(f'--int8: expected --to onnx, got --to {args.to}')
+    if args.int8 is not None:
+        from mmsparx.engine.calibration import calibration_images, write_int8
+
+        images = calibration_images(args.int8)  # first, since an export takes long
     done = export_named(model, file, static=args.static, inline=args.inline, fp16=args.fp16, backbone=args.backbone)
     sys.stdout.write(f'{done}\n')
     if args.int8 is not None:
-        from mmsparx.engine.calibration import write_int8
-
-        sys.stdout.write(f'wrote {write_int8(done.file, args.int8)}\n')
+        sys.stdout.write(f'wrote {write_int8(done.file, images)}\n')
 
 
 COMMAND = Command(

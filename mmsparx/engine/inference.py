@@ -189,9 +189,7 @@ def open_source(source: str) -> Source:
             raise ValueError(f'camera {source} cannot be opened')
         return Source(((f'{i:06d}.jpg', frame) for i, frame in enumerate(iter(lambda: camera.read()[1], None))), None)
     if path.is_dir():
-        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise FileNotFoundError(f'no image in {path}; known kinds: {", ".join(SUFFIXES)}')
+        files = image_files(path)
         names = [file.relative_to(path).as_posix() for file in files]
         images = zip(names, map(read_image, files), strict=True)
         return Source(images, len(files), distinct_stems(names))
@@ -203,6 +201,18 @@ def open_source(source: str) -> Source:
     if video.frame_cnt < 1:  # negative where OpenCV does not know the format
         raise ValueError(f'{source} is neither an image ({", ".join(SUFFIXES)}), nor a video that OpenCV reads')
     return Source(((f'{path.stem}/{i:06d}.jpg', frame) for i, frame in enumerate(video)), len(video))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder and of those in it, sorted.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    files = sorted(file for file in folder.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise FileNotFoundError(f'no image in {folder}; known kinds: {", ".join(SUFFIXES)}')
+    return files
 
 
 def read_image(path: Path) -> np.ndarray | None:

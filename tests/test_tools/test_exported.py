@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.nn import functional as F
 
 from mmsparx.__main__ import main
+from mmsparx.engine import calibration
 from mmsparx.export.detection import matches
 from mmsparx.ops import native
 
@@ -52,8 +53,14 @@ def test_a_classifier_in_8_bits(tmp_path, image, capsys):
         assert run_command('infer', image, '--model', name, '--out-dir', tmp_path / name.stem) == 0
         scores.append(json.loads((tmp_path / name.stem / 'predictions/a.json').read_text())['pred_scores'])
     assert 1e-6 < np.abs(np.subtract(*scores)).max() < 0.1
-    assert main(['export', *network, *options, '--int8', 'nowhere']) == 1
-    assert '--int8: no folder nowhere' in capsys.readouterr().err
+    unread = tmp_path / 'unread'
+    unread.mkdir()
+    (unread / 'a.png').write_bytes(b'no image')
+    file.unlink()
+    for folder, message in (('nowhere', 'no folder nowhere'), (unread, f'none of 1 images in {unread} can be read')):
+        assert main(['export', *network, *options, '--int8', str(folder)]) == 1
+        assert f'--int8: {message}' in capsys.readouterr().err
+    assert not file.exists()  # it is said before the export
     assert main(['export', *network, '--to', 'pt2', '--int8', str(image)]) == 1
     assert '--int8: expected --to onnx, got --to pt2' in capsys.readouterr().err
 
@@ -180,6 +187,15 @@ def test_a_detector(tmp_path, image):
     assert np.mean([coco.decode(mask).mean() for mask in expected['masks']]) > 0.005
     assert (drawings[0] == drawings[1]).mean() > 0.99
     assert json.loads((tmp_path / 'network.json').read_text())['mask_threshold'] == 0.5
+
+
+def test_calibration_reads_images_that_are_spread_over_the_folder(tmp_path, monkeypatch):
+    for i in range(100):
+        (tmp_path / f'{i:02d}.png').write_bytes(b'')
+    read = []
+    monkeypatch.setattr(calibration, 'read_image', lambda path: read.append(int(path.stem)) or len(read) % 2 or None)
+    assert len(calibration.calibration_images(tmp_path)) == 32
+    assert (read[0], read[-1], len(read)) == (0, 99, 64)
 
 
 def test_what_the_commands_refuse(tmp_path, image, capsys):
