@@ -36,6 +36,30 @@ def load_exported(file: str):
     return _NETWORKS[about.task](run, about)
 
 
+# Dimensions of the outputs.
+_OUTPUTS = {CLASSIFICATION: [(2,)], SEGMENTATION: [(4,)], DETECTION: [(2, 1, 1), (2, 1, 1, 3)]}
+
+
+def outputs(run: Run, prepared: np.ndarray, about: Description) -> list[np.ndarray]:
+    """What the file gives for a prepared image, (1, 3, H, W).
+
+    Raises:
+        ValueError: The description is of another task or of another number of classes.
+    """
+    found = run(prepared)
+    if tuple(output.ndim for output in found) not in _OUTPUTS[about.task]:
+        shapes = ', '.join(str(output.shape) for output in found)
+        raise ValueError(f'the JSON file names the task {about.task}, whose outputs are others than {shapes}')
+    number = found[0].shape[1]
+    if about.task == DETECTION:  # no output has an entry for each of the classes
+        number = max(len(about.classes), int(found[2].max(initial=0)) + 1)
+    if number != len(about.classes):
+        raise ValueError(
+            f'the JSON file names {len(about.classes)} classes, and the exported file has {number}; export it again'
+        )
+    return found
+
+
 def prepare(image: np.ndarray, about: Description) -> np.ndarray:
     """(H, W, 3), BGR, 8 bits -> (1, 3, h, w), float32, as the file takes it."""
     for step in about.resize:
@@ -78,7 +102,7 @@ def _classifier(run: Run, about: Description):
     visualizer = UniversalVisualizer()
 
     def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
-        (logits,) = run(prepare(image, about))
+        (logits,) = outputs(run, prepare(image, about), about)
         scores = torch.from_numpy(logits[0]).softmax(0)
         label = int(scores.argmax())
         sample = DataSample().set_pred_score(scores).set_pred_label(label)
@@ -108,7 +132,7 @@ def _segmenter(run: Run, about: Description):
     visualizer.set_dataset_meta(classes=list(about.classes), palette=list(map(list, palette)))
 
     def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
-        (logits,) = run(prepare(image, about))
+        (logits,) = outputs(run, prepare(image, about), about)
         logits = F.interpolate(
             torch.from_numpy(logits), image.shape[:2], mode='bilinear', align_corners=about.align_corners
         )
@@ -141,7 +165,7 @@ def _detector(run: Run, about: Description):
 
     def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         prepared = prepare(image, about)
-        boxes, scores, labels, *masks = run(prepared)
+        boxes, scores, labels, *masks = outputs(run, prepared, about)
         size = image.shape[:2]
         across, down = (new / old for new, old in zip(prepared.shape[:1:-1], size[::-1], strict=True))
         boxes = boxes / np.array([across, down, across, down], np.float32)

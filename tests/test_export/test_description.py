@@ -63,7 +63,10 @@ def test_what_is_left_out_is_by_default(read):
         ('resize', [{'step': ['resize']}]),
         ('classes', [1, 2]),
         ('classes', []),
-        ('palette', [[0, 0, 256]]),
+        ('palette', [[0, 0, 256], [0, 0, 0]]),
+        ('palette', [[0, 0, 0]]),
+        ('mask_threshold', 'x'),
+        ('mask_threshold', 2),
         ('align_corners', 1),
     ],
 )

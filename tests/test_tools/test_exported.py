@@ -1,6 +1,7 @@
 """`mmsparx export`, and `mmsparx infer --model` on what it writes: the results are those of the checkpoint."""
 
 import json
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 
 from mmsparx.__main__ import main
 from mmsparx.engine import calibration
+from mmsparx.engine.exported import outputs
+from mmsparx.export.description import Description
 from mmsparx.export.detection import matches
 from mmsparx.ops import native
 
@@ -187,6 +190,28 @@ def test_a_detector(tmp_path, image):
     assert np.mean([coco.decode(mask).mean() for mask in expected['masks']]) > 0.005
     assert (drawings[0] == drawings[1]).mean() > 0.99
     assert json.loads((tmp_path / 'network.json').read_text())['mask_threshold'] == 0.5
+
+
+@pytest.mark.parametrize(
+    ('task', 'shapes', 'message'),
+    [
+        ('classification', [(1, 3)], None),
+        ('classification', [(1, 2)], 'names 3 classes, and the exported file has 2'),
+        ('classification', [(1, 3, 8, 8)], r'task classification, whose outputs are others than \(1, 3, 8, 8\)'),
+        ('segmentation', [(1, 4, 8, 8)], 'names 3 classes, and the exported file has 4'),
+        ('segmentation', [(1, 3)], 'task segmentation'),
+        ('detection', [(2, 4), (2,), (2,), (2, 28, 28)], None),
+        ('detection', [(0, 4), (0,), (0,)], None),
+        ('detection', [(1, 3, 8, 8)], 'task detection'),
+        ('detection', [(4, 4), (4,), (4,)], 'names 3 classes, and the exported file has 4'),
+    ],
+)
+def test_a_description_of_another_file_is_refused(task, shapes, message):
+    """The labels of the detections are 0, 1, 2 and so on."""
+    found = [np.arange(np.prod(shape)).reshape(shape) for shape in shapes]
+    about = Description(task, classes=('a', 'b', 'c'))
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        assert outputs(lambda image: found, np.zeros((1, 3, 8, 8), np.float32), about) is found
 
 
 def test_calibration_reads_images_that_are_spread_over_the_folder(tmp_path, monkeypatch):
