@@ -16,7 +16,7 @@ from helpers import randomise
 from helpers.networks import NETWORKS
 from torch import nn
 
-from mmsparx.export import DisagreementError, export, open_file
+from mmsparx.export import DisagreementError, Exported, export, open_file
 from mmsparx.models import SparXClassifier, SparXNet
 from mmsparx.ops import native
 
@@ -70,9 +70,9 @@ def test_a_file_of_onnx_of_one_size(name, tmp_path):
     assert done.largest_error < 1e-5
 
 
-def test_several_states_a_position(tmp_path):
+def test_several_states_a_position_in_a_new_folder(tmp_path):
     network = make(token_mixer={'type': 'SS2D', 'state_size': 3})
-    assert export(network, tmp_path / 'network.onnx', static=(36, 44)).largest_error < 1e-5
+    assert export(network, tmp_path / 'new/folder/network.onnx', static=(36, 44)).largest_error < 1e-5
 
 
 def test_a_fixed_size_inlined_in_16_bits(tmp_path):
@@ -92,6 +92,16 @@ def test_a_fixed_size_inlined_in_16_bits(tmp_path):
     assert {p.key: json.loads(p.value) for p in model.metadata_props} == json.loads(done.description.read_text())
     about = json.loads(done.description.read_text())
     assert (about['task'], about['size'], about['batch'], about['mean']) == ('classification', [40, 48], 1, [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ('rounding', 'words'),
+    [(0.002, 'the outputs differ by up to 2.0e-03 from'), (float('inf'), 'more than one of twenty detections differ')],
+)
+def test_what_is_said_of_16_bits(rounding, words):
+    said = str(Exported('n.onnx', 'n.json', {('onnxruntime', (1, 3, 32, 32)): 1e-6}, rounding))
+    assert f'weights in 16 bits: {words}' in said
+    assert 'inf' not in said
 
 
 def test_openvino(tmp_path):
