@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from mmsparx.export import onnx_format
@@ -24,12 +25,12 @@ def quantise(file: str | os.PathLike, out: str | os.PathLike, images: Iterable[n
     """Write a file of ONNX with its convolutions and products in 8 bits; scans and norms stay in 32.
 
     Args:
-        file: File that `mmsparx.export.export` has written.
+        file: File that `mmsparx.export.export` has written, with weights in 32 or in 16 bits.
         out: File to write.
         images: Images by which the ranges of activations are found, (1, 3, H, W) in float32, prepared.
     """
     quantize_static(
-        file,
+        onnx_format.with_full_weights(onnx.load(file)),
         out,
         _Images(images),
         quant_format=QuantFormat.QDQ,

@@ -21,6 +21,7 @@ _AXES = {0: 'batch', 2: 'height', 3: 'width'}
 _VERSION = 8  # of the format: the first with functions and opset 18, which more runtimes read than later ones
 # Weights of fewer numbers stay in 32 bits.
 _LEAST_HALF = 64
+_HALF = '.half'  # at the end of the names of those in 16 bits
 
 
 def to_onnx(
@@ -92,9 +93,24 @@ def with_half_weights(model: ModelProto) -> ModelProto:
         name, half = tensor.name, values.astype('float16')
         if (half != values).any():  # as decays, which are an exponential
             continue
-        tensor.CopyFrom(numpy_helper.from_array(half, f'{name}.half'))
-        casts.append(helper.make_node('Cast', [f'{name}.half'], [name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(half, f'{name}{_HALF}'))
+        casts.append(helper.make_node('Cast', [f'{name}{_HALF}'], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def with_full_weights(model: ModelProto) -> ModelProto:
+    """The model of `with_half_weights` with its weights in 32 bits again, as quantisation looks for them."""
+    halves = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name.endswith(_HALF)}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == 'Cast' and node.input[0] in halves:
+            tensor = halves[node.input[0]]
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype('float32'), node.output[0]))
+        else:
+            nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
