@@ -104,7 +104,7 @@ def export(
             What the export itself knows (task, outputs, size, batch) is not overwritten.
 
     Raises:
-        ValueError: The model, the suffix or the size is not among those that can be exported.
+        ValueError: The model, the suffix or the size is not among those that can be exported, or a weight is NaN.
         DisagreementError: The file does not agree with the model; the message names the first layer that differs.
         ModuleNotFoundError: A package of the extra `export` is not installed.
     """
@@ -119,6 +119,9 @@ def export(
         raise ValueError(f'export: expected a height and a width from 32 on, got {static[0]}x{static[1]}')
     subject = subject_of(copy.deepcopy(model).cpu().float())
     subject.eval()
+    for name, value in subject.state_dict().items():
+        if value.isnan().any():
+            raise ValueError(f'export: {name} has values that are NaN, so that nothing can be compared')
     open_axes = () if static else subject.open_axes
     images = checks.images((1, *static) if static else OPEN, open_axes)
     settings = subject.settings(images)

@@ -208,6 +208,13 @@ def test_other_models_are_refused(tmp_path):
         export(nn.Conv2d(3, 4, 1), tmp_path / 'n.onnx')
 
 
+def test_weights_that_are_nan_are_named(tmp_path):
+    network = make()
+    network.stages[0].layers[1].norm1.weight.data[3] = float('nan')
+    with pytest.raises(ValueError, match=r'model\.stages\.0\.layers\.1\.norm1\.weight has values that are NaN'):
+        export(network, tmp_path / 'n.onnx')
+
+
 def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch):
     from mmsparx.export import requirements
 
