@@ -49,7 +49,12 @@ def predict(model, image, valid):
         dict(base=FASTER),
         dict(),
         dict(roi_head=dict(bbox_head=dict(reg_class_agnostic=True), mask_head=dict(class_agnostic=True))),
-        dict(rpn_head=dict(loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False))),
+        dict(
+            rpn_head=dict(
+                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False),
+                bbox_coder=dict(target_means=(0.1, -0.2, 0.3, -0.1), target_stds=(0.1, 0.2, 0.5, 0.4)),
+            )
+        ),
         dict(rpn=dict(nms_pre=-1, min_bbox_size=9), rcnn=dict(max_per_img=-1)),
     ],
     ids=['Faster R-CNN', 'Mask R-CNN', 'agnostic', 'softmax', 'all boxes'],
