@@ -54,8 +54,9 @@ def outputs(run: Run, prepared: np.ndarray, about: Description) -> list[np.ndarr
     if about.task == DETECTION:  # no output has an entry for each of the classes
         number = max(len(about.classes), int(found[2].max(initial=0)) + 1)
     if number != len(about.classes):
+        least = 'at least ' if about.task == DETECTION else ''
         raise ValueError(
-            f'the JSON file names {len(about.classes)} classes, and the exported file has {number}; export it again'
+            f'the JSON file names {len(about.classes)} classes, and the file has {least}{number}; export it again'
         )
     return found
 

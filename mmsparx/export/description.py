@@ -73,8 +73,7 @@ def read_description(file: str | os.PathLike) -> Description:
 
     three = 'three numbers'
     classes = entry('classes', lambda x: isinstance(x, list) and x and all(isinstance(c, str) for c in x), 'names')
-    number = 0 if classes is None else len(classes)
-    palette = entry('palette', lambda x: _are_colours(x, number), f'{number} colours, one for each of the classes')
+    palette = entry('palette', lambda x: _are_colours(x, classes), 'colours, one for each of the classes')
     size = entry('size', lambda x: _are_numbers(x, 2, _is_side), 'a height and a width')
     return Description(
         task=entry('task', lambda x: x in TASKS, f'one of {", ".join(TASKS)}'),
@@ -105,9 +104,10 @@ def _are_numbers(x: Any, count: int, valid: Callable[[Any], bool] = lambda _: Tr
     return isinstance(x, list) and len(x) == count and all(_is_number(n) and valid(n) for n in x)
 
 
-def _are_colours(x: Any, count: int) -> bool:
-    parts = isinstance(x, list) and len(x) == count
-    return parts and all(_are_numbers(c, 3, lambda n: isinstance(n, int) and 0 <= n <= 255) for c in x)
+def _are_colours(x: Any, classes: list | None) -> bool:
+    if not isinstance(x, list) or (classes is not None and len(x) != len(classes)):
+        return False
+    return all(_are_numbers(c, 3, lambda n: isinstance(n, int) and 0 <= n <= 255) for c in x)
 
 
 def _is_step(x: Any) -> bool:
