@@ -23,7 +23,8 @@ class FreshEnvironment:
     """
 
     def __init__(self, folder: Path, index: Path, *beside: Path):
-        pip = Path(pytest.importorskip('pip').__file__).parent
+        # Importing pip would give setuptools, imported later in this process, the distutils of the standard library.
+        pip = _distribution('pip').locate_file('pip')
         venv.create(folder, with_pip=False)
         (self.site,) = folder.glob('lib/python*/site-packages')
         (self.site / 'beside.pth').write_text(''.join(f'{path}\n' for path in beside))
@@ -79,14 +80,18 @@ def stub_sdist(index: Path, name: str, version: str) -> None:
 
 def installed_wheel(index: Path, name: str) -> None:
     """A wheel of what is installed in the environment of the tests, pure Python."""
-    try:
-        found = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f'needs {name}, to build with')
+    found = _distribution(name)
     with zipfile.ZipFile(index / f'{name}-{found.version}-py3-none-any.whl', 'w') as wheel:
         for path in found.files or []:
             if path.parts[0] != '..' and '__pycache__' not in path.parts:
                 wheel.write(path.locate(), path)
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f'needs {name}, to build with')
 
 
 def site_packages() -> Path:
