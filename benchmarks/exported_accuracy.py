@@ -85,7 +85,9 @@ def evaluate(network: Network, dataset, measure: Callable) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table: a row for the checkpoint, the exported file, and the file in 8 bits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument('config', help='config of a detector with masks or a classifier, by name or file')
     parser.add_argument('checkpoint', help='checkpoint of it')
     args = parser.parse_args(argv)
