@@ -76,10 +76,10 @@ def _register(name: str, differentiable: Callable, setup_context: Callable, back
             return differentiable(*arguments[:-1])
         if not transformed:
             return function.apply(*arguments, keyset)
-        # Of torch.func's transforms the dispatcher has come to this operator with one, on whose tensors a function is
-        # applied as if it were the only one.
+        # The dispatcher has come here with one of torch.func's transforms, on whose tensors the function is applied as
+        # if it were the only one.
         with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, function).apply(*arguments, keyset)
+            return function.apply(*arguments, keyset)
 
     _library.impl(name.partition('::')[2], kernel, 'Autograd', with_keyset=True)
 
@@ -91,10 +91,11 @@ def _has_tangent(arguments: Sequence) -> bool:
 
 def _function(
     operator: torch._ops.OpOverload, setup_context: Callable, backward: Callable
-) -> type[torch.autograd.Function]:
+) -> type[torch.autograd.function._SingleLevelFunction]:
     """The operator as a function for autograd; its last argument is the set of dispatch keys."""
 
-    class Function(torch.autograd.Function):
+    # The base of torch.autograd.Function, whose own `apply` would run a transform of torch.func once more.
+    class Function(torch.autograd.function._SingleLevelFunction):
         @staticmethod
         def forward(ctx, *arguments):
             *arguments, keyset = arguments
