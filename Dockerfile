@@ -15,5 +15,5 @@ WORKDIR /mmsparx
 COPY . .
 ARG FORCE_CUDA=0
 ARG MAX_JOBS=2
-RUN FORCE_CUDA=${FORCE_CUDA} MAX_JOBS=${MAX_JOBS} make setup && rm -rf /root/.cache
+RUN FORCE_CUDA=${FORCE_CUDA} MAX_JOBS=${MAX_JOBS} make setup && rm -rf ~/.cache
 ENV PATH=/mmsparx/.venv/bin:${PATH}
