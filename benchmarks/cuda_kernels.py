@@ -29,22 +29,22 @@ WARPS_OF_A_BLOCK = {
     'lane_forward': 2,
     'backward': 1,
     'lane_backward': 1,
-    'map_forward': 4,
-    'small_map_forward': 2,
-    'lane_map_forward': 2,
-    'lane_small_map_forward': 4,
-    'map_backward': 1,
-    'lane_map_backward': 1,
+    'cross_forward': 4,
+    'small_cross_forward': 2,
+    'lane_cross_forward': 2,
+    'lane_small_cross_forward': 4,
+    'cross_backward': 1,
+    'lane_cross_backward': 1,
 }
 POSITIONS_OF_A_LANE = 8  # of a whole tile
 SCANS = tuple(WARPS_OF_A_BLOCK)
-SCANS_BY_STRETCHES = ('lane_forward', 'lane_map_forward')
+SCANS_BY_STRETCHES = ('lane_forward', 'lane_cross_forward')
 STRETCHES = {'float': 32}  # positions, 64 of other types: 128 bytes
-SCANS_BY_CHUNKS = ('lane_backward', 'lane_map_backward')
+SCANS_BY_CHUNKS = ('lane_backward', 'lane_cross_backward')
 CHUNK = 64  # positions
 Code = Sequence[tuple[int, str]]  # addresses and instructions
 # The name as the compiler mangles it; kernels with a lane per row are for one state.
-NAME = r'\d((?:lane_)?(?:small_)?(?:map_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
+NAME = r'\d((?:lane_)?(?:small_)?(?:cross_)?(?:forward|backward))_kernelI(?:[fd]|\w*?(?:BFloat16|Half)E)(?:Li(\d+)E)?'
 
 
 @dataclass

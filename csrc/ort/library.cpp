@@ -63,7 +63,7 @@ struct Operator : CustomOp {
 
 // A domain lives as long as the process, since sessions that use it may.
 Status* add_domain(const Api& api, SessionOptions* options) {
-  static const Operator operators[] = {{"SS2DScan", 6, map_scan}, {"SelectiveScan", 7, sequence_scan}};
+  static const Operator operators[] = {{"SS2DScan", 6, cross_scan}, {"SelectiveScan", 7, sequence_scan}};
   static std::mutex mutex;
   static Domain* domain = nullptr;
   const std::lock_guard<std::mutex> lock(mutex);

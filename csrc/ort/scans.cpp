@@ -8,7 +8,7 @@
 #include "../selective_scan/cpu/kernels.h"
 
 #define MMSPARX_VECTOR_BYTES 16
-#include "../selective_scan/cpu/maps.h"
+#include "../selective_scan/cpu/cross.h"
 
 namespace mmsparx::ort {
 namespace {
@@ -37,58 +37,62 @@ void in_order(int direction, const float* map, int64_t height, int64_t width, fl
 
 }  // namespace
 
-void map_scan(const Node& node) {
+void cross_scan(const Node& node) {
   const Tensor x = node.input(0, "x", {"batch", "C", "H", "W"});
   const Tensor parts = node.input(1, "parts", {"batch", "4 (R + 2 n)", "H", "W"});
   const Tensor weight = node.input(2, "weight", {"4", "C", "R"});
   const Tensor bias = node.input(3, "bias", {"4", "C"});
   const Tensor A = node.input(4, "A", {"4 C", "n"});
   const Tensor D = node.input(5, "D", {"4 C"});
-  MapForward f{};
-  MapInputs& in = f.inputs;
+  CrossForward f{};
+  Inputs& in = f.inputs;
+  CrossInputs& cross = f.cross;
   in.type = Type::kFloat;
   in.batch = x.size(0);
-  in.channels = x.size(1);
-  in.height = x.size(2);
-  in.width = x.size(3);
-  in.rank = weight.size(2);
+  const int64_t channels = x.size(1), length = x.size(2) * x.size(3);
+  in.dim = kDirections * channels;
+  in.length = length;
+  in.groups = kDirections;
   in.states = A.size(1);
-  const int64_t rows = kDirections * in.channels, each = in.rank + 2 * in.states;
-  node.expect("weight", weight, {kDirections, in.channels, in.rank});
-  node.expect("bias", bias, {kDirections, in.channels});
-  node.expect("A", A, {rows, in.states});
-  node.expect("D", D, {rows});
-  node.expect("parts", parts, {in.batch, kDirections * each, in.height, in.width});
+  cross.height = x.size(2);
+  cross.width = x.size(3);
+  cross.rank = weight.size(2);
+  const int64_t each = cross.rank + 2 * in.states;
+  node.expect("weight", weight, {kDirections, channels, cross.rank});
+  node.expect("bias", bias, {kDirections, channels});
+  node.expect("A", A, {in.dim, in.states});
+  node.expect("D", D, {in.dim});
+  node.expect("parts", parts, {in.batch, kDirections * each, cross.height, cross.width});
   if (in.states < 1) node.fail("A of at least one state", in_words(A.sizes));
   f.out = node.output(x.sizes);
   if (is_empty(x)) return;
 
-  const int64_t length = in.length();
   const States ordered(in.batch * kDirections * each * length);
   float* const sequences = static_cast<float*>(ordered.get());
   node.in_parallel(in.batch * kDirections * each, length, 0, [&](int64_t begin, int64_t end, void*) {
     for (int64_t row = begin; row < end; row++) {
-      in_order(int(row / each % kDirections), parts.data + row * length, in.height, in.width, sequences + row * length);
+      in_order(int(row / each % kDirections), parts.data + row * length, cross.height, cross.width,
+               sequences + row * length);
     }
   });
   const auto matrices = [&](int64_t first) {
     return Matrices{sequences + first * length, kDirections * each * length, each * length, length};
   };
-  in.x = {x.data, in.channels * length, length};
-  in.step = matrices(0);
-  in.B = matrices(in.rank);
-  in.C = matrices(in.rank + in.states);
-  in.weight = weight.data;
+  in.u = {x.data, channels * length, length};
+  cross.step = matrices(0);
+  in.B = matrices(cross.rank);
+  in.C = matrices(cross.rank + in.states);
+  cross.weight = weight.data;
   in.A = A.data;
   in.D = D.data;
   in.delta_bias = bias.data;
   in.delta_softplus = true;
-  const States states(in.batch * rows * state_count(length) * in.states);
+  const States states(in.batch * in.dim * state_count(length) * in.states);
   f.states = states.get();
   const Kernels& isa = kernels();
-  node.in_parallel(in.batch * map_forward_blocks(in), kDirections * kAbreast * length * in.states,
-                   isa.map_scratch_bytes(in),
-                   [&](int64_t begin, int64_t end, void* scratch) { isa.map_forward(f, begin, end, scratch); });
+  node.in_parallel(in.batch * cross_forward_blocks(in), kDirections * kAbreast * length * in.states,
+                   isa.cross_scratch_bytes(in),
+                   [&](int64_t begin, int64_t end, void* scratch) { isa.cross_forward(f, begin, end, scratch); });
 }
 
 void sequence_scan(const Node& node) {

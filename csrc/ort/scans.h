@@ -6,7 +6,7 @@
 
 namespace mmsparx::ort {
 
-void map_scan(const Node& node);
+void cross_scan(const Node& node);
 void sequence_scan(const Node& node);
 
 }  // namespace mmsparx::ort

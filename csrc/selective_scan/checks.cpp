@@ -51,71 +51,66 @@ int64_t checked_states(const Tensor& A, int64_t dim) {
   return A.size(1);
 }
 
-}  // namespace
-
-Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
+// All but delta; B and C in `matrices_type`.
+Inputs checked_but_delta(Tensors& t, bool delta_softplus, Scanned scanned, ScalarType matrices_type) {
   const Tensor& u = t.u;
   const bool map = scanned == Scanned::kMap;
   map ? check_map(u) : check_sequences(u);
   Inputs in{};
   in.type = type_of("selective_scan", "u", u);
   in.batch = u.size(0);
-  in.dim = map ? 4 * u.size(1) : u.size(1);
+  in.dim = map ? kDirections * u.size(1) : u.size(1);
   in.length = map ? u.size(2) * u.size(3) : u.size(2);
   in.states = checked_states(t.A, in.dim);
   MMSPARX_CHECK(t.B.dim() == 4, "selective_scan: expected B of shape (batch, G, N, L), got ", t.B.sizes());
   in.groups = t.B.size(1);
   MMSPARX_CHECK(in.groups >= 1 && in.dim % in.groups == 0, "selective_scan: expected groups (B.shape[1]) that divide ",
                 in.dim, " channels, got ", in.groups);
-  MMSPARX_CHECK(!map || in.groups == 4, "selective_scan: expected B of a map's 4 directions, got ", in.groups);
-  check("delta", t.delta, {in.batch, in.dim, in.length}, scalar_type_of(u), u);
+  MMSPARX_CHECK(!map || in.groups == kDirections, "selective_scan: expected B of a map's 4 directions, got ",
+                in.groups);
   check("A", t.A, {in.dim, in.states}, state_type(u), u);
-  check("B", t.B, {in.batch, in.groups, in.states, in.length}, scalar_type_of(u), u);
-  check("C", t.C, {in.batch, in.groups, in.states, in.length}, scalar_type_of(u), u);
+  check("B", t.B, {in.batch, in.groups, in.states, in.length}, matrices_type, u);
+  check("C", t.C, {in.batch, in.groups, in.states, in.length}, matrices_type, u);
   in.D = vector_or_null("D", t.D, in.dim, u);
   in.delta_bias = vector_or_null("delta_bias", t.delta_bias, in.dim, u);
   t.A = as_contiguous(t.A);
   in.A = t.A.const_data_ptr();
   in.u = rows(t.u);
-  in.delta = rows(t.delta);
   in.B = matrices(t.B);
   in.C = matrices(t.C);
   in.delta_softplus = delta_softplus;
   return in;
 }
 
-MapInputs checked_inputs(MapTensors& t, bool delta_softplus) {
-  const Tensor& x = t.x;
-  check_map(x);
-  MapInputs in{};
-  in.type = type_of("selective_scan", "u", x);
-  in.batch = x.size(0);
-  in.channels = x.size(1);
-  in.height = x.size(2);
-  in.width = x.size(3);
-  const int64_t rows_in_all = 4 * in.channels, length = in.length();
-  in.states = checked_states(t.A, rows_in_all);
-  MMSPARX_CHECK(t.weight.dim() == 2, "selective_scan: expected weight of shape (", rows_in_all, ", R), got ",
-                t.weight.sizes());
-  in.rank = t.weight.size(1);
-  const auto exact = state_type(x);
-  check("step", t.step, {in.batch, 4, in.rank, length}, exact, x);
-  check("weight", t.weight, {rows_in_all, in.rank}, exact, x);
-  check("A", t.A, {rows_in_all, in.states}, exact, x);
-  check("B", t.B, {in.batch, 4, in.states, length}, exact, x);
-  check("C", t.C, {in.batch, 4, in.states, length}, exact, x);
-  in.D = vector_or_null("D", t.D, rows_in_all, x);
-  in.delta_bias = vector_or_null("delta_bias", t.delta_bias, rows_in_all, x);
-  t.weight = as_contiguous(t.weight);
-  in.weight = t.weight.const_data_ptr();
-  t.A = as_contiguous(t.A);
-  in.A = t.A.const_data_ptr();
-  in.x = rows(t.x);
-  in.step = matrices(t.step);
-  in.B = matrices(t.B);
-  in.C = matrices(t.C);
-  in.delta_softplus = delta_softplus;
+}  // namespace
+
+Inputs checked_inputs(Tensors& t, bool delta_softplus, Scanned scanned) {
+  Inputs in = checked_but_delta(t, delta_softplus, scanned, scalar_type_of(t.u));
+  check("delta", t.delta, {in.batch, in.dim, in.length}, scalar_type_of(t.u), t.u);
+  in.delta = rows(t.delta);
   return in;
+}
+
+Inputs checked_inputs(CrossTensors& t, bool delta_softplus, CrossInputs& cross) {
+  const ScalarType type = state_type(t.u);
+  const Inputs in = checked_but_delta(t, delta_softplus, Scanned::kMap, type);
+  MMSPARX_CHECK(t.weight.dim() == 2, "selective_scan: expected weight of shape (", in.dim, ", R), got ",
+                t.weight.sizes());
+  cross = size_of_map(t.u);
+  cross.rank = t.weight.size(1);
+  check("step", t.step, {in.batch, kDirections, cross.rank, in.length}, type, t.u);
+  check("weight", t.weight, {in.dim, cross.rank}, type, t.u);
+  cross.step = matrices(t.step);
+  t.weight = as_contiguous(t.weight);
+  cross.weight = t.weight.const_data_ptr();
+  return in;
+}
+
+CrossInputs size_of_map(const Tensor& x) {
+  CrossInputs cross{};
+  cross.height = x.size(2);
+  cross.width = x.size(3);
+  return cross;
 }
 
 Rows checked_grad(Tensor& grad, const Tensor& u) {

@@ -16,17 +16,19 @@ struct Tensors {
 // What u is: (batch, dim, L), or a map (batch, channels, H, W) and the rest that of its 4 * channels rows.
 enum class Scanned { kSequences, kMap };
 
-// Of a map's scan: all but x of the state's type.
-struct MapTensors {
-  Tensor x, step, weight, A, B, C;
-  OptionalTensor D, delta_bias;
+// Those of a cross scan whose kernels make delta, which is undefined here: all but u of the state's type.
+struct CrossTensors : Tensors {
+  Tensor step, weight;
 };
 
 // Raise RuntimeError in Python for what does not fit together; otherwise return the sizes and
 // where everything lies. The tensors are replaced by copies where a layout would not do, and must be kept
 // as long as the result is in use.
 Inputs checked_inputs(Tensors& tensors, bool delta_softplus, Scanned scanned = Scanned::kSequences);
-MapInputs checked_inputs(MapTensors& tensors, bool delta_softplus);
+Inputs checked_inputs(CrossTensors& tensors, bool delta_softplus, CrossInputs& cross);
+
+// The size of a map that was checked, for kernels that are given delta.
+CrossInputs size_of_map(const Tensor& x);
 
 // The gradient of out, which has u's shape, and the states a forward saved for `dim` rows.
 Rows checked_grad(Tensor& grad, const Tensor& u);

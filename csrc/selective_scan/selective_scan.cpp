@@ -23,10 +23,10 @@ MMSPARX_SCHEMAS(m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The same with delta given, which the kernels for GPUs take.
   m.def(
-      "map_selective_scan_fwd_native(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
-      "Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");
+      "cross_selective_scan_with_delta_fwd_native(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, "
+      "Tensor? D, Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");
   m.def(
-      "map_selective_scan_bwd_native(Tensor grad, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
-      "Tensor? delta_bias, Tensor states, bool delta_softplus) "
+      "cross_selective_scan_with_delta_bwd_native(Tensor grad, Tensor x, Tensor delta, Tensor A, Tensor B, "
+      "Tensor C, Tensor? D, Tensor? delta_bias, Tensor states, bool delta_softplus) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

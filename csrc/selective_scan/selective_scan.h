@@ -73,45 +73,33 @@ struct Backward {
   double* dbias_partial;  // (batch, dim)
 };
 
-// The scan of a map along the four directions of SS2D, whose outputs are summed: row by row, column by column,
-// and the two in reverse. Direction k is group k of a scan of 4 * channels rows; what belongs to its sequence
-// is in its order. delta is weight (4 * channels, rank) times step, within each direction.
+// The cross scan: that of a map (batch, channels, height, width) along the four directions of SS2D, whose outputs are
+// summed. Directions 0 and 1 go row by row and column by column, and 2 and 3 are the two in reverse.
 //
-// All but x, out and their gradients is of the state's type.
-struct MapInputs {
-  Type type;  // of x, out and their gradients
-  int64_t batch, channels, height, width, states, rank;
-  Rows x;         // (batch, channels, height * width)
-  Matrices step;  // (batch, 4, rank, length)
-  const void* weight;
-  const void* A;  // (4 * channels, states)
-  Matrices B, C;
-  const void* D;           // (4 * channels,) or null
-  const void* delta_bias;  // (4 * channels,) or null
-  bool delta_softplus;
+// It is a scan of dim = 4 * channels rows in 4 groups: direction k is group k, and what belongs to its sequence is in
+// its order. u, out and their gradients alone are the map: (batch, channels, height * width).
+constexpr int kDirections = 4;
 
-  constexpr int64_t length() const { return height * width; }
+// The size of the map, and the product that makes delta: weight times step, within each direction.
+//
+// The CPU kernels form the product, channel by channel. They are given step and weight, and these, B, C and their
+// gradients are of the state's type; delta and ddelta are null. The GPU kernels are given delta and return ddelta, and
+// B and C are of u's type; step, weight and their gradients are null.
+struct CrossInputs {
+  int64_t height, width, rank;
+  Matrices step;       // (batch, 4, rank, length)
+  const void* weight;  // (dim, rank)
 };
 
-struct MapForward {
-  MapInputs inputs;
-  void* out;     // (batch, channels, height, width)
-  void* states;  // (batch, 4 * channels, state_count, states)
+struct CrossForward : Forward {
+  CrossInputs cross;
 };
 
-struct MapBackward {
-  MapInputs inputs;
-  Rows grad;           // of out
-  const void* states;  // what a forward saved
-  void* dx;            // (batch, channels, height, width)
-  void *dstep, *dB, *dC;  // (batch, 4, rank or states, length)
-  // As in Backward.
-  int64_t blocks;                                 // of channels
-  void *dstep_partial, *dB_partial, *dC_partial;  // (batch, 4, blocks, rank or states, length)
-  double* dweight_partial;                        // (batch, 4 * channels, rank)
-  double* dA_partial;                             // (batch, 4 * channels, states)
-  double* dD_partial;                             // (batch, 4 * channels)
-  double* dbias_partial;                          // (batch, 4 * channels)
+struct CrossBackward : Backward {
+  CrossInputs cross;
+  void* dstep;              // (batch, 4, rank, length)
+  void* dstep_partial;      // (batch, 4, blocks, rank, length)
+  double* dweight_partial;  // (batch, dim, rank)
 };
 
 }  // namespace mmsparx

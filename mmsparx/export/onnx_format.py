@@ -59,7 +59,7 @@ def to_onnx(
 
 def _add_functions(model: ModelProto, module: nn.Module) -> None:
     kinds = {scan_functions.MAPS: SS2D, scan_functions.SEQUENCES: SSM}
-    make = {scan_functions.MAPS: scan_functions.map_scan, scan_functions.SEQUENCES: scan_functions.sequence_scan}
+    make = {scan_functions.MAPS: scan_functions.cross_scan, scan_functions.SEQUENCES: scan_functions.sequence_scan}
     used = {node.op_type for node in model.graph.node if node.domain == scan_functions.DOMAIN}
     for name in sorted(used):
         states = {m.A_log.shape[1] for m in module.modules() if isinstance(m, kinds[name])}

@@ -57,7 +57,7 @@ class _Nodes:
         return helper.make_function(DOMAIN, name, list(inputs), [output], self.nodes, [helper.make_opsetid('', OPSET)])
 
 
-def map_scan(one_state: bool) -> FunctionProto:
+def cross_scan(one_state: bool) -> FunctionProto:
     """SS2DScan: the scans of a map along four directions, summed.
 
     y = SS2DScan(x, parts, weight, bias, A, D), all float32: x (b, C, H, W); parts (b, 4 (R + 2 n), H, W), for each

@@ -60,8 +60,8 @@ def emulated(lanes: bool = False) -> Backend:
         'emulated-lanes' if lanes else 'emulated',
         on_chip(operators.forward),
         on_chip(operators.backward),
-        cross_forward=partial(cross.forward_with_delta, on_chip(operators.map_forward)),
-        cross_backward=partial(cross.backward_with_delta, on_chip(operators.map_backward)),
+        cross_forward=partial(cross.forward_with_delta, on_chip(operators.cross_forward)),
+        cross_backward=partial(cross.backward_with_delta, on_chip(operators.cross_backward)),
     )
 
 

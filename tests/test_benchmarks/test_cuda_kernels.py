@@ -16,7 +16,7 @@ ptxas info    : Compiling entry function '_ZN7mmsparx15backward_kernelINS0_8BFlo
 ptxas info    : Function properties for _ZN7mmsparx15backward_kernelINS0_8BFloat16ELi16EEEvA
     16 bytes stack frame, 12 bytes spill stores, 40 bytes spill loads
 ptxas info    : Used 151 registers, used 0 barriers
-ptxas info    : Compiling entry function '_ZN7mmsparx24small_map_forward_kernelINS0_8BFloat16ELi1EEEvA' for 'sm_90'
+ptxas info    : Compiling entry function '_ZN7mmsparx26small_cross_forward_kernelINS0_8BFloat16ELi1EEEvA' for 'sm_90'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 48 registers, used 1 barriers
 """
@@ -53,7 +53,7 @@ needs_nvcc = pytest.mark.skipif(cuda_kernels.missing() is not None, reason=str(c
 def test_the_assemblers_report():
     assert list(read_report(REPORT, 'bfloat16', '90')) == [
         Kernel('90', 'bfloat16', 'backward', 16, registers=151, spilled=12, warps='13 of 64'),
-        Kernel('90', 'bfloat16', 'small_map_forward', 1, registers=48, spilled=0, warps='42 of 64'),
+        Kernel('90', 'bfloat16', 'small_cross_forward', 1, registers=48, spilled=0, warps='42 of 64'),
     ]
     kernel, _ = read_report(REPORT.replace('Used 151', 'Used 40'), 'bfloat16', '89')
     assert kernel.warps == '48 of 48'
@@ -108,14 +108,14 @@ def test_the_table():
     kernels = [
         Kernel('90', 'half', 'backward', 0, 151, 12, '12 of 64'),
         Kernel('90', 'half', 'forward', 1, 64, 0, '32 of 64', 44.04),
-        Kernel('90', 'half', 'map_forward', 1, 64, 0, '32 of 64', 50.0),
+        Kernel('90', 'half', 'cross_forward', 1, 64, 0, '32 of 64', 50.0),
         Kernel('80', 'half', 'forward', 1, 64, 0, '32 of 64'),
     ]
     assert table(kernels).splitlines()[2:] == [
         '| 80 | half | forward | 1 | 64 | 0 | 32 of 64 |  |',
         '| 90 | half | forward | 1 | 64 | 0 | 32 of 64 | 44.0 |',
         '| 90 | half | backward | any | 151 | 12 | 12 of 64 |  |',
-        '| 90 | half | map forward | 1 | 64 | 0 | 32 of 64 | 50.0 |',
+        '| 90 | half | cross forward | 1 | 64 | 0 | 32 of 64 | 50.0 |',
     ]
 
 
@@ -140,7 +140,7 @@ def test_the_committed_table(kind, arch, tmp_path):
             assert kernel.spilled == 0
             # Half of all warps fit; 28 of small maps, and 20 or 16 where shared memory has no room for more than 22.
             of_stretches = {'float': 128}.get(kind, 96)
-            most = dict.fromkeys(cuda_kernels.SCANS_BY_STRETCHES, of_stretches) | {'lane_small_map_forward': 72}
+            most = dict.fromkeys(cuda_kernels.SCANS_BY_STRETCHES, of_stretches) | {'lane_small_cross_forward': 72}
             assert 'backward' in kernel.scan or kernel.registers <= most.get(kernel.scan, 64)
     committed = json.loads(COMMITTED.read_text())
     if committed['nvcc'] != cuda_kernels.nvcc_version():

@@ -54,7 +54,7 @@ def test_maps(states, one_state, height, width):
     expected = cross_selective_scan(
         exact['x'], step, exact['weight'].flatten(0, 1), exact['A'], B, C, exact['D'], exact['bias'].flatten(), True
     )
-    assert error(run(scan_functions.map_scan(one_state), inputs), expected) < TOLERANCE
+    assert error(run(scan_functions.cross_scan(one_state), inputs), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(('states', 'one_state'), [(1, True), (3, False)])

@@ -10,8 +10,8 @@ from helpers.kernels import backward, forward, inputs, to
 from mmsparx.ops import native, triton_runtime
 
 GPU = torch.device('cuda')
-map_forward = torch.ops.mmsparx.cross_selective_scan_fwd
-map_backward = torch.ops.mmsparx.cross_selective_scan_bwd
+cross_forward = torch.ops.mmsparx.cross_selective_scan_fwd
+cross_backward = torch.ops.mmsparx.cross_selective_scan_bwd
 
 
 def usable() -> list[str]:
@@ -31,7 +31,7 @@ pytestmark = [
 
 def scan(tensors, backend):
     """out, states and all gradients, of a plain scan or a map's."""
-    forth, back = (forward, backward) if tensors[0].dim() == 3 else (map_forward, map_backward)
+    forth, back = (forward, backward) if tensors[0].dim() == 3 else (cross_forward, cross_backward)
     out, states = forth(*tensors, True, backend)
     return [out, states, *back(torch.ones_like(out), *tensors, states, True, backend)]
 
@@ -132,7 +132,7 @@ def test_many_rows_agree_with_few(make, backend, dtype, tolerance):
     tensors = to(GPU, make(batch=2, dtype=dtype))
     of_samples = [x.dim() > 2 for x in tensors]
     many = [x.repeat(copies, *[1] * (x.dim() - 1)) if i else x for x, i in zip(tensors, of_samples, strict=True)]
-    forth = forward if tensors[0].dim() == 3 else map_forward
+    forth = forward if tensors[0].dim() == 3 else cross_forward
     for found, expected in zip(forth(*many, True, backend), forth(*tensors, True, backend), strict=True):
         found = found.unflatten(0, (copies, 2))
         assert (found == found[:1]).all()

@@ -89,8 +89,8 @@ MMSPARX_INLINE const In* row_of(const Rows& rows, int64_t batch, int64_t row) {
   return static_cast<const In*>(rows.data) + batch * rows.batch_stride + row * rows.row_stride;
 }
 
-template <typename T, typename AnyInputs>
-MMSPARX_INLINE Channel<T> channel_of(const AnyInputs& in, int64_t row) {
+template <typename T>
+MMSPARX_INLINE Channel<T> channel_of(const Inputs& in, int64_t row) {
   const T* const D = static_cast<const T*>(in.D);
   const T* const bias = static_cast<const T*>(in.delta_bias);
   return {static_cast<const T*>(in.A) + row * in.states, D != nullptr, D ? D[row] : 0, bias ? bias[row] : 0};

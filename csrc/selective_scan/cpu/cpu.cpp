@@ -45,62 +45,66 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
   return run.gradients([&](const Tensor& partial) { return sum_over_batch(partial, A); });
 }
 
-// A map's small inputs come in x's type and are converted as a whole: every channel reads them.
-MapTensors map_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
+// A cross scan's small inputs come in x's type and are converted as a whole: every channel reads them.
+CrossTensors cross_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
                        const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias) {
   for (const Tensor& small : {step, weight, B, C}) {
     MMSPARX_CHECK(scalar_type_of(small) == scalar_type_of(x), "selective_scan: expected step, weight, B and C in ",
                   scalar_type_of(x), " beside x, got ", scalar_type_of(small));
   }
   const auto exact = state_type(x);
-  return {x, as_type(step, exact), as_type(weight, exact), A, as_type(B, exact), as_type(C, exact), D, delta_bias};
+  return {{x, {}, A, as_type(B, exact), as_type(C, exact), D, delta_bias},
+          as_type(step, exact),
+          as_type(weight, exact)};
 }
 
-std::tuple<Tensor, Tensor> map_forward(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A,
+std::tuple<Tensor, Tensor> cross_forward(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A,
                                        const Tensor& B, const Tensor& C, const OptionalTensor& D,
                                        const OptionalTensor& delta_bias, bool delta_softplus) {
-  MapTensors tensors = map_tensors(x, step, weight, A, B, C, D, delta_bias);
-  MapForward f{};
-  f.inputs = checked_inputs(tensors, delta_softplus);
-  const MapInputs& in = f.inputs;
+  CrossTensors tensors = cross_tensors(x, step, weight, A, B, C, D, delta_bias);
+  CrossForward f{};
+  f.inputs = checked_inputs(tensors, delta_softplus, f.cross);
+  const Inputs& in = f.inputs;
   Tensor out = make_empty(x.sizes(), x);
-  Tensor states = make_empty({in.batch, 4 * in.channels, state_count(in.length()), in.states}, A);
+  Tensor states = make_empty({in.batch, in.dim, state_count(in.length), in.states}, A);
   f.out = out.mutable_data_ptr();
   f.states = states.mutable_data_ptr();
 
   const Kernels& isa = kernels();
-  const int64_t scratch_bytes = isa.map_scratch_bytes(in);
-  in_parallel(in.batch * map_forward_blocks(in), 4 * kAbreast * in.length() * in.states, [&](int64_t begin, int64_t end) {
-    isa.map_forward(f, begin, end, ThreadScratch(scratch_bytes).get());
-  });
+  const int64_t scratch_bytes = isa.cross_scratch_bytes(in);
+  in_parallel(in.batch * cross_forward_blocks(in), kDirections * kAbreast * in.length * in.states,
+              [&](int64_t begin, int64_t end) {
+                isa.cross_forward(f, begin, end, ThreadScratch(scratch_bytes).get());
+              });
   return {out, states};
 }
 
-using MapGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using CrossGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& step, const Tensor& weight,
+CrossGradients cross_backward(const Tensor& grad, const Tensor& x, const Tensor& step, const Tensor& weight,
                           const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                           const OptionalTensor& delta_bias, const Tensor& states, bool delta_softplus) {
-  MapTensors tensors = map_tensors(x, step, weight, A, B, C, D, delta_bias);
-  MapBackward b{};
-  b.inputs = checked_inputs(tensors, delta_softplus);
-  const MapInputs& in = b.inputs;
-  const int64_t rows = 4 * in.channels;
+  CrossTensors tensors = cross_tensors(x, step, weight, A, B, C, D, delta_bias);
+  CrossBackward b{};
+  b.inputs = checked_inputs(tensors, delta_softplus, b.cross);
+  const Inputs& in = b.inputs;
+  const int64_t rank = b.cross.rank;
   Tensor grad_rows = grad;
   b.grad = checked_grad(grad_rows, x);
-  check_states(states, rows, in.length(), in.states, x);
+  check_states(states, in.dim, in.length, in.states, x);
   b.states = states.const_data_ptr();
-  b.blocks = map_backward_blocks(in);
+  b.blocks = cross_backward_blocks(in);
+  b.positions = in.length;
 
   Tensor dx = make_empty(x.sizes(), x);
   Tensor dstep = make_empty(step.sizes(), A), dB = make_empty(B.sizes(), A), dC = make_empty(B.sizes(), A);
-  Tensor dstep_partial = make_empty({in.batch, 4, b.blocks, in.rank, in.length()}, A);
-  Tensor dB_partial = make_empty({in.batch, 4, b.blocks, in.states, in.length()}, A);
+  Tensor dstep_partial = make_empty({in.batch, kDirections, b.blocks, rank, in.length}, A);
+  Tensor dB_partial = make_empty({in.batch, kDirections, b.blocks, in.states, in.length}, A);
   Tensor dC_partial = make_empty(dB_partial.sizes(), A);
-  Tensor dweight = make_empty({in.batch, rows, in.rank}, A, kSums),
-         dA = make_empty({in.batch, rows, in.states}, A, kSums);
-  Tensor dD = make_empty({in.batch, rows}, A, kSums), dbias = make_empty({in.batch, rows}, A, kSums);
-  b.dx = dx.mutable_data_ptr();
+  Tensor dweight = make_empty({in.batch, in.dim, rank}, A, kSums),
+         dA = make_empty({in.batch, in.dim, in.states}, A, kSums);
+  Tensor dD = make_empty({in.batch, in.dim}, A, kSums), dbias = make_empty({in.batch, in.dim}, A, kSums);
+  b.du = dx.mutable_data_ptr();
   b.dstep = dstep.mutable_data_ptr();
   b.dB = dB.mutable_data_ptr();
   b.dC = dC.mutable_data_ptr();
@@ -113,12 +117,12 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
   b.dbias_partial = dbias.mutable_data_ptr<double>();
 
   const Kernels& isa = kernels();
-  const int64_t scratch_bytes = isa.map_scratch_bytes(in);
-  in_parallel(in.batch * b.blocks, 4 * kMapRows * in.length() * in.states, [&](int64_t begin, int64_t end) {
-    isa.map_backward(b, begin, end, ThreadScratch(scratch_bytes).get());
+  const int64_t scratch_bytes = isa.cross_scratch_bytes(in);
+  in_parallel(in.batch * b.blocks, kDirections * kCrossRows * in.length * in.states, [&](int64_t begin, int64_t end) {
+    isa.cross_backward(b, begin, end, ThreadScratch(scratch_bytes).get());
   });
-  in_parallel(in.batch * 4, b.blocks * (in.rank + 2 * in.states) * in.length(),
-              [&](int64_t begin, int64_t end) { isa.map_add_partials(b, begin, end); });
+  in_parallel(in.batch * kDirections, b.blocks * (rank + 2 * in.states) * in.length,
+              [&](int64_t begin, int64_t end) { isa.cross_add_partials(b, begin, end); });
   const auto type = scalar_type_of(x);
   const auto sum_if = [&](bool present, const Tensor& partial) {
     return present ? sum_over_batch(partial, A) : make_empty({0}, A);
@@ -138,8 +142,8 @@ MapGradients map_backward(const Tensor& grad, const Tensor& x, const Tensor& ste
 MMSPARX_KERNELS(CPU, m) {
   m.impl("selective_scan_fwd_native", MMSPARX_BOX(forward));
   m.impl("selective_scan_bwd_native", MMSPARX_BOX(backward));
-  m.impl("cross_selective_scan_fwd_native", MMSPARX_BOX(map_forward));
-  m.impl("cross_selective_scan_bwd_native", MMSPARX_BOX(map_backward));
+  m.impl("cross_selective_scan_fwd_native", MMSPARX_BOX(cross_forward));
+  m.impl("cross_selective_scan_bwd_native", MMSPARX_BOX(cross_backward));
 }
 
 }  // namespace mmsparx

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "maps.h"
+#include "cross.h"
 
 namespace mmsparx {
 namespace {
@@ -14,8 +14,8 @@ struct Is {
   static constexpr bool value = Value;
 };
 
-template <typename In, typename Run>
-void with_kind(const In& inputs, Run run) {
+template <typename Run>
+void with_kind(const Inputs& inputs, Run run) {
   with_type(inputs.type, [&](auto x) {
     if (inputs.delta_softplus) {
       inputs.states == 1 ? run(x, Is<true>{}, Is<true>{}) : run(x, Is<true>{}, Is<false>{});
@@ -41,24 +41,24 @@ void add_partials(const Backward& b, int64_t begin, int64_t end) {
   with_type(b.inputs.type, [&](auto x) { add_partials<decltype(x)>(b, begin, end); });
 }
 
-void map_forward(const MapForward& f, int64_t begin, int64_t end, void* scratch) {
+void cross_forward(const CrossForward& f, int64_t begin, int64_t end, void* scratch) {
   with_kind(f.inputs, [&](auto x, auto softplus, auto one) {
-    map_forward_units<decltype(x), softplus.value, one.value>(f, begin, end, scratch);
+    cross_forward_units<decltype(x), softplus.value, one.value>(f, begin, end, scratch);
   });
 }
 
-void map_backward(const MapBackward& b, int64_t begin, int64_t end, void* scratch) {
+void cross_backward(const CrossBackward& b, int64_t begin, int64_t end, void* scratch) {
   with_kind(b.inputs, [&](auto x, auto softplus, auto one) {
-    map_backward_units<decltype(x), softplus.value, one.value>(b, begin, end, scratch);
+    cross_backward_units<decltype(x), softplus.value, one.value>(b, begin, end, scratch);
   });
 }
 
-void map_add_partials(const MapBackward& b, int64_t begin, int64_t end) {
-  b.inputs.type == Type::kDouble ? map_add_partials<double>(b, begin, end) : map_add_partials<float>(b, begin, end);
+void cross_add_partials(const CrossBackward& b, int64_t begin, int64_t end) {
+  b.inputs.type == Type::kDouble ? cross_add_partials<double>(b, begin, end) : cross_add_partials<float>(b, begin, end);
 }
 
-constexpr Kernels kKernels = {scratch_bytes,     forward,     backward,     add_partials,
-                              map_scratch_bytes, map_forward, map_backward, map_add_partials};
+constexpr Kernels kKernels = {scratch_bytes,       forward,       backward,       add_partials,
+                              cross_scratch_bytes, cross_forward, cross_backward, cross_add_partials};
 
 }  // namespace
 }  // namespace mmsparx

@@ -26,8 +26,8 @@ struct Gpu {
 TORCH_LIBRARY_IMPL(mmsparx, CUDA, m) {
   m.impl("selective_scan_fwd_native", Operator<Gpu, forward_on>::call);
   m.impl("selective_scan_bwd_native", Operator<Gpu, backward_on>::call);
-  m.impl("map_selective_scan_fwd_native", Operator<Gpu, map_forward_on>::call);
-  m.impl("map_selective_scan_bwd_native", Operator<Gpu, map_backward_on>::call);
+  m.impl("cross_selective_scan_with_delta_fwd_native", Operator<Gpu, cross_forward_on>::call);
+  m.impl("cross_selective_scan_with_delta_bwd_native", Operator<Gpu, cross_backward_on>::call);
 }
 
 }  // namespace mmsparx

@@ -6,14 +6,11 @@
 
 namespace mmsparx {
 
-// A scan that is a map's, along its four directions (see MapInputs) with delta given, is described by a plain one of
-// their 4 * channels rows, but for u and out and their gradients: these are the map, (batch, channels, height * width).
-struct GpuMap {
-  int64_t channels, height, width;
-  // Working memory, (batch, channels, width * height) but for the last; uninitialised.
+// Working memory of a cross scan, (batch, channels, width * height) but for the last; uninitialised.
+struct CrossMemory {
   void* columns;       // not used by a forward without lines
   void* grad_columns;  // of a backward
-  void* lines;         // (batch, map_forward_lines or map_backward_lines, channels, length)
+  void* lines;         // (batch, cross_forward_lines or cross_backward_lines, channels, length)
 };
 
 // For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
@@ -22,10 +19,10 @@ struct GpuKernels {
   int64_t (*backward_positions)(const Inputs&);  // Backward::positions
   void (*forward)(const Forward&, void* stream);
   void (*backward)(const Backward&, void* stream);  // all but the sums over samples
-  int64_t (*map_forward_lines)(const Inputs&);      // of a map's working memory, none if shared memory does
-  void (*map_forward)(const Forward&, const GpuMap&, void* stream);
-  int64_t (*map_backward_lines)(const Inputs&);
-  void (*map_backward)(const Backward&, const GpuMap&, void* stream);  // as `backward`
+  int64_t (*cross_forward_lines)(const Inputs&);    // of a CrossMemory, none if shared memory does
+  void (*cross_forward)(const CrossForward&, const CrossMemory&, void* stream);
+  int64_t (*cross_backward_lines)(const Inputs&);
+  void (*cross_backward)(const CrossBackward&, const CrossMemory&, void* stream);  // as `backward`
 };
 
 GpuKernels double_kernels();

@@ -2,16 +2,16 @@
 
 #pragma once
 
+#include "cross_launch.h"
 #include "launch.h"
-#include "map_launch.h"
 
 namespace mmsparx {
 namespace {
 
 template <typename In>
 GpuKernels kernels_of() {
-  return {backward_blocks<In>,   backward_positions<In>, run_forward<In>,        run_backward<In>,
-          map_forward_lines<In>, run_map_forward<In>,    map_backward_lines<In>, run_map_backward<In>};
+  return {backward_blocks<In>,     backward_positions<In>, run_forward<In>,          run_backward<In>,
+          cross_forward_lines<In>, run_cross_forward<In>,  cross_backward_lines<In>, run_cross_backward<In>};
 }
 
 }  // namespace

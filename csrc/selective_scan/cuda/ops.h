@@ -42,36 +42,33 @@ Gradients backward_on(void* stream, const Tensor& grad, const Tensor& u, const T
   return run.gradients(sum_over_batch_as(A));
 }
 
-// As these, of a map along its four directions, u and out and their gradients: x is (batch, channels, H, W), and
-// delta (batch, 4 * channels, H * W).
-
-GpuMap map_of(const Tensor& x) { return {x.size(1), x.size(2), x.size(3), nullptr, nullptr, nullptr}; }
+// The cross scan: x is (batch, channels, H, W), and delta (batch, 4 * channels, H * W).
 
 // So many maps for every one of x.
 Tensor working_maps(const Tensor& x, int64_t maps) {
   return at::empty({x.size(0), maps, x.size(1), x.size(2) * x.size(3)}, x.options());
 }
 
-std::tuple<Tensor, Tensor> map_forward_on(void* stream, const Tensor& x, const Tensor& delta, const Tensor& A,
+std::tuple<Tensor, Tensor> cross_forward_on(void* stream, const Tensor& x, const Tensor& delta, const Tensor& A,
                                           const Tensor& B, const Tensor& C, const OptionalTensor& D,
                                           const OptionalTensor& delta_bias, bool delta_softplus) {
   const ForwardRun run(x, delta, A, B, C, D, delta_bias, delta_softplus, Scanned::kMap);
   const Inputs& in = run.kernels.inputs;
   check_sizes(in);
   const GpuKernels kernels = gpu_kernels(in.type);
-  GpuMap map = map_of(x);
+  CrossMemory memory{};
   Tensor columns, lines;
-  if (const int64_t number = kernels.map_forward_lines(in)) {
+  if (const int64_t number = kernels.cross_forward_lines(in)) {
     columns = working_maps(x, 1);
     lines = working_maps(x, number);
-    map.columns = columns.mutable_data_ptr();
-    map.lines = lines.mutable_data_ptr();
+    memory.columns = columns.mutable_data_ptr();
+    memory.lines = lines.mutable_data_ptr();
   }
-  kernels.map_forward(run.kernels, map, stream);
+  kernels.cross_forward({run.kernels, size_of_map(x)}, memory, stream);
   return {run.out, run.states};
 }
 
-Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, const Tensor& delta, const Tensor& A,
+Gradients cross_backward_on(void* stream, const Tensor& grad, const Tensor& x, const Tensor& delta, const Tensor& A,
                           const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias,
                           const Tensor& states, bool delta_softplus) {
   BackwardRun run(grad, x, delta, A, B, C, D, delta_bias, states, delta_softplus, Scanned::kMap);
@@ -80,12 +77,11 @@ Gradients map_backward_on(void* stream, const Tensor& grad, const Tensor& x, con
   const GpuKernels kernels = gpu_kernels(in.type);
   run.allocate(kernels.backward_blocks(in), kernels.backward_positions(in));
   const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1);
-  const Tensor lines = working_maps(x, kernels.map_backward_lines(in));
-  GpuMap map = map_of(x);
-  map.columns = columns.mutable_data_ptr();
-  map.grad_columns = grad_columns.mutable_data_ptr();
-  map.lines = lines.mutable_data_ptr();
-  kernels.map_backward(run.kernels, map, stream);
+  const Tensor lines = working_maps(x, kernels.cross_backward_lines(in));
+  CrossMemory memory{columns.mutable_data_ptr(), grad_columns.mutable_data_ptr(), lines.mutable_data_ptr()};
+  CrossBackward b{run.kernels};
+  b.cross = size_of_map(x);
+  kernels.cross_backward(b, memory, stream);
   return run.gradients(sum_over_batch_as(A));
 }
 

@@ -30,18 +30,18 @@ def backward(differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, wei
     return backward_with_delta(partial(_differentiate_sequences, differentiate), grad, x, step, weight, *others)
 
 
-def forward_with_delta(scan_map: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) -> tuple[Tensor, Tensor]:
+def forward_with_delta(scan: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) -> tuple[Tensor, Tensor]:
     """As `forward`, by a scan of maps: (x, delta (b, 4 D, L), *others) -> (out as x, states)."""
     with _no_autocast(x):
-        return scan_map(x, _delta(step, weight), *others)
+        return scan(x, _delta(step, weight), *others)
 
 
 def backward_with_delta(
-    differentiate_map: Callable, grad: Tensor, x: Tensor, step: Tensor, weight: Tensor, *others
+    differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, weight: Tensor, *others
 ) -> tuple:
     """As `backward`, by one of maps: (grad, x, delta, *others) -> the gradients of x, delta and of what follows."""
     with _no_autocast(x):
-        dx, ddelta, *gradients = differentiate_map(grad, x, _delta(step, weight), *others)
+        dx, ddelta, *gradients = differentiate(grad, x, _delta(step, weight), *others)
         ddelta = ddelta.unflatten(1, (4, -1))
         dstep = torch.matmul(weight.unflatten(0, (4, -1)).transpose(1, 2), ddelta)
         dweight = torch.matmul(ddelta, step.transpose(2, 3)).sum(0).flatten(0, 1)

@@ -19,12 +19,12 @@ def backward(*arguments) -> tuple[Tensor, ...]:
 def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
     """As `cross.forward`, without the scan."""
     if arguments[0].is_cuda:  # its kernels take delta
-        return cross.forward_with_delta(torch.ops.mmsparx.map_selective_scan_fwd_native, *arguments)
+        return cross.forward_with_delta(torch.ops.mmsparx.cross_selective_scan_with_delta_fwd_native, *arguments)
     return torch.ops.mmsparx.cross_selective_scan_fwd_native(*arguments)
 
 
 def cross_backward(*arguments) -> tuple[Tensor, ...]:
     """As `cross.backward`, without the scan."""
     if arguments[0].is_cuda:
-        return cross.backward_with_delta(torch.ops.mmsparx.map_selective_scan_bwd_native, *arguments)
+        return cross.backward_with_delta(torch.ops.mmsparx.cross_selective_scan_with_delta_bwd_native, *arguments)
     return torch.ops.mmsparx.cross_selective_scan_bwd_native(*arguments)

@@ -79,20 +79,20 @@ def backward(
 
 def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
     """As `cross.forward`, without the scan."""
-    return cross.forward_with_delta(_scan_map, *arguments)
+    return cross.forward_with_delta(_cross_forward_with_delta, *arguments)
 
 
 def cross_backward(*arguments) -> tuple[Tensor | None, ...]:
     """As `cross.backward`, without the scan."""
-    return cross.backward_with_delta(_differentiate_map, *arguments)
+    return cross.backward_with_delta(_cross_backward_with_delta, *arguments)
 
 
-def _scan_map(x: Tensor, delta: Tensor, *others) -> tuple[Tensor, Tensor]:
+def _cross_forward_with_delta(x: Tensor, delta: Tensor, *others) -> tuple[Tensor, Tensor]:
     out, states = forward(to_sequences(x).flatten(1, 2), delta, *others)
     return from_sequences(out.unflatten(1, (4, -1)), *x.shape[2:]), states
 
 
-def _differentiate_map(grad: Tensor, x: Tensor, *others) -> tuple[Tensor | None, ...]:
+def _cross_backward_with_delta(grad: Tensor, x: Tensor, *others) -> tuple[Tensor | None, ...]:
     du, *gradients = backward(to_sequences(grad).flatten(1, 2), to_sequences(x).flatten(1, 2), *others)
     return from_sequences(du.unflatten(1, (4, -1)), *x.shape[2:]), *gradients
 

@@ -41,8 +41,8 @@ TORCH_LIBRARY(mmsparx_emulated, m) {
         });
   m.def("forward(Tensor u, " FORWARD, Operator<Emulation, forward_on>::call);
   m.def("backward(Tensor grad, Tensor u, " BACKWARD, Operator<Emulation, backward_on>::call);
-  m.def("map_forward(Tensor x, " FORWARD, Operator<Emulation, map_forward_on>::call);
-  m.def("map_backward(Tensor grad, Tensor x, " BACKWARD, Operator<Emulation, map_backward_on>::call);
+  m.def("cross_forward(Tensor x, " FORWARD, Operator<Emulation, cross_forward_on>::call);
+  m.def("cross_backward(Tensor grad, Tensor x, " BACKWARD, Operator<Emulation, cross_backward_on>::call);
 }
 
 }  // namespace mmsparx

@@ -1,5 +1,5 @@
-// The scan of a map along four directions, from the contract to tiles: a few channels after the other, so that
-// the orders of their pixels, their steps and the directions' sum stay in a thread's own small memory.
+// The cross scan, from the contract to tiles: a few channels after the other, so that the orders of their pixels,
+// their steps and the directions' sum stay in a thread's own small memory.
 
 #pragma once
 
@@ -7,8 +7,6 @@
 
 namespace mmsparx {
 namespace {
-
-constexpr int kDirections = 4;
 
 // to (width, height) = from (height, width), transposed.
 template <typename T>
@@ -165,24 +163,24 @@ MMSPARX_INLINE void project_backward(const Tile<T>& tile, const T* weights, int6
 }
 
 template <typename T>
-struct MapForwardScratch {
+struct CrossForwardScratch {
   T *h, *u, *delta, *out, *work, *orders, *merge;
 
-  MapForwardScratch(const MapInputs& in, Scratch& scratch)
+  CrossForwardScratch(const Inputs& in, Scratch& scratch)
       : h(scratch.take<T>(kAbreast * in.states)),
         u(scratch.take<T>(kTile)),
         delta(scratch.take<T>(kAbreast * kTile)),
         out(scratch.take<T>(kTile)),
         work(scratch.take<T>(kForwardArrays * kTile)),
-        orders(scratch.take<T>(2 * kAbreast * in.length())),
-        merge(scratch.take<T>(2 * kAbreast * in.length())) {}
+        orders(scratch.take<T>(2 * kAbreast * in.length)),
+        merge(scratch.take<T>(2 * kAbreast * in.length)) {}
 };
 
 template <typename T>
-struct MapBackwardScratch {
+struct CrossBackwardScratch {
   T *dh, *u, *delta, *grad, *du, *ddelta, *work, *orders, *grad_orders, *merge;
 
-  MapBackwardScratch(const MapInputs& in, Scratch& scratch)
+  CrossBackwardScratch(const Inputs& in, Scratch& scratch)
       : dh(scratch.take<T>(kAbreast * in.states)),
         u(scratch.take<T>(kTile)),
         delta(scratch.take<T>(kAbreast * kTile)),
@@ -190,23 +188,23 @@ struct MapBackwardScratch {
         du(scratch.take<T>(kTile)),
         ddelta(scratch.take<T>(kAbreast * kTile)),
         work(scratch.take<T>(kBackwardArrays * (kTile + 2 * kPadding))),
-        orders(scratch.take<T>(2 * kAbreast * in.length())),
-        grad_orders(scratch.take<T>(2 * kAbreast * in.length())),
-        merge(scratch.take<T>(2 * kAbreast * in.length())) {}
+        orders(scratch.take<T>(2 * kAbreast * in.length)),
+        grad_orders(scratch.take<T>(2 * kAbreast * in.length)),
+        merge(scratch.take<T>(2 * kAbreast * in.length)) {}
 };
 
-int64_t map_scratch_bytes(const MapInputs& in) {
+int64_t cross_scratch_bytes(const Inputs& in) {
   Scratch forward(nullptr), backward(nullptr);
-  MapForwardScratch<double>(in, forward);
-  MapBackwardScratch<double>(in, backward);
+  CrossForwardScratch<double>(in, forward);
+  CrossBackwardScratch<double>(in, backward);
   return forward.used() > backward.used() ? forward.used() : backward.used();
 }
 
 // What all channels of a direction share: all of a tile but u and delta.
 template <typename T>
-MMSPARX_INLINE Tile<T> tile_at(const MapInputs& in, int64_t batch, int direction, int64_t start) {
+MMSPARX_INLINE Tile<T> tile_at(const Inputs& in, int64_t batch, int direction, int64_t start) {
   Tile<T> tile;
-  tile.count = int(in.length() - start < kTile ? in.length() - start : kTile);
+  tile.count = int(in.length - start < kTile ? in.length - start : kTile);
   tile.B = matrices_at<T>(in.B, batch, direction, start);
   tile.C = matrices_at<T>(in.C, batch, direction, start);
   tile.B_stride = in.B.state_stride;
@@ -216,29 +214,30 @@ MMSPARX_INLINE Tile<T> tile_at(const MapInputs& in, int64_t batch, int direction
 
 // Channels [channel, channel + Channels) of a sample's map.
 template <typename In, bool Softplus, bool OneState, int Channels>
-MMSPARX_INLINE void map_forward_channels(const MapForward& f, const MapForwardScratch<State<In>>& buffers,
-                                         int64_t batch, int64_t channel) {
+MMSPARX_INLINE void cross_forward_channels(const CrossForward& f, const CrossForwardScratch<State<In>>& buffers,
+                                           int64_t batch, int64_t channel) {
   using T = State<In>;
-  const MapInputs& in = f.inputs;
-  const int64_t length = in.length(), saved = state_count(length);
+  const Inputs& in = f.inputs;
+  const CrossInputs& cross = f.cross;
+  const int64_t channels = in.group_dim(), length = in.length, saved = state_count(length);
   Orders<T> u[Channels];
   Merge<T> merge[Channels];
   for (int c = 0; c < Channels; c++) {
-    u[c] = Orders<T>(row_of<In>(in.x, batch, channel + c), in.height, in.width, buffers.orders + 2 * c * length);
-    merge[c] = Merge<T>(in.height, in.width, buffers.merge + 2 * c * length);
+    u[c] = Orders<T>(row_of<In>(in.u, batch, channel + c), cross.height, cross.width, buffers.orders + 2 * c * length);
+    merge[c] = Merge<T>(cross.height, cross.width, buffers.merge + 2 * c * length);
   }
   for (int direction = 0; direction < kDirections; direction++) {
-    const int64_t row = direction * in.channels + channel;
-    const T* const weights = static_cast<const T*>(in.weight) + row * in.rank;
-    T* const states = static_cast<T*>(f.states) + (batch * kDirections * in.channels + row) * saved * in.states;
+    const int64_t row = direction * channels + channel;
+    const T* const weights = static_cast<const T*>(cross.weight) + row * cross.rank;
+    T* const states = static_cast<T*>(f.states) + (batch * in.dim + row) * saved * in.states;
     for (int64_t i = 0; i < Channels * in.states; i++) buffers.h[i] = 0;
     for (int c = 0; c < Channels; c++) {
       for (int64_t n = 0; n < in.states; n++) states[c * saved * in.states + n] = 0;
     }
     for (int64_t start = 0; start < length; start += kTile) {
       Tile<T> tile = tile_at<T>(in, batch, direction, start);
-      project<T, Channels>(tile, weights, in.rank, matrices_at<T>(in.step, batch, direction, start),
-                           in.step.state_stride, buffers.delta);
+      project<T, Channels>(tile, weights, cross.rank, matrices_at<T>(cross.step, batch, direction, start),
+                           cross.step.state_stride, buffers.delta);
       for (int c = 0; c < Channels; c++) {
         tile.u = u[c].read(direction, start, tile.count, buffers.u);
         tile.delta = buffers.delta + c * kTile;
@@ -251,23 +250,23 @@ MMSPARX_INLINE void map_forward_channels(const MapForward& f, const MapForwardSc
     }
   }
   for (int c = 0; c < Channels; c++) {
-    merge[c].finish(buffers.orders, static_cast<In*>(f.out) + (batch * in.channels + channel + c) * length);
+    merge[c].finish(buffers.orders, static_cast<In*>(f.out) + (batch * channels + channel + c) * length);
   }
 }
 
 // A unit is kAbreast channels of a sample's map, or those that are left of it.
 template <typename In, bool Softplus, bool OneState>
-void map_forward_units(const MapForward& f, int64_t begin, int64_t end, void* memory) {
+void cross_forward_units(const CrossForward& f, int64_t begin, int64_t end, void* memory) {
   Scratch scratch(memory);
-  const MapForwardScratch<State<In>> buffers(f.inputs, scratch);
-  const int64_t blocks = map_forward_blocks(f.inputs);
+  const CrossForwardScratch<State<In>> buffers(f.inputs, scratch);
+  const int64_t channels = f.inputs.group_dim(), blocks = cross_forward_blocks(f.inputs);
   for (int64_t unit = begin; unit < end; unit++) {
     const int64_t batch = unit / blocks, first = unit % blocks * kAbreast;
-    if (first + kAbreast <= f.inputs.channels) {
-      map_forward_channels<In, Softplus, OneState, kAbreast>(f, buffers, batch, first);
+    if (first + kAbreast <= channels) {
+      cross_forward_channels<In, Softplus, OneState, kAbreast>(f, buffers, batch, first);
     } else {
-      for (int64_t channel = first; channel < f.inputs.channels; channel++) {
-        map_forward_channels<In, Softplus, OneState, 1>(f, buffers, batch, channel);
+      for (int64_t channel = first; channel < channels; channel++) {
+        cross_forward_channels<In, Softplus, OneState, 1>(f, buffers, batch, channel);
       }
     }
   }
@@ -275,16 +274,16 @@ void map_forward_units(const MapForward& f, int64_t begin, int64_t end, void* me
 
 // Where a unit of the backward adds up its dstep, dB and dC.
 template <typename T>
-struct MapPartials {
+struct CrossPartials {
   T *dstep[kDirections], *dB[kDirections], *dC[kDirections];
 
-  MapPartials(const MapBackward& b, int64_t batch, int64_t number) {
-    const MapInputs& in = b.inputs;
+  CrossPartials(const CrossBackward& b, int64_t batch, int64_t number) {
+    const Inputs& in = b.inputs;
     for (int direction = 0; direction < kDirections; direction++) {
-      const int64_t place = ((batch * kDirections + direction) * b.blocks + number) * in.length();
-      dstep[direction] = cleared(b.dstep_partial, place, in.rank, in.length());
-      dB[direction] = cleared(b.dB_partial, place, in.states, in.length());
-      dC[direction] = cleared(b.dC_partial, place, in.states, in.length());
+      const int64_t place = ((batch * kDirections + direction) * b.blocks + number) * in.length;
+      dstep[direction] = cleared(b.dstep_partial, place, b.cross.rank, in.length);
+      dB[direction] = cleared(b.dB_partial, place, in.states, in.length);
+      dC[direction] = cleared(b.dC_partial, place, in.states, in.length);
     }
   }
 
@@ -297,31 +296,32 @@ struct MapPartials {
 };
 
 template <typename In, bool Softplus, bool OneState, int Channels>
-MMSPARX_INLINE void map_backward_channels(const MapBackward& b, const MapBackwardScratch<State<In>>& buffers,
-                                          const MapPartials<State<In>>& partials, int64_t batch, int64_t channel) {
+MMSPARX_INLINE void cross_backward_channels(const CrossBackward& b, const CrossBackwardScratch<State<In>>& buffers,
+                                            const CrossPartials<State<In>>& partials, int64_t batch, int64_t channel) {
   using T = State<In>;
-  const MapInputs& in = b.inputs;
-  const int64_t length = in.length(), saved = state_count(length);
+  const Inputs& in = b.inputs;
+  const CrossInputs& cross = b.cross;
+  const int64_t channels = in.group_dim(), length = in.length, saved = state_count(length);
   Orders<T> u[Channels], grad[Channels];
   Merge<T> merge[Channels];
   for (int c = 0; c < Channels; c++) {
-    u[c] = Orders<T>(row_of<In>(in.x, batch, channel + c), in.height, in.width, buffers.orders + 2 * c * length);
-    grad[c] =
-        Orders<T>(row_of<In>(b.grad, batch, channel + c), in.height, in.width, buffers.grad_orders + 2 * c * length);
-    merge[c] = Merge<T>(in.height, in.width, buffers.merge + 2 * c * length);
+    const int64_t place = 2 * c * length;
+    u[c] = Orders<T>(row_of<In>(in.u, batch, channel + c), cross.height, cross.width, buffers.orders + place);
+    grad[c] = Orders<T>(row_of<In>(b.grad, batch, channel + c), cross.height, cross.width, buffers.grad_orders + place);
+    merge[c] = Merge<T>(cross.height, cross.width, buffers.merge + place);
   }
   for (int direction = 0; direction < kDirections; direction++) {
-    const int64_t row = direction * in.channels + channel, place = batch * kDirections * in.channels + row;
-    const T* const weights = static_cast<const T*>(in.weight) + row * in.rank;
+    const int64_t row = direction * channels + channel, place = batch * in.dim + row;
+    const T* const weights = static_cast<const T*>(cross.weight) + row * cross.rank;
     const T* const states = static_cast<const T*>(b.states) + place * saved * in.states;
-    double* const dweights = b.dweight_partial + place * in.rank;
-    for (int64_t i = 0; i < Channels * in.rank; i++) dweights[i] = 0;
+    double* const dweights = b.dweight_partial + place * cross.rank;
+    for (int64_t i = 0; i < Channels * cross.rank; i++) dweights[i] = 0;
     for (int64_t i = 0; i < Channels * in.states; i++) buffers.dh[i] = b.dA_partial[place * in.states + i] = 0;
     for (int c = 0; c < Channels; c++) b.dD_partial[place + c] = b.dbias_partial[place + c] = 0;
     for (int64_t start = (length - 1) / kTile * kTile; start >= 0; start -= kTile) {
       Tile<T> tile = tile_at<T>(in, batch, direction, start);
-      const T* const step = matrices_at<T>(in.step, batch, direction, start);
-      project<T, Channels>(tile, weights, in.rank, step, in.step.state_stride, buffers.delta);
+      const T* const step = matrices_at<T>(cross.step, batch, direction, start);
+      project<T, Channels>(tile, weights, cross.rank, step, cross.step.state_stride, buffers.delta);
       for (int c = 0; c < Channels; c++) {
         tile.u = u[c].read(direction, start, tile.count, buffers.u);
         tile.delta = buffers.delta + c * kTile;
@@ -335,45 +335,46 @@ MMSPARX_INLINE void map_backward_channels(const MapBackward& b, const MapBackwar
             sums, buffers.work);
         merge[c].add(direction, start, tile.count, du);
       }
-      project_backward<T, Channels>(tile, weights, in.rank, step, in.step.state_stride, buffers.ddelta,
+      project_backward<T, Channels>(tile, weights, cross.rank, step, cross.step.state_stride, buffers.ddelta,
                                     partials.dstep[direction] + start, length, dweights);
     }
   }
   for (int c = 0; c < Channels; c++) {
-    merge[c].finish(buffers.orders, static_cast<In*>(b.dx) + (batch * in.channels + channel + c) * length);
+    merge[c].finish(buffers.orders, static_cast<In*>(b.du) + (batch * channels + channel + c) * length);
   }
 }
 
-// A unit is kMapRows channels of a sample's map, or those that are left of it.
+// A unit is kCrossRows channels of a sample's map, or those that are left of it.
 template <typename In, bool Softplus, bool OneState>
-void map_backward_units(const MapBackward& b, int64_t begin, int64_t end, void* memory) {
-  const MapInputs& in = b.inputs;
+void cross_backward_units(const CrossBackward& b, int64_t begin, int64_t end, void* memory) {
+  const Inputs& in = b.inputs;
+  const int64_t channels = in.group_dim();
   Scratch scratch(memory);
-  const MapBackwardScratch<State<In>> buffers(in, scratch);
+  const CrossBackwardScratch<State<In>> buffers(in, scratch);
   for (int64_t unit = begin; unit < end; unit++) {
     const int64_t batch = unit / b.blocks, number = unit % b.blocks;
-    const MapPartials<State<In>> partials(b, batch, number);
-    int64_t channel = number * kMapRows;
-    const int64_t last = channel + kMapRows < in.channels ? channel + kMapRows : in.channels;
+    const CrossPartials<State<In>> partials(b, batch, number);
+    int64_t channel = number * kCrossRows;
+    const int64_t last = channel + kCrossRows < channels ? channel + kCrossRows : channels;
     for (; channel + kAbreast <= last; channel += kAbreast) {
-      map_backward_channels<In, Softplus, OneState, kAbreast>(b, buffers, partials, batch, channel);
+      cross_backward_channels<In, Softplus, OneState, kAbreast>(b, buffers, partials, batch, channel);
     }
     for (; channel < last; channel++) {
-      map_backward_channels<In, Softplus, OneState, 1>(b, buffers, partials, batch, channel);
+      cross_backward_channels<In, Softplus, OneState, 1>(b, buffers, partials, batch, channel);
     }
   }
 }
 
 template <typename T>
-void map_add_partials(const MapBackward& b, int64_t begin, int64_t end) {
-  const MapInputs& in = b.inputs;
+void cross_add_partials(const CrossBackward& b, int64_t begin, int64_t end) {
+  const Inputs& in = b.inputs;
   for (int64_t unit = begin; unit < end; unit++) {
     auto add = [&](const void* partial, int64_t rows, void* out) {
-      const int64_t size = rows * in.length();
+      const int64_t size = rows * in.length;
       add_blocks<T>(static_cast<const T*>(partial) + unit * b.blocks * size, b.blocks, size,
                     static_cast<T*>(out) + unit * size);
     };
-    add(b.dstep_partial, in.rank, b.dstep);
+    add(b.dstep_partial, b.cross.rank, b.dstep);
     add(b.dB_partial, in.states, b.dB);
     add(b.dC_partial, in.states, b.dC);
   }

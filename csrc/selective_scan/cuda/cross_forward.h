@@ -1,4 +1,4 @@
-// The forward of a map: a warp reads a channel's rows, or its columns, there and back.
+// The forward of the cross scan: a warp reads a channel's rows, or its columns, there and back.
 //
 // Small maps stay in a block's shared memory, which transposes them, holds the sums and merges them. Others are
 // transposed in memory before, and merged in it afterwards.
@@ -10,7 +10,7 @@
 namespace mmsparx {
 namespace {
 
-struct MapForwardArguments {
+struct CrossForwardArguments {
   Forward forward;  // of four groups; u is (batch, channels, length), and so is out, of small maps
   int64_t channels, height, width;
   Rows columns;  // u transposed
@@ -20,7 +20,7 @@ struct MapForwardArguments {
 
 // One order of one channel: the sum of the way there and back. `order`: 0 for rows, 1 for columns, as are u and out.
 template <typename In, typename Out, int kStates>
-MMSPARX_INLINE void scan_there_and_back(const MapForwardArguments& arguments, uint32_t batch, uint32_t order,
+MMSPARX_INLINE void scan_there_and_back(const CrossForwardArguments& arguments, uint32_t batch, uint32_t order,
                                         uint32_t channel, const In* u, Out* out, State<In>* entering) {
 #pragma unroll 1
   for (uint32_t back = 0; back < 2; back++) {
@@ -31,7 +31,7 @@ MMSPARX_INLINE void scan_there_and_back(const MapForwardArguments& arguments, ui
 
 template <typename In, int kStates>
 MMSPARX_KERNEL(kForwardWarps* kLanes, (kForwardBlocks<State<In>, kStates>))
-map_forward_kernel(const MapForwardArguments arguments) {
+cross_forward_kernel(const CrossForwardArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
   const uint32_t warp = threadIdx.x / kLanes, channels = uint32_t(arguments.channels);
@@ -45,22 +45,22 @@ map_forward_kernel(const MapForwardArguments arguments) {
       reinterpret_cast<State<In>*>(memory) + warp * in.states);
 }
 
-constexpr int kMapWarps = 2;
+constexpr int kCrossWarps = 2;
 
 // A small map's shared memory: the sums along rows and along columns, the map transposed, and what is between two
 // tiles, per warp and state. Every part begins where 16 bytes do.
 template <typename In>
-struct MapMemory {
+struct SmallCrossMemory {
   using S = State<In>;
   int64_t padded, states;
 
-  MMSPARX_BOTH explicit MapMemory(const Inputs& in)
+  MMSPARX_BOTH explicit SmallCrossMemory(const Inputs& in)
       : padded((in.length + 7) / 8 * 8), states(in.states == 1 ? 0 : in.states) {}
   MMSPARX_BOTH size_t bytes() const {
-    return size_t(kMapWarps * (padded + states)) * sizeof(S) + size_t(padded) * sizeof(In);
+    return size_t(kCrossWarps * (padded + states)) * sizeof(S) + size_t(padded) * sizeof(In);
   }
   MMSPARX_BOTH S* line(void* memory, int order) const { return static_cast<S*>(memory) + order * padded; }
-  MMSPARX_BOTH In* transposed(void* memory) const { return reinterpret_cast<In*>(line(memory, kMapWarps)); }
+  MMSPARX_BOTH In* transposed(void* memory) const { return reinterpret_cast<In*>(line(memory, kCrossWarps)); }
   MMSPARX_BOTH S* entering(void* memory, int warp) const {
     return reinterpret_cast<S*>(transposed(memory) + padded) + warp * states;
   }
@@ -88,18 +88,18 @@ struct Pixels {
 
 // A block a channel, one warp its rows and another its columns.
 template <typename In, int kStates>
-MMSPARX_KERNEL(kMapWarps* kLanes, (kForwardBlocks<State<In>, kStates> * kForwardWarps / kMapWarps))
-small_map_forward_kernel(const MapForwardArguments arguments) {
+MMSPARX_KERNEL(kCrossWarps* kLanes, (kForwardBlocks<State<In>, kStates> * kForwardWarps / kCrossWarps))
+small_cross_forward_kernel(const CrossForwardArguments arguments) {
   using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
   const uint32_t channels = uint32_t(arguments.channels), batch = blockIdx.x / channels, channel = blockIdx.x % channels;
   const int height = int(arguments.height), width = int(arguments.width);
   const int order = threadIdx.x / kLanes;
-  const MapMemory<In> parts(in);
+  const SmallCrossMemory<In> parts(in);
   const In* const rows = row_of<In>(in.u, batch, channel);
   In* const transposed = parts.transposed(memory);
-  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within();) {
+  for (Pixels at(height, width, kCrossWarps * kLanes, threadIdx.x); at.within();) {
     constexpr int kReads = 8;  // on their way at once
     In pixels[kReads];
 #pragma unroll
@@ -119,7 +119,7 @@ small_map_forward_kernel(const MapForwardArguments arguments) {
   In* const out = static_cast<In*>(arguments.forward.out) + int64_t(blockIdx.x) * in.length;
   const S *const along_rows = parts.line(memory, 0), *const along_columns = parts.line(memory, 1);
 #pragma unroll 4
-  for (Pixels at(height, width, kMapWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
+  for (Pixels at(height, width, kCrossWarps * kLanes, threadIdx.x); at.within(); at.advance()) {
     narrow(along_rows[at.position] + along_columns[at.transposed()], out[at.position]);
   }
 }

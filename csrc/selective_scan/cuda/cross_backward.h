@@ -1,4 +1,4 @@
-// The backward of a map: a warp takes rows of some channels, or columns, there or, in another launch, back.
+// The backward of the cross scan: a warp takes rows of some channels, or columns, there or, in another launch, back.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace mmsparx {
 namespace {
 
-struct MapBackwardArguments {
+struct CrossBackwardArguments {
   BackwardArguments plain;  // of four groups; u and grad are (batch, channels, length)
   int64_t channels;
   Rows columns, grad_columns;  // these transposed
@@ -17,7 +17,7 @@ struct MapBackwardArguments {
 
 template <typename In, int kStates>
 MMSPARX_KERNEL(kLanes, kBackwardBlocks<State<In>>)
-map_backward_kernel(const MapBackwardArguments arguments) {
+cross_backward_kernel(const CrossBackwardArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.plain.backward;
   const Inputs& in = b.inputs;

@@ -1,4 +1,4 @@
-// The forward of many maps that lie in memory as rows and transposed: a lane a row of one direction.
+// The forward of the cross scan of many maps, which lie in memory as rows and transposed: a lane a row of a direction.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace mmsparx {
 namespace {
 
-struct LaneMapArguments {
+struct LaneCrossArguments {
   Forward forward;  // of four groups; u is (batch, channels, length)
   Rows columns;     // u transposed
   void* lines;      // (batch, 4, channels, length): what each direction makes, in the order of rows or of columns
@@ -16,7 +16,7 @@ struct LaneMapArguments {
 
 template <typename In>
 MMSPARX_KERNEL(kLaneWarps* kLanes, kLaneBlocks<In>)
-lane_map_forward_kernel(const LaneMapArguments arguments) {
+lane_cross_forward_kernel(const LaneCrossArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
   const LaneUnit unit(in);

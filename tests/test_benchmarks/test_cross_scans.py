@@ -1,4 +1,4 @@
-"""The benchmark of maps: its contenders compute what the network computes, and its figures are of what it says."""
+"""The benchmark of the cross scan: its contenders compute what the network computes, and its figures say of what."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-// The forward of many small maps: a lane a channel, a warp a direction.
+// The forward of the cross scan of many small maps: a lane a channel, a warp a direction.
 //
 // A block has 32 channels of a sample. It reads their maps and deltas once into shared memory, where each warp walks
 // through the maps along its direction, and writes its outputs over its deltas; then the four are summed.
@@ -6,15 +6,13 @@
 #pragma once
 
 #include "lane_rows.h"
-#include "map_forward.h"
+#include "cross_forward.h"
 
 namespace mmsparx {
 namespace {
 
-constexpr int kDirections = 4;
-
-struct LaneSmallMapArguments {
-  Forward forward;  // as a MapForwardArguments'
+struct LaneSmallCrossArguments {
+  Forward forward;  // as a CrossForwardArguments'
   int64_t channels, height, width;
   bool flat;   // a block's rows are read as one, since they lie one after the other here and there
   int vector;  // items that one instruction moves: a power of two that divides whatever leads to a block, or to a row
@@ -29,10 +27,10 @@ struct alignas(16) Step {
 // A block's shared memory: the steps of each direction, the maps, and each direction's deltas. Rows whose words are a
 // multiple of 4 are a word longer, so that no more than two lanes share a bank.
 template <typename In>
-struct LaneSmallMapMemory {
+struct LaneSmallCrossMemory {
   int length, padding;
 
-  MMSPARX_BOTH explicit LaneSmallMapMemory(const Inputs& in)
+  MMSPARX_BOTH explicit LaneSmallCrossMemory(const Inputs& in)
       : length(int(in.length)), padding(in.length * sizeof(In) % 16 ? 0 : int(4 / sizeof(In))) {}
   MMSPARX_BOTH int row() const { return length + padding; }
   MMSPARX_BOTH size_t bytes() const {
@@ -48,8 +46,8 @@ struct LaneSmallMapMemory {
 
   // By kThreads threads of which this is one.
   template <int kThreads>
-  MMSPARX_INLINE void load(In* to, const In* from, int64_t stride, int rows, const LaneSmallMapArguments& arguments,
-                           int thread) const {
+  MMSPARX_INLINE void load(In* to, const In* from, int64_t stride, int rows,
+                           const LaneSmallCrossArguments& arguments, int thread) const {
     const int vector = vector_of(arguments);
     constexpr int kWord = 4 / sizeof(In);
     if (arguments.flat) {
@@ -151,10 +149,10 @@ struct LaneWalk {
 // Of the blocks that are to fit into a multiprocessor, one more would spill registers.
 template <typename In>
 MMSPARX_KERNEL(kDirections* kLanes, 7)
-lane_small_map_forward_kernel(const LaneSmallMapArguments arguments) {
+lane_small_cross_forward_kernel(const LaneSmallCrossArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
-  const LaneSmallMapMemory<In> parts(in);
+  const LaneSmallCrossMemory<In> parts(in);
   const int length = int(in.length), height = int(arguments.height), width = int(arguments.width);
   const int lane = threadIdx.x % kLanes, direction = threadIdx.x / kLanes;
   const uint32_t channels = uint32_t(arguments.channels), units = (channels + kLanes - 1) / kLanes;

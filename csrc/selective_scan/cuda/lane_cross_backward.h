@@ -1,9 +1,9 @@
-// The backward of many maps: a lane a row of one direction.
+// The backward of the cross scan of many maps: a lane a row of a direction.
 
 #pragma once
 
 #include "lane_backward.h"
-#include "map_backward.h"
+#include "cross_backward.h"
 
 namespace mmsparx {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 // `lines` are (batch, 4, channels, length): the du of each direction, in the order of rows or of columns.
 template <typename In>
 MMSPARX_KERNEL(kLanes, kLaneBackwardBlocks<In>)
-lane_map_backward_kernel(const MapBackwardArguments arguments) {
+lane_cross_backward_kernel(const CrossBackwardArguments arguments) {
   MMSPARX_SHARED_MEMORY(memory);
   const Backward& b = arguments.plain.backward;
   const Inputs& in = b.inputs;
