@@ -1,7 +1,7 @@
-// The numbers of inputs and outputs, their conversion to and from what is computed in, and what all machines compute
-// alike.
+// The element types of inputs and outputs, their conversion to and from the type of the arithmetic, and functions that
+// are the same on all devices.
 //
-// Whoever includes this has defined MMSPARX_INLINE: how a small function is declared on its kind of machine.
+// The including file must define MMSPARX_INLINE, which declares a small function on its device.
 
 #pragma once
 
@@ -52,8 +52,8 @@ MMSPARX_INLINE uint32_t bits_of(float x) {
 }
 
 MMSPARX_INLINE float widen(Half x) {
-  // Exponent and mantissa move to float's places; the product with 2^112 mends the exponent's bias, for
-  // subnormal numbers too. Infinity and NaN have the largest exponent in both.
+  // Exponent and mantissa move to their places in a float, and multiplication by 2^112 corrects the exponent's bias,
+  // for subnormal numbers too. Infinity and NaN have the largest exponent in both types.
   const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
   const uint32_t finite = bits_of(float_from_bits(magnitude) * 0x1p112f);
@@ -62,11 +62,11 @@ MMSPARX_INLINE float widen(Half x) {
 
 MMSPARX_INLINE void narrow(float x, Half& to) {
   const uint32_t bits = bits_of(x), magnitude = bits & 0x7fffffff;
-  // The float unit rounds: normal numbers in integer arithmetic, subnormal ones by a sum whose last place
-  // is Half's smallest step.
+  // Normal numbers are rounded in integer arithmetic, subnormal ones by a float addition whose last place is Half's
+  // smallest step.
   const uint32_t normal = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
   const uint32_t subnormal = bits_of(float_from_bits(magnitude) + 0.5f) - 0x3f000000;
-  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;  // from 65520 on it rounds to infinity
+  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;  // 65520 and above round to infinity
   const uint32_t result = magnitude >= 0x477ff000 ? special : magnitude < 0x38800000 ? subnormal : normal;
   to.bits = uint16_t(result | (bits >> 16 & 0x8000));
 }
@@ -77,7 +77,7 @@ MMSPARX_INLINE float widen(float x) { return x; }
 MMSPARX_INLINE double widen(double x) { return x; }
 MMSPARX_INLINE float widen(BFloat16 x) { return float_from_bits(uint32_t(x.bits) << 16); }
 
-// To the nearest, ties to even, like the above; NaN stays NaN.
+// Rounds to nearest, ties to even, like the function above; NaN stays NaN.
 MMSPARX_INLINE void narrow(float x, float& to) { to = x; }
 MMSPARX_INLINE void narrow(double x, double& to) { to = x; }
 MMSPARX_INLINE void narrow(float x, BFloat16& to) {
@@ -90,7 +90,7 @@ MMSPARX_INLINE void narrow(float x, BFloat16& to) {
 #endif
 }
 
-// log(1 + e) for e in [0, 1], relative to its own size: e + e^2 Q(e), minimax to 5e-9. Of float, or vectors of it.
+// log(1 + e) for e in [0, 1], as e + e^2 Q(e) with Q minimax to a relative error of 5e-9. V is float or a vector of it.
 template <typename V>
 MMSPARX_INLINE V log1p_in_float(V e) {
   V q = e * -0.0032439809292554855f + 0.019851261749863625f;

@@ -1,4 +1,4 @@
-// What native operators ask of tensors.
+// Checks and conversions of the tensors that native operators take.
 
 #pragma once
 
@@ -7,12 +7,12 @@
 
 namespace mmsparx {
 
-// The type of all arithmetic, and of parameters, beside x.
+// Returns the type of the arithmetic, which is also that of parameters, for an input x.
 inline ScalarType state_type(const Tensor& x) {
   return scalar_type_of(x) == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// x's type; `op` and `name` are the operator's and x's name, for the message.
+// Returns x's type, or raises an error that names x by `op` and `name`, the operator and its argument.
 inline Type type_of(const char* op, const char* name, const Tensor& x) {
   switch (scalar_type_of(x)) {
     case ScalarType::Double:
@@ -28,7 +28,7 @@ inline Type type_of(const char* op, const char* name, const Tensor& x) {
   }
 }
 
-// x itself, or a copy, whose last two axes, the rows of a map, lie one after the other.
+// Returns x, or a copy of it, with the last two axes (the rows of a map) contiguous.
 inline Tensor with_contiguous_maps(const Tensor& x) {
   const bool contiguous = (x.size(3) <= 1 || x.stride(3) == 1) && (x.size(2) <= 1 || x.stride(2) == x.size(3));
   return contiguous ? x : as_contiguous(x);

@@ -1,13 +1,13 @@
-// What operators' bindings use of torch, in one vocabulary over two interfaces:
+// The part of torch that the operators' bindings use, under the same names over two interfaces:
 //
 // - ATen. The library runs with the minor version of torch that it was compiled against.
 // - torch's stable ABI, where MMSPARX_STABLE_ABI is defined. The library runs with every torch from
 //   TORCH_TARGET_VERSION on.
 //
-// Both have the types Tensor, OptionalTensor, ScalarType, Shape and Text; scalar_type_of, on_one_device,
-// make_empty, make_zeros, make_empty_floats, as_type, as_contiguous, in_ranges and string_of; and the macros
-// MMSPARX_CHECK, MMSPARX_SCHEMAS, MMSPARX_KERNELS and MMSPARX_BOX. Both tensors have the same members for sizes,
-// devices and data.
+// Both interfaces have the types Tensor, OptionalTensor, ScalarType, Shape and Text; the functions scalar_type_of,
+// on_one_device, make_empty, make_zeros, make_empty_floats, as_type, as_contiguous, in_ranges and string_of; and the
+// macros MMSPARX_CHECK, MMSPARX_SCHEMAS, MMSPARX_KERNELS and MMSPARX_BOX. Both kinds of tensor have the same members
+// for sizes, devices and data.
 
 #pragma once
 

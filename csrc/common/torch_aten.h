@@ -1,4 +1,4 @@
-// torch_api.h over ATen.
+// Implementation of torch_api.h over ATen.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 // Raises RuntimeError in Python, with a message of these parts, unless the condition holds.
 #define MMSPARX_CHECK TORCH_CHECK
 
-// As TORCH_LIBRARY_FRAGMENT and TORCH_LIBRARY_IMPL, and how the latter names a function.
+// TORCH_LIBRARY_FRAGMENT and TORCH_LIBRARY_IMPL of this library, and the form in which the latter takes a function.
 #define MMSPARX_SCHEMAS(m) TORCH_LIBRARY_FRAGMENT(mmsparx, m)
 #define MMSPARX_KERNELS(key, m) TORCH_LIBRARY_IMPL(mmsparx, key, m)
 #define MMSPARX_BOX(function) function
@@ -26,14 +26,14 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Shape = at::IntArrayRef;
 
-// A string that an operator is given.
+// A string argument of an operator.
 using Text = const std::string&;
 inline std::string string_of(Text text) { return text; }
 
 inline ScalarType scalar_type_of(const Tensor& x) { return x.scalar_type(); }
 inline bool on_one_device(const Tensor& x, const Tensor& y) { return x.device() == y.device(); }
 
-// Contiguous, of these sizes, and of the type and on the device of `like` unless another type is given.
+// Make contiguous tensors of these sizes, on the device of `like`, and of its type unless another is given.
 inline Tensor make_empty(Shape sizes, const Tensor& like) { return at::empty(sizes, like.options()); }
 inline Tensor make_empty(Shape sizes, const Tensor& like, ScalarType type) {
   return at::empty(sizes, like.options().dtype(type));
@@ -42,14 +42,14 @@ inline Tensor make_zeros(Shape sizes, const Tensor& like, ScalarType type) {
   return at::zeros(sizes, like.options().dtype(type));
 }
 
-// Numbers on the CPU.
+// Makes a tensor of `count` floats on the CPU.
 inline Tensor make_empty_floats(int64_t count) { return at::empty({count}, at::kFloat); }
 
-// The tensor itself where it is so already.
+// Return the tensor itself if it has the type, or is contiguous, already.
 inline Tensor as_type(const Tensor& x, ScalarType type) { return x.to(type); }
 inline Tensor as_contiguous(const Tensor& x) { return x.contiguous(); }
 
-// run(begin, end) over [0, count) on torch's threads, `grain` or more at a time.
+// Calls run(begin, end) on ranges of at least `grain` elements that cover [0, count), on torch's threads.
 template <typename Run>
 void in_ranges(int64_t count, int64_t grain, const Run& run) {
   at::parallel_for(0, count, grain, run);

@@ -1,4 +1,4 @@
-// torch_api.h over torch's stable ABI.
+// Implementation of torch_api.h over torch's stable ABI.
 
 #pragma once
 
@@ -28,7 +28,7 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
 
-// Parts of messages, as ATen prints them.
+// Print parts of messages as ATen prints them.
 template <typename T>
 void print(std::ostream& to, const T& part) {
   to << part;
@@ -58,8 +58,8 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
-// Owned by the operator that is given it, which has to call string_of once. It is not taken as a std::string since the
-// conversion in the headers of torch 2.10 and 2.11 leaks that.
+// A string argument, owned by the operator that receives it, which has to call string_of once. The argument is not a
+// std::string because the conversion in the headers of torch 2.10 and 2.11 leaks the string.
 struct Text {
   StringHandle handle;
 };
@@ -73,7 +73,7 @@ inline std::string string_of(Text text) {
   return copy;
 }
 
-// As x.scalar_type() and x.device() == y.device(), without their comparisons with every type that there is.
+// Equivalents of x.scalar_type() and x.device() == y.device() that do not compare with every existing type.
 inline ScalarType scalar_type_of(const Tensor& x) {
   int32_t number;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &number));
@@ -92,7 +92,8 @@ inline bool on_one_device(const Tensor& x, const Tensor& y) {
   return device_type_number(x) == device_type_number(y) && x.get_device_index() == y.get_device_index();
 }
 
-// Functions of C rather than torch::stable's of the same names, which look each operator up by its name in every call.
+// These call C functions, since the functions of torch::stable with the same names look up each operator by name in
+// every call.
 inline int32_t type_number(ScalarType type) {
   return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 }
@@ -118,7 +119,7 @@ inline Tensor make_zeros(Shape sizes, const Tensor& like, ScalarType type) {
 }
 
 inline Tensor make_empty_floats(int64_t count) {
-  // On the CPU. Never destroyed: torch may be gone when the process ends.
+  // The model tensor is on the CPU. It is never destroyed, since torch may be gone when the process ends.
   static const Tensor& none = *new Tensor([] {
     const int64_t size = 0, stride = 1;
     AtenTensorHandle made;

@@ -1,12 +1,12 @@
 // The types of tensors that native operators take.
 //
-// No torch here: kernels include this file.
+// This header does not use torch: kernels include it.
 
 #pragma once
 
 namespace mmsparx {
 
-// Of inputs, outputs and their gradients. All arithmetic is in float, or double for double.
+// Types of inputs, outputs and their gradients. The arithmetic is in float, or in double for kDouble.
 enum class Type { kDouble, kFloat, kBFloat16, kHalf };
 
 }  // namespace mmsparx

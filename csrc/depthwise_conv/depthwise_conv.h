@@ -1,7 +1,7 @@
-// The contract of the native depthwise convolution: what its kernels are given and what they leave behind.
+// The contract of the native depthwise convolution: the inputs and outputs of its kernels.
 //
-// No torch here: kernels include this file alone, and cpu.cpp fills it in from tensors. What is computed is written in
-// mmsparx/ops/depthwise_conv/interface.py.
+// This header does not use torch: kernels include only it, and cpu.cpp fills the structs in from tensors.
+// mmsparx/ops/depthwise_conv/interface.py documents the computation.
 
 #pragma once
 
@@ -27,7 +27,7 @@ struct Inputs {
   bool residual;
   Activation activation;
   Planes x;
-  const void* weight;  // (channels, side, side), of the type of the arithmetic like the next one
+  const void* weight;  // (channels, side, side), of the type of the arithmetic, as is bias
   const void* bias;    // (channels,) or null
 
   constexpr int64_t planes() const { return batch * channels; }
@@ -43,7 +43,8 @@ struct Backward {
   Inputs inputs;
   Planes grad;  // of out
   void* dx;     // (batch, channels, height, width)
-  // Of every plane; added over the batch in one order whatever the number of threads, so that results repeat bit by bit.
+  // Sums of every plane. They are added over the batch in a fixed order, whatever the number of threads, so that
+  // results are reproducible bit by bit.
   double* dweight_partial;  // (batch, channels, side, side)
   double* dbias_partial;    // (batch, channels)
 };

@@ -1,7 +1,7 @@
-// The native operators' schemas.
+// Schemas of the native operators.
 //
-// They are what mmsparx::map_norm and its backward (see library.py) run once the native backend was chosen. Users do
-// not call them, and they have neither an autograd nor a fake.
+// mmsparx::map_norm and its backward (see library.py) call them if the native backend is chosen. They are not for
+// users, and have neither autograd nor fake kernels.
 
 #include "../common/torch_api.h"
 

@@ -1,7 +1,7 @@
-// The contract of the native norm of whole maps: what its kernels are given and what they leave behind.
+// The contract of the native norm of whole maps: the inputs and outputs of its kernels.
 //
-// No torch here: kernels include this file alone, and cpu.cpp fills it in from tensors. What is computed is written in
-// mmsparx/ops/map_norm/interface.py.
+// This header does not use torch: kernels include only it, and cpu.cpp fills the structs in from tensors.
+// mmsparx/ops/map_norm/interface.py documents the computation.
 
 #pragma once
 
@@ -11,11 +11,11 @@
 
 namespace mmsparx::map_norm {
 
-// Numbers of a sample whose mean and squares are summed on their own. Fixed, not derived from the number of threads:
-// the sums are part of the result.
+// Number of elements of a sample whose mean and squares are summed separately. It is fixed, rather than derived from
+// the number of threads, because it affects the rounding of the sums.
 constexpr int64_t kPart = 4096;
 
-// All tensors are contiguous; statistics and parameters are of the type of the arithmetic.
+// All tensors are contiguous. Statistics and parameters have the type of the arithmetic.
 struct Inputs {
   Type type;  // of x, out and their gradients
   int64_t batch, channels, positions;
@@ -30,8 +30,8 @@ struct Inputs {
 struct Forward {
   Inputs inputs;
   double* part_means;    // (batch, parts)
-  double* part_squares;  // (batch, parts): sums of squares of what is left without the part's mean
-  const void* mean;      // (batch,), made of the two above before out is written
+  double* part_squares;  // (batch, parts): sums of squared differences from the part's mean
+  const void* mean;      // (batch,), computed from the two above before out is written
   const void* rstd;      // (batch,)
   void* out;
 };
@@ -41,10 +41,11 @@ struct Backward {
   const void* grad;  // of out
   const void* mean;
   const void* rstd;
-  // Of every channel of every sample, sums over positions; added in one order whatever the number of threads.
+  // Sums over the positions of every channel of every sample. They are added in a fixed order, whatever the number of
+  // threads.
   double* dweight_partial;  // (batch, channels): of grad times the normalised x
   double* dbias_partial;    // (batch, channels): of grad
-  // (batch,): means over the sample of grad times weight, alone and times the normalised x.
+  // (batch,): means over the sample of grad times weight, and of grad times weight times the normalised x.
   const double* mean_gradient;
   const double* mean_product;
   void* dx;

@@ -1,7 +1,7 @@
 // libmmsparx_ort: the scans as custom operators of onnxruntime, for SessionOptions.register_custom_ops_library.
 //
-// They have the names of the functions that exported files carry (mmsparx/export/scan_names.py), in whose place
-// onnxruntime runs them.
+// Exported files carry functions of the same names (mmsparx/export/scan_names.py), and onnxruntime runs the operators
+// in place of these functions.
 
 #include <cstdio>
 #include <cstdlib>
@@ -61,7 +61,7 @@ struct Operator : CustomOp {
   }
 };
 
-// A domain lives as long as the process, since sessions that use it may.
+// The domain lives as long as the process, since the sessions that use it may.
 Status* add_domain(const Api& api, SessionOptions* options) {
   static const Operator operators[] = {{"SS2DScan", 6, cross_scan}, {"SelectiveScan", 7, sequence_scan}};
   static std::mutex mutex;
@@ -82,7 +82,7 @@ Status* add_domain(const Api& api, SessionOptions* options) {
   return api.AddCustomOpDomain(options, domain);
 }
 
-// Reads the variable that chooses for the operators of torch as well (mmsparx/ops/native.py).
+// Reads the environment variable that also chooses the instruction set of torch's operators (mmsparx/ops/native.py).
 void choose_by_environment() {
   constexpr char kVariable[] = "MMSPARX_CPU_INSTRUCTION_SET";
   const char* const asked = std::getenv(kVariable);

@@ -1,7 +1,7 @@
-// A node that is run: its inputs, its output and onnxruntime's threads.
+// A node that onnxruntime runs: its inputs, its output and onnxruntime's threads.
 //
-// onnxruntime refuses a node of another number of inputs, or of other types, than its operator declares; shapes are
-// checked here. Errors are thrown: `Failed` with onnxruntime's own status, or an exception that becomes one.
+// onnxruntime rejects a node whose number or types of inputs differ from the operator's declaration; shapes are checked
+// here. Errors are thrown as `Failed` with onnxruntime's status, or as an exception that is converted to one.
 
 #pragma once
 
@@ -29,7 +29,7 @@ inline void check(Status* status) {
   if (status) throw Failed{status};
 }
 
-// (2, 3, 4)
+// Formats sizes as (2, 3, 4).
 inline std::string in_words(const Sizes& sizes) {
   std::string words;
   for (int64_t size : sizes) words += (words.empty() ? "" : ", ") + std::to_string(size);
@@ -43,7 +43,7 @@ struct Tensor {
   int64_t size(int axis) const { return sizes[axis]; }
 };
 
-// Uninitialised memory on a cache line; null if there is none left.
+// Uninitialised memory, aligned to a cache line; null if the allocation fails.
 class Memory {
  public:
   explicit Memory(int64_t bytes) : start_(::operator new(size_t(bytes), kLine, std::nothrow)) {}
@@ -61,7 +61,7 @@ class Node {
  public:
   Node(const Api& api, Context* context, const char* name) : api_(api), context_(context), name_(name) {}
 
-  // An input; `axes` names its axes, for the message where it does not have as many.
+  // Returns an input. `axes` are the names of its axes, for the error if their number is wrong.
   Tensor input(size_t index, const char* name, std::initializer_list<const char*> axes) const {
     const Value* value = nullptr;
     check(api_.KernelContext_GetInput(context_, index, &value));
@@ -93,7 +93,7 @@ class Node {
     return static_cast<float*>(data);
   }
 
-  // run(begin, end, scratch) over all units, each time with memory of its own.
+  // Calls run(begin, end, scratch) on ranges that cover all units, each with scratch memory of its own.
   template <typename Run>
   void in_parallel(int64_t units, int64_t elements_per_unit, int64_t scratch_bytes, const Run& run) const {
     struct Work {
@@ -101,7 +101,7 @@ class Node {
       const Run& run;
       std::atomic<bool> failed{false};
     } work{units, grain_of(elements_per_unit), scratch_bytes, run};
-    // Nothing may be thrown into onnxruntime's threads.
+    // No exception may leave a function that onnxruntime's threads call.
     const auto part = [](void* data, size_t i) {
       Work& work = *static_cast<Work*>(data);
       const Memory scratch(work.scratch_bytes);

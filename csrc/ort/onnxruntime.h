@@ -1,8 +1,8 @@
 // The part of onnxruntime's C interface that the library uses.
 //
-// onnxruntime gives a library a table of functions and takes structs of functions from it. By its own rule both grow at
-// their end alone, and a struct says by its version how far it goes. So each function is declared here at its position,
-// the entries between are left out, and the library needs no header of onnxruntime.
+// onnxruntime gives a library a table of functions, and takes structs of functions from it. By onnxruntime's rules both
+// grow only at their end, and the version in a struct says how many entries it has. So this file declares each function
+// at its position and pads the entries between them, and the library needs no header of onnxruntime.
 
 #pragma once
 
@@ -20,7 +20,7 @@ struct KernelInfo;
 struct Domain;
 struct SessionOptions;
 
-// The version of the table, which is onnxruntime's minor version: 1.17 is the first with KernelContext_ParallelFor.
+// Version of the table, which is onnxruntime's minor version. 1.17 is the first with KernelContext_ParallelFor.
 constexpr int kOldestApi = 17;
 
 constexpr int kFail = 1, kInvalidArgument = 2;  // OrtErrorCode
@@ -28,7 +28,7 @@ constexpr int kFloat = 1;                       // ONNXTensorElementDataType
 
 struct CustomOp;
 
-// A null Status is success.
+// A null Status means success.
 struct Api {
   Status* (*CreateStatus)(int code, const char* message);
   void* from_1[25];
@@ -50,7 +50,7 @@ struct Api {
   void* from_100[1];
   void (*ReleaseCustomOpDomain)(Domain*);
   void* from_102[172];
-  // run(data, 0) to run(data, total - 1), on the session's threads; in no batches for `batches` 0.
+  // Calls run(data, 0) to run(data, total - 1) on the session's threads, without batching if `batches` is 0.
   Status* (*KernelContext_ParallelFor)(const Context*, void (*run)(void* data, size_t i), size_t total, size_t batches,
                                        void* data);
 };
@@ -66,11 +66,11 @@ static_assert(position(offsetof(Api, ReleaseCustomOpDomain)) == 101);
 static_assert(position(offsetof(Api, KernelContext_ParallelFor)) == 274);
 
 struct ApiBase {
-  const Api* (*GetApi)(uint32_t version);  // null, and a line on stderr, for a version that it does not have
+  const Api* (*GetApi)(uint32_t version);  // null, with a line on stderr, for an unknown version
   const char* (*GetVersionString)();
 };
 
-// An operator, as of version 16: the first whose kernels return a status.
+// An operator in version 16, the first whose kernels return a status.
 struct CustomOp {
   uint32_t version = 16;
   void* (*CreateKernel)(const CustomOp*, const Api*, const KernelInfo*) = nullptr;  // CreateKernelV2 is called instead
@@ -85,7 +85,7 @@ struct CustomOp {
   int (*GetInputCharacteristic)(const CustomOp*, size_t) = nullptr;  // 0: required
   int (*GetOutputCharacteristic)(const CustomOp*, size_t) = nullptr;
   int (*GetInputMemoryType)(const CustomOp*, size_t) = nullptr;  // 0: that of the execution provider
-  int (*GetVariadicInputMinArity)(const CustomOp*) = nullptr;    // called for variadic inputs and outputs alone
+  int (*GetVariadicInputMinArity)(const CustomOp*) = nullptr;    // called only for variadic inputs and outputs
   int (*GetVariadicInputHomogeneity)(const CustomOp*) = nullptr;
   int (*GetVariadicOutputMinArity)(const CustomOp*) = nullptr;
   int (*GetVariadicOutputHomogeneity)(const CustomOp*) = nullptr;

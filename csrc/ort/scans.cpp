@@ -1,4 +1,4 @@
-// From nodes to the kernels of the selective scan.
+// The scans as nodes, which run the kernels of the selective scan.
 
 #include "scans.h"
 
@@ -23,7 +23,7 @@ struct States : Memory {
   }
 };
 
-// to (height * width,) = a map in the order of a direction.
+// Writes a map in the order of a direction to `to` (height * width,).
 void in_order(int direction, const float* map, int64_t height, int64_t width, float* to) {
   const int64_t length = height * width;
   if (direction == 2) return reverse(map, length, to);

@@ -1,4 +1,4 @@
-// The scans as nodes; mmsparx/export/scan_functions.py says what they take and what they give.
+// The scans as nodes; mmsparx/export/scan_functions.py documents their inputs and outputs.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Rows of inputs to what kernels compute in, and back.
+// Conversion of rows between the type of a tensor and the type that kernels compute in.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace mmsparx {
 namespace {
 
-// `count` numbers for a kernel: where they are, or converted to T in `buffer`.
+// Returns `count` numbers as T: `from` itself if it has that type, else `buffer`, filled with converted numbers.
 template <typename T, typename In>
 MMSPARX_INLINE const T* stage(const In* from, int count, T* buffer) {
   if constexpr (sizeof(In) == sizeof(T)) {
@@ -19,7 +19,8 @@ MMSPARX_INLINE const T* stage(const In* from, int count, T* buffer) {
   }
 }
 
-// Where a kernel may write its output: `to` itself, or `buffer`, which `unstage` then converts.
+// Returns the memory that a kernel writes its output to: `to` itself if it has type T, else `buffer`, which `unstage`
+// converts later.
 template <typename T, typename Out>
 MMSPARX_INLINE T* destination(Out* to, T* buffer) {
   if constexpr (sizeof(Out) == sizeof(T)) {
@@ -35,7 +36,7 @@ MMSPARX_INLINE void unstage(const T* from, int count, Out* to) {
   for (int i = 0; i < count; i++) narrow(from[i], to[i]);
 }
 
-// Calls `run` with a value of the C++ type that a tensor's type stands for.
+// Calls `run` with a value of the C++ type that corresponds to `type`.
 template <typename Run>
 void with_type(Type type, Run run) {
   switch (type) {

@@ -1,4 +1,4 @@
-// The operators by which Python reads and chooses the instruction set.
+// Operators that list, return and choose the instruction set.
 
 #include <string>
 

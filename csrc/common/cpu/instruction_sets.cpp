@@ -15,7 +15,7 @@ const std::vector<Named>& runnable() {
   static const std::vector<Named> found = [] {
     std::vector<Named> sets;
 #if defined(__x86_64__)
-    // These ask the operating system too, which must save the wider registers.
+    // These builtins check the operating system too, which must save the wider registers.
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

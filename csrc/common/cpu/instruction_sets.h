@@ -1,7 +1,7 @@
-// Which instruction sets this machine can run, and which one is in use.
+// The instruction sets that this machine can run, and the one in use.
 //
-// No torch here, and no std::string, whose ABI may be an older one in torch's builds: libmmsparx_ort is linked from
-// the same objects as the operators of torch.
+// This header uses neither torch nor std::string, whose ABI may be an older one in torch's builds: libmmsparx_ort is
+// linked from the same objects as torch's operators.
 
 #pragma once
 
@@ -14,15 +14,15 @@ enum class InstructionSet { kAvx512, kAvx2, kBaseline };
 // Names of the instruction sets that this processor runs, best first.
 std::vector<const char*> instruction_sets();
 
-// The one in use: the best, unless another was chosen.
+// Returns the instruction set in use: the best one, unless another was chosen.
 InstructionSet instruction_set();
 const char* instruction_set_name();
 
-// Chooses by name, for the whole library; returns false, and leaves all as it was, for a name that is not
-// in instruction_sets().
+// Chooses an instruction set by name for the whole library. For a name that is not in instruction_sets() it changes
+// nothing and returns false.
 bool choose_instruction_set(const char* name);
 
-// An operator's kernels for the instruction set in use.
+// Returns an operator's kernels for the instruction set in use.
 template <typename Kernels>
 const Kernels& in_use(const Kernels* avx512, const Kernels* avx2, const Kernels* baseline) {
   switch (instruction_set()) {

@@ -1,4 +1,4 @@
-// Units of work on torch's threads, and the memory that each thread works in.
+// Parallel loops on torch's threads, and scratch memory for each thread.
 
 #pragma once
 
@@ -7,10 +7,10 @@
 
 namespace mmsparx {
 
-// One thread's working memory, on a cache line.
+// Scratch memory of one thread, aligned to a cache line.
 class ThreadScratch {
  public:
-  // As floats, so that torch's filling of uninitialised memory, for tests, fills it with NaN.
+  // The memory is a tensor of floats: where tests let torch fill uninitialised memory, it is filled with NaN.
   explicit ThreadScratch(int64_t bytes) : memory_(make_empty_floats((bytes + kLine) / 4)) {}
 
   void* get() {
@@ -23,13 +23,13 @@ class ThreadScratch {
   Tensor memory_;
 };
 
-// run(begin, end) over all units.
+// Calls run(begin, end) on ranges that cover all units.
 template <typename Run>
 void in_parallel(int64_t units, int64_t elements_per_unit, const Run& run) {
   in_ranges(units, grain_of(elements_per_unit), run);
 }
 
-// (batch, ...) doubles -> (...), summed in order, in the type of `like`.
+// Sums doubles over the batch, in order: (batch, ...) -> (...), in the type of `like`.
 inline Tensor sum_over_batch(const Tensor& partial, const Tensor& like) {
   Tensor total = make_empty(partial.sizes().slice(1), like);
   const int64_t batch = partial.size(0), size = total.numel();

@@ -1,7 +1,7 @@
-// What the kernels of all instruction sets share, and what they may include besides.
+// Helpers shared by the kernels of all instruction sets, and the only system headers that kernels may include.
 //
-// A kernels_*.cpp includes this file, then chooses an instruction set by a pragma (target_*.h), then includes the
-// kernels. A pragma rather than a compiler flag, so that any build system compiles them alike.
+// A kernels_*.cpp includes this file, then chooses an instruction set with a pragma (target_*.h), then includes the
+// kernels. The choice is a pragma rather than a compiler flag so that any build system compiles them alike.
 
 #pragma once
 

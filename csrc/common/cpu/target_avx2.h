@@ -1,4 +1,4 @@
-// From here to target_end.h: functions for x86-64 with AVX2.
+// Compiles the functions from here to target_end.h for x86-64 with AVX2.
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

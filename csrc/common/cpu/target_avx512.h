@@ -1,4 +1,4 @@
-// From here to target_end.h: functions for x86-64 with AVX-512.
+// Compiles the functions from here to target_end.h for x86-64 with AVX-512.
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)

@@ -1,4 +1,4 @@
-// The end of what target_avx2.h or target_avx512.h begins.
+// Ends the section that target_avx2.h or target_avx512.h begins.
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,10 +1,9 @@
-// Vectors of the instruction set that this file is compiled for, and the functions that kernels need.
+// Vectors of the instruction set that this file is compiled for, and functions of them.
 //
-// GCC's and Clang's vector extensions: the same source becomes AVX-512, AVX2, SSE2 or NEON, but for the few
-// functions at the end of which compilers make too much. It is included once per instruction set, after
-// the pragma that chooses it (see prelude.h).
-// Nothing of the standard library may be instantiated here: the linker would keep one copy for all
-// instruction sets, and a machine without AVX-512 could be given that one.
+// They are GCC's and Clang's vector extensions: the same source compiles to AVX-512, AVX2, SSE2 or NEON. Only the few
+// functions that compilers translate badly use intrinsics. The file is included once per instruction set, after the
+// pragma that chooses it (see prelude.h). Nothing of the standard library may be instantiated here: the linker would
+// keep one copy for all instruction sets, and a machine without AVX-512 could end up with the AVX-512 copy.
 
 #pragma once
 
@@ -60,21 +59,21 @@ MMSPARX_INLINE Vector<T> broadcast(T x) {
   return Vector<T>{} + x;
 }
 
-// Lanes 0, 1, 2, ...
+// Returns the lane numbers 0, 1, 2, ...
 template <typename T, int... I>
 MMSPARX_INLINE Mask<T> lane_numbers(Indices<I...>) {
   return Mask<T>{I...};
 }
 
-// The first `count` lanes of v, and `last` after them.
+// Returns the first `count` lanes of v, followed by `last`.
 template <typename T>
 MMSPARX_INLINE Vector<T> first_lanes(Vector<T> v, int64_t count, T last) {
   using Int = typename Integer<T>::type;
   return lane_numbers<T>(Range<kLanes<T>>{}) < Int(count) ? v : broadcast(last);
 }
 
-// What comparing and choosing would compile to three instructions for. Where x is NaN the result is x. (The
-// masks choose all lanes: GCC warns of the functions without them.)
+// Maximum and minimum by intrinsics, since comparing and selecting compiles to three instructions. If x is NaN, so is
+// the result. (The masks select all lanes: GCC warns about the functions without them.)
 #if defined(__x86_64__) && MMSPARX_VECTOR_BYTES == 64
 MMSPARX_INLINE Vector<float> at_least(float low, Vector<float> x) { return _mm512_maskz_max_ps(0xffff, broadcast(low), x); }
 MMSPARX_INLINE Vector<float> at_most(float high, Vector<float> x) { return _mm512_maskz_min_ps(0xffff, broadcast(high), x); }
@@ -90,7 +89,8 @@ MMSPARX_INLINE Vector<float> at_most(float high, Vector<float> x) { return x > h
 #endif
 MMSPARX_INLINE Vector<double> at_least(double low, Vector<double> x) { return x < low ? broadcast(low) : x; }
 
-// The first `count` numbers, fewer than a vector has, and 0 after them; nothing behind them is touched.
+// Loads or stores the first `count` lanes, fewer than a vector has. Loads fill the other lanes with 0, and no memory
+// beyond the `count` numbers is touched.
 #if defined(__x86_64__) && MMSPARX_VECTOR_BYTES == 64
 MMSPARX_INLINE Vector<float> load_first(const float* from, int count) {
   return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
@@ -102,7 +102,7 @@ MMSPARX_INLINE void store_first(float* to, Vector<float> v, int count) {
 MMSPARX_INLINE Vector<float> load_first(const float* from, int count) {
   return _mm256_maskload_ps(from, __m256i(lane_numbers<float>(Range<8>{}) < count));
 }
-// Not by a mask: processors of AMD take some 20 cycles for such a store.
+// A masked store would take some 20 cycles on AMD processors.
 MMSPARX_INLINE void store_first(float* to, Vector<float> v, int count) {
   __m128 part = _mm256_castps256_ps128(v);
   if (count & 4) {
@@ -139,13 +139,13 @@ MMSPARX_INLINE void store_first(T* to, Vector<T> v, int count) {
 #define MMSPARX_SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, Mask<T>{__VA_ARGS__})
 #endif
 
-// Lane i takes lane i - S of v, the first S lanes take `fill`.
+// Shifts lanes up: lane i takes lane i - S of v, and the first S lanes take `fill`.
 template <int S, typename T, int... I>
 MMSPARX_INLINE Vector<T> shift_up(Vector<T> v, Vector<T> fill, Indices<I...>) {
   return MMSPARX_SHUFFLE(T, v, fill, (I >= S ? I - S : kLanes<T> + I)...);
 }
 
-// Lane i takes lane i + S of v, the last S lanes take `fill`.
+// Shifts lanes down: lane i takes lane i + S of v, and the last S lanes take `fill`.
 template <int S, typename T, int... I>
 MMSPARX_INLINE Vector<T> shift_down(Vector<T> v, Vector<T> fill, Indices<I...>) {
   return MMSPARX_SHUFFLE(T, v, fill, (I + S < kLanes<T> ? I + S : kLanes<T> + I)...);
@@ -156,7 +156,7 @@ MMSPARX_INLINE Vector<T> broadcast_lane(Vector<T> v, Indices<I...>) {
   return MMSPARX_SHUFFLE(T, v, v, (I * 0 + Lane)...);
 }
 
-// Of all lanes, by halves.
+// Sums all lanes, halving their number in each step.
 template <typename T, int S = kLanes<T> / 2>
 MMSPARX_INLINE T sum(Vector<T> v) {
   if constexpr (S == 0) {
@@ -166,8 +166,8 @@ MMSPARX_INLINE T sum(Vector<T> v) {
   }
 }
 
-// h_i = a_i h_{i-1} + b_i over the lanes, upwards, from the state `before` in every lane (Hillis and
-// Steele: log2 steps of composing pairs of affine maps).
+// Scans lanes upwards: h_i = a_i h_{i-1} + b_i, from the state `before`, which every lane holds (Hillis and Steele:
+// log2 steps that compose pairs of affine maps).
 template <typename T, int S = 1>
 MMSPARX_INLINE Vector<T> scan_up(Vector<T> a, Vector<T> b, Vector<T> before) {
   if constexpr (S == kLanes<T>) {
@@ -180,7 +180,7 @@ MMSPARX_INLINE Vector<T> scan_up(Vector<T> a, Vector<T> b, Vector<T> before) {
   }
 }
 
-// The same downwards: h_i = a_i h_{i+1} + b_i.
+// Scans lanes downwards in the same way: h_i = a_i h_{i+1} + b_i.
 template <typename T, int S = 1>
 MMSPARX_INLINE Vector<T> scan_down(Vector<T> a, Vector<T> b, Vector<T> after) {
   if constexpr (S == kLanes<T>) {
@@ -193,16 +193,16 @@ MMSPARX_INLINE Vector<T> scan_down(Vector<T> a, Vector<T> b, Vector<T> after) {
   }
 }
 
-// exp to an ulp; NaN stays NaN, and what is below the smallest normal number goes to 0. With `Bounded`, x is
-// known to be below 88.
+// exp, accurate to an ulp. NaN stays NaN, and results below the smallest normal number become 0. `Bounded` promises
+// that x is below 88.
 template <bool Bounded = false>
 MMSPARX_INLINE Vector<float> exp(Vector<float> x) {
   using V = Vector<float>;
-  // 1.5 * 2^23 + 127: adding it rounds to an integer n and leaves n + 127, a power's exponent, in the last bits.
+  // Adding 1.5 * 2^23 + 127 rounds to an integer n and leaves n + 127, the exponent of 2^n, in the last bits.
   constexpr float kRound = 12582912.0f + 127.0f;
-  x = at_least(-88.0f, x);  // there the power below is 0
+  x = at_least(-88.0f, x);  // the power below is 0 there
   V shifted = x * 1.44269504088896341f + kRound;
-  // 2^127 is the largest power; for a larger x the polynomial overflows, as exp then does.
+  // 2^127 is the largest power; for a larger x the polynomial overflows, as exp does.
   if constexpr (!Bounded) shifted = at_most(kRound + 127.0f, shifted);
   const V n = shifted - kRound;
   V r = x - n * 0.693359375f;
@@ -225,7 +225,7 @@ MMSPARX_INLINE Vector<float> exp(Vector<float> x) {
 
 MMSPARX_INLINE Vector<float> log1p_of_fraction(Vector<float> e) { return log1p_in_float(e); }
 
-// Double is for checking, where libm's own accuracy counts and speed does not.
+// Doubles are for verification, where libm's accuracy counts and speed does not.
 template <bool Bounded = false>
 MMSPARX_INLINE Vector<double> exp(Vector<double> x) {
   for (int i = 0; i < kLanes<double>; i++) x[i] = __builtin_exp(x[i]);
@@ -237,7 +237,7 @@ MMSPARX_INLINE Vector<double> log1p_of_fraction(Vector<double> e) {
   return e;
 }
 
-// -|x|, by setting the sign.
+// Returns -|x|, by setting the sign bit.
 template <typename T>
 MMSPARX_INLINE Vector<T> negative_magnitude(Vector<T> x) {
   Mask<T> bits, signs;
@@ -249,13 +249,13 @@ MMSPARX_INLINE Vector<T> negative_magnitude(Vector<T> x) {
   return x;
 }
 
-// log(1 + exp(x)) without a threshold, given exp(-|x|).
+// Returns log(1 + exp(x)) without a threshold, given e = exp(-|x|).
 template <typename T>
 MMSPARX_INLINE Vector<T> softplus_of(Vector<T> x, Vector<T> e) {
   return log1p_of_fraction(e) + at_least(T(0), x);
 }
 
-// Its derivative.
+// Returns the derivative of softplus, given e = exp(-|x|).
 template <typename T>
 MMSPARX_INLINE Vector<T> sigmoid_of(Vector<T> x, Vector<T> e) {
   const Vector<T> one = broadcast<T>(1);

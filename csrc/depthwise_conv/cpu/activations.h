@@ -8,12 +8,12 @@
 namespace mmsparx::depthwise {
 namespace {
 
-// The normal distribution function of z, and exp(-z^2 / 2), which its density is made of.
+// Returns the normal distribution function of z, and in `bell` exp(-z^2 / 2), its density up to a factor.
 MMSPARX_INLINE Vector<float> normal_distribution(Vector<float> z, Vector<float>& bell) {
   const Vector<float> below = negative_magnitude<float>(z);
   bell = exp<true>(below * below * -0.5f);
-  // Below 0 it is the bell times a function that polynomials in u = 1 / (1 + c |z|) come close to: minimax to 3e-8 of
-  // the value, down to z = -8.
+  // Below 0 the function is the bell times a function that a polynomial in u = 1 / (1 + c |z|) approximates: minimax to
+  // 3e-8 of the value, down to z = -8.
   const Vector<float> u = 1.0f / (1.0f - below * 0.22826087474822998f);
   Vector<float> p = u * -0.08189146965742111f + 0.31187963485717773f;
   p = p * u - 0.31014466285705566f;
@@ -26,7 +26,7 @@ MMSPARX_INLINE Vector<float> normal_distribution(Vector<float> z, Vector<float>&
   return z > 0 ? 1.0f - tail : tail;
 }
 
-// Double is for checking, where libm's own accuracy counts and speed does not.
+// Doubles are for verification, where libm's accuracy counts and speed does not.
 MMSPARX_INLINE Vector<double> normal_distribution(Vector<double> z, Vector<double>& bell) {
   Vector<double> result = {};
   for (int i = 0; i < kLanes<double>; i++) {
@@ -36,7 +36,7 @@ MMSPARX_INLINE Vector<double> normal_distribution(Vector<double> z, Vector<doubl
   return result;
 }
 
-// The sigmoid of z, and that of -z, which 1 minus the first would have few digits of.
+// Returns the sigmoid of z, and that of -z in `of_negative`: 1 minus the first would have few digits.
 template <typename T>
 MMSPARX_INLINE Vector<T> sigmoid(Vector<T> z, Vector<T>& of_negative) {
   const Vector<T> one = broadcast<T>(1), e = exp<true>(negative_magnitude<T>(z)), larger = one / (one + e);
@@ -57,8 +57,8 @@ MMSPARX_INLINE Vector<T> activate(Vector<T> z) {
   }
 }
 
-// In place. In a pass of its own, since a vector's operations wait for each other: after those of a convolution,
-// processors would not look as far ahead as to the next vector.
+// Activates numbers in place. This is a pass of its own because the operations of one vector depend on each other:
+// after those of a convolution, the processor would not look far enough ahead to start the next vector.
 template <Activation A, typename T>
 MMSPARX_INLINE void activate_all(T* numbers, int64_t count) {
   if constexpr (A != Activation::kNone) {

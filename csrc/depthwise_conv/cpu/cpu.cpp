@@ -1,4 +1,4 @@
-// The CPU backend: from tensors to planes on torch's threads.
+// The CPU backend: runs the kernels on the planes of tensors, on torch's threads.
 
 #include <string>
 #include <tuple>
@@ -22,7 +22,7 @@ Activation activation_of(const std::string& name) {
 
 Planes planes(const Tensor& x) { return {x.const_data_ptr(), x.stride(0), x.stride(1)}; }
 
-// The arguments as kernels take them, which are valid as long as this is.
+// The arguments in the form that kernels take. They are valid as long as this object lives.
 struct Arguments {
   Arguments(const Tensor& given, const Tensor& given_weight, const OptionalTensor& given_bias, bool residual,
             const std::string& activation) {
@@ -61,7 +61,7 @@ struct Arguments {
   Tensor x, weight, bias;
 };
 
-// run(begin, end, scratch) over all planes.
+// Calls run(begin, end, scratch) on ranges that cover all planes.
 template <typename Run>
 void over_planes(const Inputs& in, const Run& run) {
   if (in.height * in.width == 0) return;
@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tens
                 given_grad.sizes(), " and ", scalar_type_of(given_grad));
   const Tensor grad = with_contiguous_maps(given_grad);
   Tensor dx = make_empty(x.sizes(), x);
-  // Zeros, since there may be no plane, or planes without a pixel.
+  // The sums start as zeros, since there may be no plane, or planes without pixels.
   Tensor dweight = make_zeros({in.batch, in.channels, 1, in.side, in.side}, x, ScalarType::Double);
   Tensor dbias = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
   const Backward b{in, planes(grad), dx.mutable_data_ptr(), dweight.mutable_data_ptr<double>(),

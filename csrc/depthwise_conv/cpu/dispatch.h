@@ -1,4 +1,4 @@
-// From the contract's run-time choices to the kernels that are compiled for them.
+// Dispatch from the run-time choices of the contract to the kernels compiled for them.
 
 #pragma once
 
@@ -12,7 +12,7 @@ struct Chosen {
   static constexpr Activation value = A;
 };
 
-// Calls `run` with a value of the C++ type that a tensor's type stands for, the window's side and the activation.
+// Calls `run` with a value of the C++ type that corresponds to the tensor's type, the window's side and the activation.
 template <typename Run>
 void with_kind(const Inputs& in, Run run) {
   with_type(in.type, [&](auto x) {

@@ -1,4 +1,4 @@
-// The CPU kernels, once per instruction set.
+// The CPU kernels, compiled once per instruction set.
 
 #pragma once
 
@@ -7,14 +7,14 @@
 
 namespace mmsparx::depthwise {
 
-// A unit of work is a plane: one channel of one sample. `scratch` is the caller's, one per thread.
+// A unit of work is a plane: one channel of one sample. The caller provides `scratch`, one per thread.
 struct Kernels {
   int64_t (*scratch_bytes)(const Inputs&);  // for forward or backward
   void (*forward)(const Forward&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Backward&, int64_t begin, int64_t end, void* scratch);
 };
 
-// Null where this build has none for this kind of machine.
+// Null if this build has no kernels for the instruction set.
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* baseline_kernels();

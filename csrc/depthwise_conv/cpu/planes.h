@@ -1,4 +1,4 @@
-// Whole planes, forward and backward.
+// Forward and backward passes over whole planes.
 
 #pragma once
 
@@ -19,16 +19,16 @@ T bias_of(const Inputs& in, int64_t channel) {
   return in.bias ? static_cast<const T*>(in.bias)[channel] : T(0);
 }
 
-// Of the type of the arithmetic: the frames of x and of the gradient, and a band of results, in the form of a frame or
-// row after row.
+// Returns the size of the scratch memory in numbers of type T: the frames of x and of the gradient, and a band of
+// results, laid out as a frame or as contiguous rows.
 template <typename T>
 int64_t scratch_numbers(const Inputs& in) {
   const int64_t halo = in.side / 2, band = band_rows<T>(in.height, in.width);
   return frame_numbers<T>(band + 4 * halo, in.width) + 2 * frame_numbers<T>(band + 2 * halo, in.width);
 }
 
-// The convolution of `rows` rows, the first of whose windows begins at `windows` in a frame; with `residual`, the
-// frame's own numbers are added. write(y, x, results) as in `convolve`, rows perhaps twice.
+// Convolves `rows` rows, the first of whose windows begins at `windows` in a frame; with `residual`, the frame's
+// numbers are added. The results go to write(y, x, results) as in `convolve`, some rows twice.
 template <int Side, typename T, typename Write>
 MMSPARX_INLINE void convolve_rows(const T* windows, int64_t stride, const Vector<T>* weight, T bias, bool residual,
                                   int64_t rows, int64_t width, const Write& write) {
@@ -42,7 +42,7 @@ MMSPARX_INLINE void convolve_rows(const T* windows, int64_t stride, const Vector
   });
 }
 
-// The same, and what `finish` makes of the results in T, left in `to`, row after row.
+// Convolves likewise, applies `finish` to the results in T, and writes them to `to`, row after row.
 template <int Side, typename T, typename Out, typename Finish>
 MMSPARX_INLINE void convolve_to(Out* to, const T* windows, int64_t stride, const Vector<T>* weight, T bias,
                                 bool residual, int64_t rows, int64_t width, T* buffer, const Finish& finish) {
@@ -79,11 +79,11 @@ void forward_planes(const Forward& f, int64_t begin, int64_t end, void* scratch)
   }
 }
 
-// Columns of the window whose weights' gradients are summed in one pass, so that the sums fit into registers.
+// Number of the window's columns for which one pass sums the weights' gradients, so that the sums fit into registers.
 template <int Side>
 constexpr int kColumns = MMSPARX_VECTOR_BYTES == 64 || Side == 3 ? Side : 1;
 
-// Adds to `sums` (Side, Columns), from column `Columns * pass` of the window on.
+// Adds products to `sums` (Side, Columns), the sums of the window's columns from the one that `x` points to.
 template <int Side, int Columns, int Rows, typename T>
 MMSPARX_INLINE void add_products(const T* x, const T* gradient, int64_t stride, int64_t width, Vector<T>* sums) {
   for (int64_t at = 0; at < width; at += kLanes<T>) {
@@ -104,7 +104,8 @@ MMSPARX_INLINE void add_products(const T* x, const T* gradient, int64_t stride, 
   }
 }
 
-// Adds the gradient of a plane's weight, from frames of x and of the gradient whose first windows begin at `x`.
+// Adds the gradient of a plane's weight to `to`. `x` points to the first window in the frame of x, and `gradient` to
+// the first number in that of the gradient.
 template <int Side, typename T>
 MMSPARX_INLINE void add_weight_gradient(const T* x, const T* gradient, int64_t stride, int64_t rows, int64_t width,
                                         double* to) {
@@ -152,7 +153,7 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
     for (int64_t first = 0; first < in.height; first += band) {
       const int64_t rows = first + band < in.height ? band : in.height - first;
       fill_frame(x, in.height, in.width, first - 2 * halo, rows + 4 * halo, frame);
-      // The gradient before the activation, with `halo` rows around it, whose x is in the frame.
+      // This is the gradient before the activation, with `halo` rows around it, whose x is in the frame.
       fill_frame(grad, in.height, in.width, first - halo, rows + 2 * halo, gradient);
       if constexpr (A != Activation::kNone) {
         const int64_t from = first < halo ? halo - first : 0;
@@ -167,7 +168,7 @@ void backward_planes(const Backward& b, int64_t begin, int64_t end, void* scratc
           for (; at + kLanes<T> <= in.width; at += kLanes<T>) {
             store(g + at, load(g + at) * derivative<A, T>(load(z + at)));
           }
-          // Behind the end of a row the gradient stays 0, whatever z is there.
+          // The gradient stays 0 beyond the end of a row, whatever z is there.
           if (at < in.width) {
             store(g + at, first_lanes<T>(load(g + at) * derivative<A, T>(load(z + at)), in.width - at, 0));
           }

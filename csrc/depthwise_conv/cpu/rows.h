@@ -1,4 +1,4 @@
-// Rows of one plane, from a frame: a copy with zeros around it, in the type of the arithmetic.
+// Convolution of rows of one plane, from a frame: a copy with zeros around it, in the type of the arithmetic.
 
 #pragma once
 
@@ -8,16 +8,17 @@
 namespace mmsparx::depthwise {
 namespace {
 
-// Rows that are computed side by side, so that each reads what they share of the input once.
+// Number of rows that are computed together, so that the input that they share is read once.
 constexpr int kAbreast = 4;
-// Numbers of a frame: few enough for the first-level caches, where a plane is no larger.
+// Number of elements of a frame, which fits into the first-level cache unless eight rows of the plane are larger.
 constexpr int64_t kFrame = 8192;
 
-// Zeros before every row, and behind the last one: a vector, so that rows are aligned, and wider than half a window.
+// Number of zeros before every row and after the last one: a vector, so that rows are aligned, and more than half a
+// window.
 template <typename T>
 constexpr int kMargin = kLanes<T>;
 
-// A frame's rows: the margin, the plane's row, and zeros up to a whole vector. What is read behind them is the margin of
+// A row of a frame is the margin, the plane's row, and zeros up to a whole vector. Reads beyond it reach the margin of
 // the next row.
 template <typename T>
 constexpr int64_t frame_stride(int64_t width) {
@@ -30,21 +31,21 @@ constexpr int64_t frame_numbers(int64_t rows, int64_t width) {
   return rows * frame_stride<T>(width) + kMargin<T>;
 }
 
-// Zeros all of a frame, for margins and ends of rows, which `fill_frame` leaves alone.
+// Clears a whole frame, since `fill_frame` does not write margins and ends of rows.
 template <typename T>
 MMSPARX_INLINE void clear_frame(T* frame, int64_t rows, int64_t width) {
   const int64_t numbers = frame_numbers<T>(rows, width);
   for (int64_t i = 0; i < numbers; i++) frame[i] = 0;
 }
 
-// Rows of the output that one frame is for.
+// Returns the number of output rows that are computed from one frame.
 template <typename T>
 constexpr int64_t band_rows(int64_t height, int64_t width) {
   const int64_t fitting = kFrame / frame_stride<T>(width), rows = fitting < 8 ? 8 : fitting;
   return rows < height ? rows : height;
 }
 
-// Fills a frame with `rows` rows of a plane from row `first` on, zeros where there are none.
+// Fills a frame with `rows` rows of a plane from row `first` on, and with zeros for rows outside the plane.
 template <typename T, typename In>
 MMSPARX_INLINE void fill_frame(const In* plane, int64_t height, int64_t width, int64_t first, int64_t rows, T* frame) {
   constexpr int lanes = kLanes<T>;
@@ -64,8 +65,8 @@ MMSPARX_INLINE void fill_frame(const In* plane, int64_t height, int64_t width, i
   }
 }
 
-// The convolution of `Rows` rows, the first of whose windows begins at `frame`. write(row, x, sums) takes a vector of
-// results, those behind the end of a row among them.
+// Convolves `Rows` rows, the first of whose windows begins at `frame`. write(row, x, sums) takes a vector of results,
+// including those beyond the end of a row.
 template <int Side, int Rows, typename T, typename Write>
 MMSPARX_INLINE void convolve(const T* frame, int64_t stride, const Vector<T>* weight, T bias, int64_t width,
                              const Write& write) {
@@ -89,7 +90,7 @@ MMSPARX_INLINE void convolve(const T* frame, int64_t stride, const Vector<T>* we
   }
 }
 
-// run(y, number of rows as a type): blocks of rows that cover `rows`, the last of them perhaps once more.
+// Calls run(y, number of rows as a type) on blocks that cover `rows` rows; the last block may overlap the one before.
 template <int N>
 struct Count {
   static constexpr int value = N;
@@ -110,7 +111,7 @@ MMSPARX_INLINE void broadcast_weight(const T* from, bool flipped, Vector<T>* to)
   for (int i = 0; i < size; i++) to[i] = broadcast(from[flipped ? size - 1 - i : i]);
 }
 
-// A vector of a row of `width` numbers, of which x is the first.
+// Stores a vector from position x of a row of `width` numbers on.
 template <typename T>
 MMSPARX_INLINE void store_row(T* row, int64_t x, int64_t width, Vector<T> v) {
   x + kLanes<T> <= width ? store(row + x, v) : store_first(row + x, v, int(width - x));

@@ -1,4 +1,4 @@
-// The CPU backend: from tensors to passes over maps on torch's threads.
+// The CPU backend: runs the kernels' passes over the maps of tensors, on torch's threads.
 
 #include <cmath>
 #include <tuple>
@@ -14,7 +14,7 @@ namespace {
 
 const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
 
-// The arguments as kernels take them, which are valid as long as this is.
+// The arguments in the form that kernels take. They are valid as long as this object lives.
 struct Arguments {
   Arguments(const Tensor& given, const Tensor& given_weight, const Tensor& given_bias) {
     MMSPARX_CHECK(given.dim() >= 2, "map_norm: expected x of shape (batch, channels, ...), got ", given.sizes());
@@ -43,7 +43,7 @@ struct Arguments {
   }
 };
 
-// run(begin, end, scratch) over all units.
+// Calls run(begin, end, scratch) on ranges that cover all units.
 template <typename Run>
 void over(const Inputs& in, int64_t units, int64_t elements_per_unit, const Run& run) {
   if (in.sample() == 0) return;
@@ -53,7 +53,7 @@ void over(const Inputs& in, int64_t units, int64_t elements_per_unit, const Run&
   });
 }
 
-// The mean and 1 / sqrt(variance + eps) of every sample, from those of its parts, which are added up in order.
+// Computes the mean and 1 / sqrt(variance + eps) of every sample from those of its parts, which are combined in order.
 template <typename T>
 void finish_statistics(const Forward& f, double eps, T* mean, T* rstd) {
   const Inputs& in = f.inputs;
@@ -110,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& given_grad, const Tens
   }
   const Tensor grad = as_contiguous(given_grad);
   Tensor dx = make_empty(x.sizes(), x);
-  // Zeros, since there may be no position.
+  // The sums start as zeros, since there may be no positions.
   Tensor dweight = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
   Tensor dbias = make_zeros({in.batch, in.channels}, x, ScalarType::Double);
   std::vector<double> mean_gradient(in.batch), mean_product(in.batch);

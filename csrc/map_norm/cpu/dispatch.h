@@ -1,4 +1,4 @@
-// From the contract's run-time choices to the kernels that are compiled for them.
+// Dispatch from the run-time choices of the contract to the kernels compiled for them.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace mmsparx::map_norm {
 namespace {
 
-// What is 16 bits wide is converted in parts: of x, the gradient and the result.
+// 16-bit numbers are converted in parts: one of x, one of the gradient and one of the result.
 int64_t scratch_bytes(const Inputs& in) { return in.type == Type::kDouble || in.type == Type::kFloat ? 0 : 3 * kPart * 4; }
 
 void statistics(const Forward& f, int64_t begin, int64_t end, void* scratch) {

@@ -1,4 +1,4 @@
-// The CPU kernels, once per instruction set.
+// The CPU kernels, compiled once per instruction set.
 
 #pragma once
 
@@ -7,8 +7,8 @@
 
 namespace mmsparx::map_norm {
 
-// Two passes forward, two backward. A unit of work is a part of a sample for the statistics, and a channel of a sample
-// for all else. `scratch` is the caller's, one per thread.
+// There are two passes forward and two backward. A unit of work is a part of a sample for the statistics, and a channel
+// of a sample for the other passes. The caller provides `scratch`, one per thread.
 struct Kernels {
   int64_t (*scratch_bytes)(const Inputs&);
   void (*statistics)(const Forward&, int64_t begin, int64_t end, void* scratch);
@@ -17,7 +17,7 @@ struct Kernels {
   void (*gradient)(const Backward&, int64_t begin, int64_t end, void* scratch);
 };
 
-// Null where this build has none for this kind of machine.
+// Null if this build has no kernels for the instruction set.
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* baseline_kernels();

@@ -1,4 +1,4 @@
-// The passes over maps.
+// The kernels' passes over maps.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace mmsparx::map_norm {
 namespace {
 
-// Reads a vector, or the first `count` numbers of one.
+// Readers of a whole vector, and of the first `count` numbers of one.
 struct Whole {
   template <typename T>
   MMSPARX_INLINE Vector<T> operator()(const T* from) const {
@@ -23,8 +23,8 @@ struct First {
   }
 };
 
-// The sum of get(i, read) over `count` numbers, a vector from i on at a time, in float or double. Four sums at once: one
-// would wait for itself.
+// Sums get(i, read) over `count` numbers, where each call returns the vector that begins at i, in float or double.
+// There are four partial sums, since each addition to a single one would wait for the previous addition.
 template <typename T, typename Get>
 MMSPARX_INLINE T total(int64_t count, const Get& get) {
   constexpr int64_t lanes = kLanes<T>;
@@ -38,7 +38,7 @@ MMSPARX_INLINE T total(int64_t count, const Get& get) {
   return sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// run(i, count) over `all` numbers, at most kPart at a time.
+// Calls run(i, count) on parts of at most kPart numbers that cover `all` numbers.
 template <typename Run>
 MMSPARX_INLINE void in_parts(int64_t all, const Run& run) {
   for (int64_t i = 0; i < all; i += kPart) run(i, all - i < kPart ? all - i : kPart);
@@ -54,7 +54,7 @@ void statistics_of(const Forward& f, int64_t begin, int64_t end, void* scratch) 
     const T* const x = stage(from, int(count), static_cast<T*>(scratch));
     const T mean = total<T>(count, [&](int64_t i, auto read) { return read(x + i); }) / T(count);
     f.part_means[unit] = mean;
-    // About a mean that was rounded: the rest of it is put right.
+    // The mean was rounded, so the sum of the differences from it corrects the statistics.
     const T rest = total<T>(count, [&](int64_t i, auto read) { return read(x + i) - mean; });
     const T squares = total<T>(count, [&](int64_t i, auto read) {
       const Vector<T> d = read(x + i) - mean;
@@ -65,7 +65,7 @@ void statistics_of(const Forward& f, int64_t begin, int64_t end, void* scratch) 
   }
 }
 
-// Writes make(i, read) of every vector of `count` numbers.
+// Writes make(i, read) for every vector of `count` numbers.
 template <typename T, typename Make>
 MMSPARX_INLINE void write(int64_t count, T* to, const Make& make) {
   constexpr int64_t lanes = kLanes<T>;
