@@ -1,4 +1,4 @@
-// The kernels for what the compiler may assume without being told: SSE2 on x86-64, NEON on ARM.
+// The kernels for the instructions that the compiler uses by default: SSE2 on x86-64, NEON on ARM.
 
 #include "kernels.h"
 

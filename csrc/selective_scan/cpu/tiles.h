@@ -1,5 +1,5 @@
-// The scan of one row over a tile of positions. See the equations in
-// mmsparx/ops/selective_scan/interface.py; variables are named after them.
+// The scan of one row over a tile of positions. Variables are named after the equations in
+// mmsparx/ops/selective_scan/interface.py.
 
 #pragma once
 
@@ -8,36 +8,36 @@
 namespace mmsparx {
 namespace {
 
-// Positions per tile: a multiple of kChunk, so that tiles start at saved states, and few enough that a
+// Number of positions of a tile: a multiple of kChunk, so that tiles start at saved states, and small enough that a
 // tile's arrays stay in the first-level cache.
 constexpr int kTile = 256;
-// Arrays have room for one vector more at either side, which the backward reads beyond the ends.
+// Padding of an array by a vector at either side, since the backward reads beyond the ends.
 constexpr int kPadding = 16;
 
-// What a tile reads, positions in steps of 1.
+// The inputs of a tile, at contiguous positions.
 template <typename T>
 struct Tile {
   int count;  // positions
   const T* u;
   const T* delta;
-  const T* B;  // of state n: B + n * B_stride
+  const T* B;  // of state n at B + n * B_stride
   const T* C;
   int64_t B_stride, C_stride;
 
-  // A vector from position i on, with 0 for what lies behind the end.
+  // Reads a vector from position i on, with 0 beyond the end.
   MMSPARX_INLINE Vector<T> read(const T* array, int i) const {
     return i + kLanes<T> <= count ? load(array + i) : load_first(array + i, count - i);
   }
   MMSPARX_INLINE void write(T* array, int i, Vector<T> v) const {
     i + kLanes<T> <= count ? store(array + i, v) : store_first(array + i, v, count - i);
   }
-  // v with `last` for what lies behind the end. A step of 0 and a decay of 1 keep the state.
+  // Returns v with `last` beyond the end. A step of 0 and a decay of 1 keep the state.
   MMSPARX_INLINE Vector<T> end(int i, Vector<T> v, T last = 0) const {
     return i + kLanes<T> <= count ? v : first_lanes<T>(v, count - i, last);
   }
 };
 
-// One row's own parameters.
+// The parameters of one row.
 template <typename T>
 struct Channel {
   const T* A;  // per state
@@ -46,11 +46,11 @@ struct Channel {
   T delta_bias;
 };
 
-// The arrays of a tile are computed one after the other, in short passes over all of it: in one long pass, a vector's
-// operations would wait for each other, and processors look ahead by no more than two vectors of it.
+// The arrays of a tile are computed one after the other, in short passes over the whole tile. In a single long pass,
+// the operations of a vector would wait for each other, and processors look ahead by no more than two vectors.
 
-// The steps of a tile, with Softplus by way of `steps` itself; behind the end they are 0, which keeps the state. With
-// Slopes, the softplus' derivatives, too.
+// Computes the steps of a tile. They are 0 beyond the end, which keeps the state. With Softplus, `steps` also holds an
+// intermediate result; with Slopes, the softplus' derivatives are computed, too.
 template <typename T, bool Softplus, bool Slopes>
 MMSPARX_INLINE void steps_of(const Tile<T>& tile, const Channel<T>& channel, T* steps, T* slopes) {
   constexpr int lanes = kLanes<T>;
@@ -69,7 +69,7 @@ MMSPARX_INLINE void steps_of(const Tile<T>& tile, const Channel<T>& channel, T* 
   store(steps + last, tile.end(last, load(steps + last)));
 }
 
-// exp(step * A), and 1 behind the end, where 0 * A is NaN for an infinite A.
+// Computes exp(step * A), and 1 beyond the end, where 0 * A would be NaN for an infinite A.
 template <typename T>
 MMSPARX_INLINE void decays_of(const Tile<T>& tile, const T* steps, T A, T* decays) {
   constexpr int lanes = kLanes<T>;
@@ -78,9 +78,9 @@ MMSPARX_INLINE void decays_of(const Tile<T>& tile, const T* steps, T A, T* decay
   store(decays + last, tile.end(last, load(decays + last), 1));
 }
 
-// h (states) is the state before the tile and, afterwards, behind it. `states` takes the state behind
-// every chunk, `stride` elements a chunk. `work` holds kForwardArrays arrays of kTile; several states, which all
-// published networks have one of, add up out.
+// Scans a tile. h (states) is the state before the tile and, on return, the state after it. `states` receives the state
+// after every chunk, `stride` elements per chunk. `work` holds kForwardArrays arrays of kTile. Several states add up
+// their outputs in `out`; all published networks have one (OneState).
 constexpr int kForwardArrays = 3;
 
 template <typename T, bool Softplus, bool OneState>
@@ -127,19 +127,19 @@ MMSPARX_INLINE void forward_tile(const Tile<T>& tile, const Channel<T>& channel,
   }
 }
 
-// Sums over the positions of a row: of the gradients of A (per state), D and delta_bias.
+// Sums over the positions of a row of the gradients of A (per state), D and delta_bias.
 struct ChannelSums {
   double* dA;
   double* dD;
   double* ddelta_bias;
 };
 
-// Given h (states), the state before the tile; dh (states) is the gradient that reaches the last
-// position's state from later ones, and afterwards the one that leaves the tile to earlier positions.
-// dB and dC, `stride` elements a state, are added to.
+// Differentiates a tile. h (states) is the state before the tile. dh (states) is the gradient that the last position's
+// state receives from later positions and, on return, the gradient that leaves the tile for earlier positions.
+// Gradients are added to dB and dC, `stride` elements per state.
 //
-// One state writes du and ddelta in the pass over it; several add up the gradients of step * u and of the
-// decay's logarithm in `work`, which holds kBackwardArrays arrays of kTile + 2 * kPadding.
+// A single state writes du and ddelta in the pass over it; several add up the gradients of step * u and of the step in
+// `work`, which holds kBackwardArrays arrays of kTile + 2 * kPadding.
 constexpr int kBackwardArrays = 6;
 
 template <typename T, bool Softplus, bool OneState>
@@ -155,7 +155,7 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
   T* const decays = slopes + size;
   T* const hs = decays + size;
   T* const ddrives = hs + size;  // gradient of step * u
-  T* const dsteps = ddrives + size;  // gradient of the step, by way of the decay
+  T* const dsteps = ddrives + size;  // gradient of the step through the decay
   const int padded = int(ceil_div(tile.count, lanes)) * lanes;
 
   steps_of<T, Softplus, Softplus>(tile, channel, steps, slopes);
@@ -183,7 +183,7 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
     const T A = channel.A[n];
     const T* const B = tile.B + n * tile.B_stride;
     const T* const C = tile.C + n * tile.C_stride;
-    // The states again, from the saved one.
+    // The states are recomputed from the saved one.
     decays_of(tile, steps, A, decays);
     V carry = broadcast(h[n]);
     store(hs - lanes, carry);
@@ -192,7 +192,7 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
       carry = broadcast_lane<lanes - 1, T>(state, all);
       store(hs + i, state);
     }
-    // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}; dh has come with its decay.
+    // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}; the given dh already includes its decay.
     store(decays + padded, broadcast<T>(1));
     carry = broadcast(dh[n]);
     V sum_A = {};
@@ -200,8 +200,8 @@ MMSPARX_INLINE void backward_tile(const Tile<T>& tile, const T* grad, const Chan
       const V g = tile.read(grad, i), u = tile.read(tile.u, i), step = load(steps + i), decay = load(decays + i);
       const V state = scan_down<T>(load(decays + i + 1), tile.read(C, i) * g, carry);
       carry = broadcast_lane<0, T>(state, all);
-      // decay * h[t-1], and not h - drive, which would cancel. Behind the end it would be 0 * NaN where
-      // the last state is NaN.
+      // This is decay * h[t-1], since h - drive would cancel. Beyond the end it would be 0 * NaN if the last state is
+      // NaN.
       const V dlog = tile.end(i, state * (load(hs + i - 1) * decay));
       const V ddrive = state * tile.read(B, i);
       sum_A += dlog * step;

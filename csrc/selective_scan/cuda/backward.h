@@ -1,7 +1,8 @@
-// The backward: a warp some rows of a group, tile after tile from the last to the first.
+// The backward with a warp for several rows of a group, tile by tile from the last to the first.
 //
-// What a sum runs over is cut by the sizes and the GPU alone and added in one order, so that gradients repeat bit by
-// bit: a warp adds up dB and dC of its rows (its block of the group), and another kernel those of all blocks.
+// Only the sizes and the GPU decide how sums are split, and partial sums are added in a fixed order, so that gradients
+// are reproducible bit by bit: a warp sums dB and dC over its rows (its block of the group), and another kernel sums
+// them over all blocks.
 
 #pragma once
 
@@ -11,28 +12,29 @@ namespace mmsparx {
 namespace {
 
 constexpr int kAddThreads = 256;
-// Blocks, of one warp each, that are to fit into a multiprocessor: what a warp waits for, others must bridge.
+// Number of blocks, of one warp each, that must fit into a multiprocessor, so that other warps run while one waits.
 template <typename S>
 constexpr int kBackwardBlocks = sizeof(S) == 8 ? 8 : 16;
 
 struct BackwardArguments {
   Backward backward;
-  int64_t rows;    // of a block
+  int64_t rows;    // number of rows of a block
   int vector;      // see Items
-  int begin, end;  // positions of the part; that which ends at the length is the first
+  int begin, end;  // positions of the part; the part that ends at the length runs first
 };
 
-// A row's share of shared memory: its dA and the gradient that leaves a tile, both per state, dD and dbias.
+// Bytes of shared memory of a row: dA and the gradient that leaves a tile, both per state, and dD and dbias.
 template <typename S>
 constexpr size_t row_bytes(int64_t states) {
   return size_t(2 * states + 2) * sizeof(S);
 }
 
-// Rows of a block. Many, since a block writes partial sums as long as a row, unless too few warps would be left.
+// Returns the number of rows of a block. Each block writes partial sums as long as a row, so blocks are as large as
+// they can be without leaving too few warps.
 template <typename S>
 int64_t backward_rows(const Inputs& in) {
   constexpr int64_t kMost = 16;
-  constexpr size_t kSharedBytes = 12 << 10;  // of a block; for one row it may be more, up to what every GPU has
+  constexpr size_t kSharedBytes = 12 << 10;  // of a block; a single row may take more, up to what every GPU has
   const int64_t enough = enough_warps();
   const auto too_many = [&](int64_t rows) {
     return in.batch * in.dim < rows * enough || size_t(rows) * row_bytes<S>(in.states) > kSharedBytes;
@@ -42,7 +44,7 @@ int64_t backward_rows(const Inputs& in) {
   return rows;
 }
 
-// The rows of a block, in memory.
+// The rows of a block in global memory.
 template <typename T>
 struct Lines {
   T* first;
@@ -56,7 +58,7 @@ MMSPARX_INLINE Lines<const In> lines_of(const Rows& rows, int64_t batch, int64_t
   return {row_of<In>(rows, batch, first_row), rows.row_stride};
 }
 
-// A warp's block of rows.
+// The backward of a warp's block of rows.
 template <typename In, int kStates>
 struct BackwardRows {
   using S = State<In>;
@@ -66,14 +68,14 @@ struct BackwardRows {
   const int64_t batch, first_row;
   const Lines<const In> u_rows, grad_rows;
   const Lines<In> du_rows;
-  bool reversed;  // these are read and written from their ends, and du is added to
+  bool reversed;  // these rows are read and written from their ends, and du is added to
   const In *B, *C;
-  S *dB_partial, *dC_partial;  // as if the part began with the row
-  // In shared memory, per row and state: dA, and the gradient of the state that leaves the tile, from later
-  // positions; per row, the other two.
+  S *dB_partial, *dC_partial;  // offset as if the part began where the row does
+  // These are in shared memory: per row and state dA and the gradient that leaves a tile for earlier positions, per row
+  // dD and dbias.
   S *dA, *leaving, *dD, *dbias;
 
-  // Adds to dB and dC of the tile where there is one state, otherwise to those in memory.
+  // Adds a row's gradients to dB and dC of the tile if there is one state, otherwise to those in global memory.
   template <bool kWhole, int kItems>
   MMSPARX_INLINE void tile_of_row(int r, int start, S (&dB)[kItems], S (&dC)[kItems]) {
     const int length = int(in.length), first = start + lane * kItems;
@@ -94,8 +96,8 @@ struct BackwardRows {
     span.load(C_n, C);
     S A_n = A[0], entering_n = entering[0];
     steps.template make<kWhole>(valid, bias, in.delta_softplus);
-    S ddrive[kItems] = {};  // of step * u
-    S dstep[kItems] = {};   // by way of the decay
+    S ddrive[kItems] = {};  // gradient of step * u
+    S dstep[kItems] = {};   // gradient of the step through the decay
 
 #pragma unroll 1
     for (int n = 0; n < states; n++) {
@@ -107,7 +109,8 @@ struct BackwardRows {
       Recurrence<In, kItems> recurrence;
       recurrence.template make<kWhole>(steps, B_n, A_n, valid);
 
-      // h, and what of it is left in the next: decay * h, not h - drive, which would cancel.
+      // `kept` is the part of h that comes from the state before. It is computed as decay * h, since h - drive would
+      // cancel.
       S h[kItems], kept[kItems];
       S before = enter_from_below(recurrence.all_decay, recurrence.all_drive, entering_n, lane);
 #pragma unroll
@@ -116,7 +119,7 @@ struct BackwardRows {
         before = h[i] = kept[i] + recurrence.drive[i];
       }
 
-      // dh_t = C_t grad_t + decay_{t+1} dh_{t+1}: the same recurrence from above, in decay_t dh_t.
+      // dh_t = C_t grad_t + decay_{t+1} dh_{t+1} is the same recurrence from above, in decay_t dh_t.
       S from_above = 0;
 #pragma unroll
       for (int i = kItems - 1; i >= 0; i--) from_above = recurrence.decay[i] * (C_n[i] * grad[i] + from_above);
@@ -126,7 +129,7 @@ struct BackwardRows {
       for (int i = kItems - 1; i >= 0; i--) {
         const S dh = C_n[i] * grad[i] + after;
         after = recurrence.decay[i] * dh;
-        const S dlog = dh * kept[i];  // of the decay's logarithm
+        const S dlog = dh * kept[i];  // gradient of the decay's logarithm
         dA_n += dlog * steps.step[i];
         dstep[i] += dlog * A_n;
         ddrive[i] += dh * B_n[i];
@@ -134,7 +137,7 @@ struct BackwardRows {
         dC_n[i] = grad[i] * h[i];
       }
       dA_n = sum_to_first(dA_n);
-      sync_warp();  // every lane has read what is overwritten
+      sync_warp();  // all lanes have read the values that are overwritten
       if (lane == 0) {
         leaving[r * states + n] = after;
         dA[r * states + n] += dA_n;
@@ -148,7 +151,7 @@ struct BackwardRows {
           dC[i] += dC_n[i];
         }
       } else {
-        // What the lane has written for the rows before comes back from the cache.
+        // The sums that the lane wrote for earlier rows are read back from the cache.
         r > 0 ? span.add(dB_partial + n * b.positions, dB_n) : span.store(dB_partial + n * b.positions, dB_n);
         r > 0 ? span.add(dC_partial + n * b.positions, dC_n) : span.store(dC_partial + n * b.positions, dC_n);
       }
@@ -216,7 +219,7 @@ struct BackwardRows {
   }
 };
 
-// A block's rows of a group, `number` among its blocks.
+// Runs the backward of a group's block `number`.
 template <typename In, int kStates>
 MMSPARX_INLINE void differentiate_rows(const BackwardArguments& arguments, unsigned char* memory, int64_t batch,
                                        uint32_t group, uint32_t group_dim, uint32_t number, Lines<const In> u,
@@ -274,10 +277,10 @@ backward_kernel(const BackwardArguments arguments) {
 struct AddArguments {
   Backward backward;
   int begin, end;           // positions of the part
-  int64_t group, groups;  // the first of those whose sums are ready, and their number
+  int64_t group, groups;  // first group whose partial sums are ready, and number of such groups
 };
 
-// dB and dC from those of the blocks.
+// Sums dB and dC over the blocks.
 template <typename In>
 MMSPARX_KERNEL(kAddThreads, 1)
 add_partials_kernel(const AddArguments arguments) {

@@ -1,4 +1,4 @@
-// The forward: a warp a row, tile after tile.
+// The forward with a warp per row, tile by tile.
 
 #pragma once
 
@@ -8,7 +8,8 @@ namespace mmsparx {
 namespace {
 
 constexpr int kForwardWarps = 4;
-// Blocks that are to fit into a multiprocessor: as many as need none, or hardly a register, to be spilled.
+// Number of blocks that must fit into a multiprocessor: the largest with which no registers, or hardly any, are
+// spilled.
 template <typename S, int kStates>
 constexpr int kForwardBlocks = sizeof(S) == 8 ? 3 : kStates == 1 ? 8 : 5;
 
@@ -17,13 +18,14 @@ struct ForwardArguments {
   int vector;  // see Items
 };
 
-// Where there is one state, what it is between two tiles is kept in a register, otherwise in shared memory.
+// Returns the bytes of shared memory that keep states between two tiles. A single state is kept in a register instead.
 template <typename S>
 size_t forward_shared_bytes(int64_t states) {
   return states == 1 ? 0 : size_t(kForwardWarps * states) * sizeof(S);
 }
 
-// kStates: their number, or 0 for one that is known at run time alone. `Out`: of the output, In or its state's type.
+// The forward of a row. kStates is the number of states, or 0 if it is only known at run time. Out is the type of the
+// output: In, or the type of its state.
 template <typename In, typename Out, int kStates>
 struct ForwardRow {
   using S = State<In>;
@@ -34,9 +36,9 @@ struct ForwardRow {
   S bias, D;
   Out* out;
   S* saved;
-  S* entering;    // the tile, per state
-  bool reversed;  // the row is read from its end, and what it makes added to `out`, from its end too
-  S only = 0;     // the state that enters the tile, of the only one
+  S* entering;    // states that enter the tile
+  bool reversed;  // the row is read from its end, and results are added to `out` from its end, too
+  S only = 0;     // state that enters the tile, if there is only one
 
   template <int kItems, bool kWhole>
   MMSPARX_INLINE void tile(int start) {
@@ -44,7 +46,7 @@ struct ForwardRow {
     const Span<kWhole> span{length, first, vector, false}, way{length, first, vector, reversed};
     const int valid = span.valid();
     Steps<In, kItems> steps;
-    // All reads before the first use: they are what a tile waits for.
+    // All reads are issued before the first use, since a tile waits for them.
     way.load(steps.u, u);
     span.load(steps.delta, delta);
     Items<In, kItems> B_n, C_n;
@@ -76,7 +78,7 @@ struct ForwardRow {
       if constexpr (kStates == 1) {
         only = shuffle(h, kLanes - 1);
       } else {
-        sync_warp();  // every lane has read what is overwritten
+        sync_warp();  // all lanes have read the values that are overwritten
         if (lane == kLanes - 1) entering[n] = h;
         sync_warp();
       }
@@ -134,7 +136,7 @@ forward_kernel(const ForwardArguments arguments) {
   const Forward& f = arguments.forward;
   const Inputs& in = f.inputs;
   const int warp = threadIdx.x / kLanes;
-  // Rows of a block are neighbours: what they read of B and C is the same, and comes from the cache.
+  // Rows of a block are adjacent, so that they read the same B and C, mostly from the cache.
   const uint32_t place = blockIdx.x * kForwardWarps + warp;
   if (place >= in.batch * in.dim) return;
   const uint32_t batch = place / uint32_t(in.dim), row = place % uint32_t(in.dim);

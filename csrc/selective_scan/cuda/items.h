@@ -1,4 +1,4 @@
-// Neighbouring items of a row as one lane reads, holds and writes them.
+// Adjacent items of a row, which one lane loads, holds and stores.
 
 #pragma once
 
@@ -50,7 +50,7 @@ MMSPARX_INLINE uint32_t pack(const float* x, Half) {
   return low.bits | uint32_t(high.bits) << 16;
 }
 
-// What one instruction moves.
+// The bytes that one instruction moves.
 template <int kBytes>
 struct alignas(kBytes) Piece {
   static constexpr int kWord = kBytes < 8 ? kBytes : 4;
@@ -58,11 +58,11 @@ struct alignas(kBytes) Piece {
   Word words[kBytes / kWord];
 };
 
-// kItems numbers of type T, converted one by one when they are used: two of 16 bits lie in a register.
+// kItems numbers of type T, which are converted one by one on use; a register holds two 16-bit numbers.
 //
-// Of the items, the first `valid` lie within the row, all of them if kWhole. `vector` is a power of two that
-// divides `valid`, where that is below kItems, and whatever leads from one address to the next: so many items at a
-// time, up to 16 bytes, are moved by one instruction.
+// The first `valid` items lie within the row, or all of them if kWhole. `vector` is the number of items that one
+// instruction moves, up to 16 bytes: a power of two that divides all distances between addresses, and `valid` where it
+// is below kItems.
 template <typename T, int kItems>
 struct Items {
   using S = State<T>;
@@ -80,7 +80,7 @@ struct Items {
     for (int i = 0; i < kItems; i += kPerWord) words[i / kPerWord] = pack(values + i, T{});
   }
 
-  // Reads zeroes where nothing is valid. The first `invalid` items are not, either; what holds for `valid` holds for
+  // Loads zeros for items that are not valid. The first `invalid` items are not valid either, and `vector` divides
   // their number, too.
   template <bool kWhole, int kPiece = kWidest>
   MMSPARX_INLINE void load(const T* from, int valid, int vector, int invalid = 0) {
@@ -124,7 +124,7 @@ struct Items {
     }
   }
 
-  // The last one becomes the first.
+  // Reverses the items: the last one becomes the first.
   MMSPARX_INLINE void reverse() {
     constexpr int kWords = kItems / kPerWord;
 #pragma unroll

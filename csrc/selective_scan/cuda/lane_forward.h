@@ -1,7 +1,7 @@
-// The forward of many rows: a lane a row, a warp 32 neighbours, stretch after stretch.
+// The forward of many rows, with a lane per row and 32 adjacent rows per warp, stretch by stretch.
 //
-// A warp reads a stretch of its rows, 128 bytes of each, into shared memory as rows lie in memory, and each lane takes
-// its own from there; outputs go back the same way.
+// A warp copies a stretch of its rows, 128 bytes of each, to shared memory with coalesced reads, and each lane reads
+// its own row from there; outputs go back the same way.
 
 #pragma once
 
@@ -12,8 +12,8 @@ namespace mmsparx {
 namespace {
 
 constexpr int kLaneWarps = 2;
-// Blocks that are to fit into a multiprocessor, whose shared memory has room for 11 at most: as many as need no
-// register to be spilled.
+// Number of blocks that must fit into a multiprocessor: the largest with which no registers are spilled. The shared
+// memory of a multiprocessor has room for 11 at most.
 template <typename In>
 constexpr int kLaneBlocks = sizeof(In) == 2 ? 10 : 8;
 
@@ -26,7 +26,7 @@ struct alignas(8) Matrix {
   float B, C;
 };
 
-// A warp's part of the shared memory: of a stretch, B and C, and what of u and delta its rows have.
+// A warp's part of the shared memory: B and C of a stretch, and u and delta of its rows.
 template <typename In>
 struct LaneMemory {
   static constexpr int kStretch = 128 / sizeof(In), kRow = kLaneRow<In, kStretch>;
@@ -35,7 +35,7 @@ struct LaneMemory {
   In delta[kLanes * kRow];
 };
 
-// A warp's scan of its rows.
+// The scan of a warp's rows.
 template <typename In>
 struct LaneScan {
   using Memory = LaneMemory<In>;
@@ -43,7 +43,7 @@ struct LaneScan {
   const LaneLines<In, Memory::kStretch> u, delta, out;
   const int rows, length;
   const In *B, *C;
-  const float unit;  // of B
+  const float unit;  // factor of B
 
   template <int kNumber>
   static MMSPARX_INLINE void advance(LaneRow<In>& row, const Matrix* matrices, In* u, const In* delta) {
@@ -72,7 +72,7 @@ struct LaneScan {
     }
   }
 
-  // `row` and `saved` are the lane's, if it has one.
+  // `row` and `saved` belong to the lane's row, if it has one.
   MMSPARX_INLINE void run(LaneRow<In> row, float* saved, Memory& memory, int lane) const {
     if (lane < rows) *saved = 0;
 #pragma unroll 1
@@ -103,7 +103,7 @@ struct LaneScan {
   }
 };
 
-// Of `first_row` and up to 31 after it, of a group.
+// Scans `first_row` and up to 31 rows after it in the same group.
 template <typename In>
 MMSPARX_INLINE void scan_rows_by_lanes(const Forward& f, int vector, int64_t batch, int64_t group, int64_t first_row,
                                        const In* u, int64_t u_stride, In* out, bool reversed, unsigned char* memory) {
@@ -126,9 +126,9 @@ MMSPARX_INLINE void scan_rows_by_lanes(const Forward& f, int vector, int64_t bat
            reinterpret_cast<LaneMemory<In>*>(memory)[warp], lane);
 }
 
-// Of a warp: its place among those of a launch, each of a group.
+// The unit of work of a warp in a launch: up to 32 rows of one group.
 struct LaneUnit {
-  uint32_t batch, group, first;  // `first` row of the group
+  uint32_t batch, group, first;  // `first` row within the group
 
   MMSPARX_INLINE LaneUnit(const Inputs& in) {
     const uint32_t place = blockIdx.x * kLaneWarps + threadIdx.x / kLanes, groups = uint32_t(in.groups);

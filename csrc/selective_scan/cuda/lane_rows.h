@@ -1,5 +1,5 @@
-// What a lane does that has a row of its own, position after position, for one state: no shuffles, a third of the
-// instructions of a warp a row, and as many at every length, but 32 times the rows to fill a GPU.
+// The scan of a row by one lane, position by position, for one state. It needs no shuffles and a third of the
+// instructions of a warp per row, whatever the length, but 32 times as many rows to fill a GPU.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace mmsparx {
 namespace {
 
-// max(x, 0), of NaN NaN.
+// Returns max(x, 0); NaN stays NaN.
 MMSPARX_INLINE float positive_part(float x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   float positive;
@@ -19,7 +19,7 @@ MMSPARX_INLINE float positive_part(float x) {
 #endif
 }
 
-// log2(1 + e) for e in [0, 1], relative to its own size, plus x: e P(e), minimax to 2e-7.
+// Returns log2(1 + e) + x for e in [0, 1]. The logarithm is e P(e), minimax to a relative error of 2e-7.
 MMSPARX_INLINE float log2_of_one_plus(float e, float x) {
   float p = fmaf(e, -0.012319473f, 0.063607894f);
   p = fmaf(p, e, -0.15535189f);
@@ -31,8 +31,8 @@ MMSPARX_INLINE float log2_of_one_plus(float e, float x) {
   return fmaf(p, e, x);
 }
 
-// A row's recurrence. With a softplus, of what is read in 16 bits, steps are counted in units of ln(2), as the
-// hardware's powers are: that spares two products. B is to be multiplied by the unit.
+// The recurrence of a row. For 16-bit inputs with a softplus, steps are in units of ln(2), since the hardware computes
+// powers of 2: this saves two products. The caller multiplies B by the unit.
 template <typename In>
 struct LaneRow {
   static_assert(sizeof(State<In>) == 4, "what the lanes compute in");
@@ -51,7 +51,7 @@ struct LaneRow {
         A(static_cast<const float*>(in.A)[row] * (counts_in_ln2(in) ? 1.f : float(kLog2E))),
         D(value_or_zero<float>(in.D, row)) {}
 
-  // In place: deltas become steps. One branch for all, so that their softpluses overlap.
+  // Turns deltas into steps, in place. There is one branch for all items, so that their softpluses overlap.
   template <int kItems>
   MMSPARX_INLINE void make_steps(float (&x)[kItems]) const {
 #pragma unroll
@@ -59,7 +59,7 @@ struct LaneRow {
     if (!use_softplus) return;
 #pragma unroll
     for (int i = 0; i < kItems; i++) {
-      // log(1 + exp(x)) is that of -|x|, and what of x is positive; this keeps NaN.
+      // log(1 + exp(x)) = log(1 + exp(-|x|)) + max(x, 0), which keeps NaN.
       if constexpr (kPrecise) {
         x[i] = log1p_in_float(exponential<true>(-fabsf(x[i]))) + positive_part(x[i]);
       } else {
@@ -68,7 +68,7 @@ struct LaneRow {
     }
   }
 
-  // What is written for a position.
+  // Advances the state by a position and returns the output there.
   MMSPARX_INLINE float advance(float u, float step, float B, float C) {
     h = fmaf(power_of_two(step * A), h, step * u * B);
     return use_D ? fmaf(D, u, C * h) : C * h;

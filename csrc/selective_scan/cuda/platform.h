@@ -1,7 +1,7 @@
-// What the kernels ask of the machine they run on, by CUDA's names.
+// The CUDA features that the kernels use.
 //
-// The tests compile the same kernels for a CPU, by an emulation of a block's threads that takes this file's
-// place (MMSPARX_EMULATED).
+// The tests compile the same kernels for the CPU, with an emulation of a block's threads in place of this file
+// (MMSPARX_EMULATED).
 
 #pragma once
 
@@ -14,11 +14,12 @@
 #include <cstdint>
 
 #define MMSPARX_INLINE __device__ __forceinline__
-// Of the host, too.
+// Declares a function of both device and host.
 #define MMSPARX_BOTH __host__ __device__ __forceinline__
-// Of so many threads a block, and so few registers that so many blocks fit into a multiprocessor.
+// Declares a kernel for blocks of `threads` threads, with so few registers that `blocks` blocks fit into a
+// multiprocessor.
 #define MMSPARX_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
-// Of a block's threads; its size is given at the launch.
+// Declares the shared memory of a block, whose size is an argument of the launch.
 #define MMSPARX_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace mmsparx {
@@ -35,8 +36,8 @@ template <typename S>
 MMSPARX_INLINE S shuffle_xor(S x, int distance) { return __shfl_xor_sync(0xffffffffu, x, distance); }
 MMSPARX_INLINE void sync_warp() { __syncwarp(); }
 
-// The same number, of which the compiler no longer knows where it comes from: it computes its multiples one from the
-// other instead of each from the start, and computes it once instead of wherever it is used.
+// Returns x, but hides its origin from the compiler, which then computes multiples of x one from the other instead of
+// each from the start, and x once instead of at every use.
 MMSPARX_INLINE int64_t opaque(int64_t x) {
   asm("" : "+l"(x));
   return x;
@@ -49,7 +50,7 @@ MMSPARX_INLINE float opaque(float x) {
   asm("" : "+f"(x));
   return x;
 }
-// Of an address in global memory, which the compiler would forget otherwise.
+// Does the same for an address in global memory; the compiler would forget its address space otherwise.
 template <typename T>
 MMSPARX_INLINE T* opaque(T* global) {
   asm("" : "+l"(global));
@@ -57,10 +58,10 @@ MMSPARX_INLINE T* opaque(T* global) {
   return global;
 }
 
-// All warps of a block.
+// Waits for all warps of a block.
 MMSPARX_INLINE void sync_block() { __syncthreads(); }
 
-// Nothing here: the hardware stops at an address that is no multiple of what is moved.
+// Does nothing here: the hardware faults at an address that is not a multiple of the bytes moved.
 template <int kBytes>
 MMSPARX_INLINE void check_aligned(const void*) {}
 
@@ -71,31 +72,32 @@ inline int64_t attribute_of_device(cudaDeviceAttr attribute) {
   return value;
 }
 
-// Warps that fill the device where a multiprocessor holds 16: twice as many as it holds, so that few idle at the end.
+// Returns the number of warps that fill the device if a multiprocessor holds 16: twice as many as it holds, so that few
+// multiprocessors idle at the end.
 inline int64_t enough_warps() { return 2 * 16 * attribute_of_device(cudaDevAttrMultiProcessorCount); }
 
-// Whether rows, so many to a group, fill the device where each takes a lane, 32 of a group a warp. They do with 14
-// warps for a multiprocessor, 3 or 4 for each of its schedulers, so that one runs while others wait for memory: with
-// 132 multiprocessors, from 59 136 rows on. Groups of fewer than 32 would leave lanes idle.
+// Returns whether `rows` rows fill the device with a lane per row, where a warp takes 32 rows of a group. They do with
+// 14 warps per multiprocessor, 3 or 4 for each of its schedulers, so that one runs while others wait for memory: from
+// 59 136 rows on with 132 multiprocessors. Groups of fewer than 32 rows would leave lanes idle.
 inline bool lanes_fill_device(int64_t rows, int64_t of_a_group) {
   return of_a_group >= 32 && rows >= 14 * 32 * attribute_of_device(cudaDevAttrMultiProcessorCount);
 }
 
-constexpr int64_t kSystemBytes = 1 << 10;  // of a block's shared memory
+constexpr int64_t kSystemBytes = 1 << 10;  // shared memory of a block that the system reserves
 
-// Blocks of so much shared memory that a multiprocessor holds.
+// Returns the number of blocks with `shared_bytes` of shared memory that fit into a multiprocessor.
 inline int64_t blocks_that_fit(size_t shared_bytes) {
   return attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (int64_t(shared_bytes) + kSystemBytes);
 }
 
-// Shared memory that a block may ask for, so that a multiprocessor holds two.
+// Returns the most shared memory that a block may request if a multiprocessor is to hold two blocks.
 inline size_t most_shared_bytes() {
   const int64_t half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2 - kSystemBytes;
   const int64_t most = attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   return size_t(half < most ? half : most);
 }
 
-// What a block has without being asked for, on every device.
+// Shared memory that a block has on every device without a request.
 constexpr size_t kSharedBytes = 48 << 10;
 
 template <typename Argument>

@@ -1,4 +1,4 @@
-// Where a warp finds its rows, and what both directions do with a tile of one.
+// The addresses of a warp's rows, and computations on a tile that forward and backward share.
 
 #pragma once
 
@@ -9,14 +9,16 @@
 namespace mmsparx {
 namespace {
 
-// Rows are cut into tiles of as many positions as a warp holds, each lane kItems neighbours; every tile begins at a
-// saved state. The last tile of a row may be a part of one (not kWhole): to a lane, so many of its items are valid,
-// none if that is not positive. If it fits, it is one of few items: fewer lanes idle, and each takes fewer steps.
+// Rows are cut into tiles of the positions that a warp holds, kItems adjacent ones per lane; every tile begins at a
+// saved state. The last tile of a row may be partial (not kWhole): only the first `valid` items of a lane are valid
+// then, and none if `valid` is not positive. If a tile of few items is enough for it, fewer lanes idle, and each takes
+// fewer steps.
 constexpr int kManyItems = 8, kFewItems = 2;
 template <int kItems>
 constexpr int kTile = kItems * kLanes;
 
-// Of a launch: see Items. A report on the kernels fixes it, to count the instructions of one way of reading.
+// Returns the `vector` of a launch (see Items). The report on the kernels fixes it, to count the instructions of one
+// width of access.
 template <typename Arguments>
 MMSPARX_INLINE int vector_of(const Arguments& arguments) {
 #if defined(MMSPARX_VECTOR)
@@ -26,7 +28,7 @@ MMSPARX_INLINE int vector_of(const Arguments& arguments) {
 #endif
 }
 
-// a / b of numbers that are not negative: several times as fast where both have 32 bits.
+// Returns a / b of non-negative numbers, several times as fast if both have 32 bits.
 MMSPARX_INLINE int64_t quotient_of(int64_t a, int64_t b) {
   return (a | b) >> 32 == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
 }
@@ -46,11 +48,11 @@ MMSPARX_INLINE S value_or_zero(const void* values, int64_t row) {
   return values ? static_cast<const S*>(values)[row] : S(0);
 }
 
-// Where a lane's items lie in a row of `length` positions that is read from its first to its last or, `reversed`, from
-// its last to its first.
+// The place of a lane's items in a row of `length` positions, which is read from its first to its last or, if
+// `reversed`, from its last to its first.
 template <bool kWhole>
 struct Span {
-  int length, first;  // of the items, in the order of reading
+  int length, first;  // `first` of the items, in the order of reading
   int vector;         // see Items
   bool reversed;
 
@@ -72,7 +74,7 @@ struct Span {
     items.template store<kWhole>(row + (length - first - kItems), kItems, vector, kItems - valid());
   }
 
-  // To what lies there.
+  // Adds values to those in the row.
   template <typename T, int kItems>
   MMSPARX_INLINE void add(T* row, State<T> (&values)[kItems]) const {
     Items<T, kItems> before;
@@ -83,17 +85,17 @@ struct Span {
   }
 };
 
-// What a row's items have in common for all states. Those that are not valid have a step of 0.
+// The quantities of a row's items that are the same for all states. Items that are not valid have a step of 0.
 template <typename In, int kItems>
 struct Steps {
   using S = State<In>;
-  static constexpr bool kPrecise = sizeof(In) == sizeof(S);  // what is read in 16 bits is not worth it
+  static constexpr bool kPrecise = sizeof(In) == sizeof(S);  // 16-bit inputs are not worth it
   Items<In, kItems> u, delta;
   S step[kItems], derivative[kItems];
 
   template <bool kWhole>
   MMSPARX_INLINE void make(int valid, S bias, bool use_softplus) {
-    if (use_softplus) {  // one branch, not one for every item: their softpluses shall overlap
+    if (use_softplus) {  // one branch for all items, so that their softpluses overlap
 #pragma unroll
       for (int i = 0; i < kItems; i++) step[i] = softplus<kPrecise>(delta[i] + bias, derivative[i]);
     } else {
@@ -110,12 +112,12 @@ struct Steps {
   }
 };
 
-// The maps h -> decay * h + drive of a row's items, for one state. Those that are not valid change nothing.
+// The maps h -> decay * h + drive of a row's items, for one state. Items that are not valid keep the state.
 template <typename In, int kItems>
 struct Recurrence {
   using S = State<In>;
   S decay[kItems], drive[kItems];
-  S all_decay, all_drive;  // all of them, one after the other
+  S all_decay, all_drive;  // the composition of all maps
 
   template <bool kWhole>
   MMSPARX_INLINE void make(const Steps<In, kItems>& steps, const Items<In, kItems>& B, S A, int valid) {
@@ -124,7 +126,7 @@ struct Recurrence {
     for (int i = 0; i < kItems; i++) {
       decay[i] = power_of_two(steps.step[i] * log2_decay);
       drive[i] = steps.step[i] * steps.u[i] * B[i];
-      if (!kWhole && i >= valid) {  // also where A is infinite
+      if (!kWhole && i >= valid) {  // even if A is infinite
         decay[i] = 1;
         drive[i] = 0;
       }

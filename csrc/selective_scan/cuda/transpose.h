@@ -1,4 +1,4 @@
-// The transpose of maps, or of some summands of them.
+// The transpose of maps, or of sums of maps.
 
 #pragma once
 
@@ -10,20 +10,21 @@ namespace {
 constexpr int kTransposeWarps = 4;
 
 struct TransposeArguments {
-  int64_t maps, channels, height, width;  // of `from`; maps: of all samples
+  int64_t maps, channels, height, width;  // sizes of `from`; `maps` counts those of all samples
   Rows from[2];                           // (batch, channels, height * width)
   Rows added[2];                          // (batch, channels, width * height)
   void* to;                               // (batch, channels, width, height)
 };
 
-// Of a tile of so many rows and columns; rows are a number longer, so that no two of a column share a bank.
+// Bytes of shared memory of a block: a square of pixels per warp, whose rows are one number longer, so that no two
+// numbers of a column share a bank.
 template <typename T>
 constexpr size_t kTransposeBytes = kTransposeWarps * kLanes * (kLanes + 1) * sizeof(T);
 
-// A column of pixels of a map, or the sum of two maps, or of none.
+// A column of pixels of a map, of the sum of two maps, or of no map.
 template <typename T, int kMaps>
 struct Column {
-  using Value = std::conditional_t<kMaps == 1, T, State<T>>;  // one is left as it is
+  using Value = std::conditional_t<kMaps == 1, T, State<T>>;  // a single map is not converted
   const unsigned char* at[kMaps ? kMaps : 1];
   int64_t step;  // bytes from row to row
 
@@ -48,8 +49,8 @@ struct Column {
   }
 };
 
-// A warp a square of 32 pixels a side. kFrom maps are added up and transposed, and kAdded added to that. Numbers of
-// pixels of a map have 31 bits.
+// Each warp takes a square of 32 x 32 pixels: it sums kFrom maps, transposes the sum and adds kAdded maps to it.
+// Numbers of pixels of a map have 31 bits.
 template <typename T, int kFrom, int kAdded>
 MMSPARX_KERNEL(kTransposeWarps* kLanes, 8)
 transpose_kernel(const TransposeArguments arguments) {
@@ -68,7 +69,8 @@ transpose_kernel(const TransposeArguments arguments) {
   const int rows = height - top < kLanes ? int(height - top) : kLanes;
   Value* const shared = reinterpret_cast<Value*>(memory) + warp * kLanes * kRow;
 
-  // Reads on their way at once: what is written might be what is read next, for all that the compiler knows.
+  // Number of reads in flight. The compiler cannot move reads before writes, since for all that it knows they may
+  // overlap.
   constexpr int kReads = 8;
   if (lane < columns) {
     Column<T, kFrom> from(arguments.from, batch, channel, top * width + left + lane, width);
