@@ -67,7 +67,7 @@ def test_annotations_are_those_of_the_visible_parts(shapes, split, count):
         assert 0 < covered.max() <= 1  # of two shapes, one hides the other
 
 
-def test_no_picture_is_in_both_splits(shapes):
+def test_no_image_is_in_both_splits(shapes):
     seeds, pixels = [], []
     for split in ('train', 'val'):
         coco = json.loads((shapes / f'annotations/instances_{split}.json').read_text())
@@ -122,7 +122,7 @@ def test_bad_arguments_of_the_generator(arguments, message, tmp_path):
     assert message in done.stderr
 
 
-def test_the_demo_ends_with_figures_pictures_and_a_verdict(tmp_path):
+def test_the_demo_ends_with_figures_images_and_a_verdict(tmp_path):
     options = {
         'train_cfg.max_iters': 2,
         'train_cfg.val_interval': 2,
@@ -176,7 +176,7 @@ def test_the_demo_stops_at_ctrl_c(tmp_path):
         (TRAINING, ['--metrics', 'mIoU'], 'mIoU was not logged; logged were: none'),
     ],
 )
-def test_what_cannot_be_plotted_is_told(content, arguments, message, tmp_path):
+def test_bad_logs_are_reported(content, arguments, message, tmp_path):
     if content is not None:
         (tmp_path / 'run/vis_data').mkdir(parents=True)
         (tmp_path / 'run/vis_data/scalars.json').write_text(content)

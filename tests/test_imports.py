@@ -143,7 +143,7 @@ def test_a_warning_of_our_own_is_noticed(tmp_path):
     assert 'warnings of our own' in child.stderr
 
 
-def test_no_two_test_files_have_one_name():
+def test_no_two_test_files_have_the_same_name():
     """pytest would import one of them for both, and stop, in a run of both alone."""
     names = [path.name for path in Path(__file__).parent.rglob('test_*.py')]
     assert sorted(set(names)) == sorted(names)

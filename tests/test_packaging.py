@@ -508,7 +508,7 @@ class TestTheCudaKernels:
         assert done.stdout == '[True, True, True, True]\n'
 
 
-class TestWhatIsTold:
+class TestMessages:
     @pytest.fixture
     def setup(self, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)

@@ -89,7 +89,7 @@ class TestValues:
         assert all(parameter.grad is None for parameter in classifier.parameters())
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ('name', 'message'),
         [

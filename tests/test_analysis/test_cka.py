@@ -140,7 +140,7 @@ class TestOfANetwork:
                 expected.update([net.first(part), net.other(net.first(part).relu()), net.second(part)])
         torch.testing.assert_close(found.matrix, expected.matrix(), rtol=1e-10, atol=1e-12)
 
-    def test_what_layers_are_given(self, net):
+    def test_similarity_of_inputs(self, net):
         x = draw(6, 3, 5, 5)
         given = layer_similarity(net, self.layers(net, 'first', 'second', 'other'), [x], inputs=True)
         assert given.matrix[0, 1].item() == pytest.approx(1, abs=1e-12)
@@ -164,7 +164,7 @@ class TestOfANetwork:
             (['first'], draw(3, 3, 5, 5), r'expected at least 4 images in a minibatch, got 3 images in all'),
         ],
     )
-    def test_what_cannot_be_compared(self, net, names, x, message):
+    def test_layers_that_cannot_be_compared(self, net, names, x, message):
         with pytest.raises(ValueError, match=message):
             layer_similarity(net, self.layers(net, *names), [x])
 
@@ -178,7 +178,7 @@ class TestOfANetwork:
             layer_similarity(net, {'0': net[0]}, [draw(5, 2, 4)])
 
 
-def test_what_is_no_minibatch():
+def test_inputs_that_are_not_minibatches():
     with pytest.raises(ValueError, match=r'expected at least 4 images in a minibatch, got 3'):
         MinibatchCKA().update([draw(3, 5), draw(3, 5)])
     with pytest.raises(

@@ -156,7 +156,7 @@ class TestSquares:
         assert centred_square(np.full((4, 4), 0.1), 0.999) == (4, 1.0)
 
     @pytest.mark.parametrize('share', [1, -0.1, float('nan')])
-    def test_of_shares_that_are_none(self, share):
+    def test_shares_out_of_range(self, share):
         with pytest.raises(ValueError, match=r'share: expected a number from 0 to below 1'):
             centred_square(np.ones((2, 2)), share)
 
@@ -169,7 +169,7 @@ def test_scales():
         scaled(values, 'linear')
 
 
-def test_what_is_no_image():
+def test_inputs_that_are_not_images():
     with pytest.raises(ValueError, match=r'expected at least one batch of images'):
         receptive_fields(lambda x: [x], [])
     with pytest.raises(ValueError, match=r'expected maps \(B, C, h, w\), got one of shape \(1, 4\)'):

@@ -69,7 +69,7 @@ def test_short_calls_are_put_together_until_they_can_be_timed():
     assert timings['a'].seconds == [pytest.approx(0.3e-3)] * 5
 
 
-def test_no_sample_pays_for_what_the_neighbour_left_behind():
+def test_no_sample_pays_for_its_neighbours_garbage():
     machine = Machine()
 
     def contender(name):
@@ -132,7 +132,7 @@ def test_a_contender_that_fails_later_has_no_samples():
 
 
 @pytest.mark.parametrize('good', [0, 3])
-def test_nobody_was_measured_where_one_has_left_the_gpu_unusable(good):
+def test_no_results_if_one_leaves_the_gpu_unusable(good):
     machine = Machine()
     lost = []
 
@@ -161,7 +161,7 @@ def test_nobody_was_measured_where_one_has_left_the_gpu_unusable(good):
         (RuntimeError('another'), 'RuntimeError: another'),
     ],
 )
-def test_want_of_memory_is_told_from_faults(error, reason, capsys):
+def test_lack_of_memory_is_distinguished_from_faults(error, reason, capsys):
     timing = Timing()
     timing.skip(error)
     assert timing.skipped == reason

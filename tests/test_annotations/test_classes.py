@@ -27,7 +27,7 @@ FILE = {3: 'cat', 1: 'dog', 7: 'traffic light'}
         ((1, 2, 3), {module.NO_NAMES: 1}),
     ],
 )
-def test_what_differs_is_named(classes, expected):
+def test_differences_are_named(classes, expected):
     findings = Findings('f.json')
     check_classes(findings, classes, FILE, 'train_dataloader.dataset')
     kinds = findings.kinds(True) + findings.kinds(False)

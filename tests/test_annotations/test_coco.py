@@ -428,7 +428,7 @@ def test_nothing_that_json_can_hold_fails_without_a_name(tmp_path):
             findings.text(is_error=False)
 
 
-def test_what_others_compare(tmp_path):
+def test_categories_and_images_for_other_checks(tmp_path):
     file = check_coco(write(tmp_path, clean()))
     assert file.categories == {1: 'cat', 2: 'dog'}
     assert file.image_ids == {1, 2, 3, 4}

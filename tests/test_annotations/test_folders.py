@@ -38,7 +38,7 @@ def found(checked):
         (('.ipynb_checkpoints/1.jpg',), {folders.HIDDEN: 1}),
     ],
 )
-def test_what_is_in_the_folders(make, more, expected):
+def test_contents_of_the_folders(make, more, expected):
     assert found(check_folders(make(*FILES, *more))) == expected
 
 

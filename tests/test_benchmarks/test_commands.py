@@ -111,7 +111,7 @@ def test_network(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}')
 @pytest.mark.parametrize(('autocast', 'most'), [(None, 76), (torch.bfloat16, 44)])
-def test_what_a_forward_pass_keeps(autocast, most):
+def test_memory_kept_by_a_forward_pass(autocast, most):
     """MiB: less than Swin does, since cheap operations are computed again; see `mmsparx.layers.recompute`."""
     images = torch.randn(1, 3, 224, 224)
     ours, swin = (
@@ -188,7 +188,7 @@ def test_default_contenders():
 
 
 @pytest.mark.usefixtures('_quick')
-def test_what_does_not_fit_into_memory_is_skipped(tmp_path, monkeypatch):
+def test_cases_that_do_not_fit_into_memory_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(scans, 'free_memory', lambda device: 1000)
     path = selective_scan.main([*SCAN, '--out', str(tmp_path), '--contenders', 'unbind'])
     result, tables = read(path)

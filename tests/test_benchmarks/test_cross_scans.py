@@ -77,7 +77,7 @@ def test_plain_is_without_the_kernels_for_maps(monkeypatch):
         scan(*make_inputs(1, 8, (3, 2), 1, CPU).values(), backend='planted-plain')
 
 
-def test_auto_takes_none_that_was_added(monkeypatch):
+def test_auto_takes_no_added_backend(monkeypatch):
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     usual = backends.choose('auto', torch.empty(1))
     with plain_backends():
@@ -117,7 +117,7 @@ def test_the_bytes_are_those_of_the_tensors(which, dtype):
     assert cross_selective_scan.least_bytes(case) == sum(tensor.nbytes for tensor in moved)
 
 
-def test_both_passes_move_what_each_does():
+def test_both_passes_move_the_sum_of_their_bytes():
     case = {'batch': 2, 'channels': 24, 'length': 15, 'map': '5x3', 'rank': 3, 'type': 'float32'}
     each = [cross_selective_scan.least_bytes({**case, 'pass': which}) for which in scans.PASSES]
     assert each[0] + each[1] == each[2]

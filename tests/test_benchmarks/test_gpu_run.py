@@ -72,7 +72,7 @@ def test_a_command_that_hangs_takes_its_stage_alone(run):
     assert outcomes['next'].status == PASSED
 
 
-def test_what_was_measured_before_a_hanging_contender_is_kept(run, tmp_path):
+def test_measurements_before_a_hanging_contender_are_kept(run, tmp_path):
     script = tmp_path / 'hang.py'
     script.write_text(f"""
 import sys, time
@@ -177,7 +177,7 @@ def test_tests_that_hang_say_how_many_had_passed(run, tmp_path):
     assert 'pytest: ended after 12 s, 1 tests had passed, last line: ' in outcomes['tests'].remarks[0]
 
 
-def test_what_no_time_is_left_for_is_said_to_be_not_run(run):
+def test_stages_without_time_left_are_reported_as_not_run(run):
     passed, outcomes, files = run(Stage('hung', 60, {'a': HANG}), Stage('next', 300, {'b': PASS}), limit=6)
     assert not passed
     assert (outcomes['hung'].status, outcomes['next'].status) == (TIMED_OUT, NOT_RUN)
@@ -217,7 +217,7 @@ def test_the_command_on_a_cpu(tmp_path):
     assert sum(name.endswith('.json') for name in names) == 3
 
 
-def test_a_run_that_is_ended_keeps_what_it_has(tmp_path):
+def test_a_terminated_run_keeps_its_results(tmp_path):
     process = start('norm', 'network', 'memcheck', out=tmp_path)
     for line in process.stdout:
         if line.startswith('==> network'):
@@ -257,7 +257,7 @@ def test_both_devices_have_every_stage_and_the_calls_name_them():
     assert stages.CALLS['first'][0] == stages.CALLS['second'][0] == 'load'
 
 
-def test_what_is_run_on_a_gpu_is_understood(monkeypatch, tmp_path):
+def test_benchmarks_accept_the_options_of_the_gpu_stages(monkeypatch, tmp_path):
     """Every benchmark reads the options that it is given there."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(command_line, 'run', lambda *_: None)

@@ -88,7 +88,7 @@ def test_heads_have_the_norm_of_their_backbone(name, tmp_path):
     model.head.check_backbone(model.backbone)
 
 
-def test_a_run_and_what_it_leaves(tmp_path, monkeypatch):
+def test_a_run_and_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(learning, 'LOGGED_EVERY', 1)
     write_digits(tmp_path / 'data/digits')
@@ -107,7 +107,7 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch):
     assert sum(x.numel() for x in model.module.parameters()) == facts['parameters']
 
 
-def test_names_of_what_is_kept(tmp_path, capsys):
+def test_names_of_kept_models(tmp_path, capsys):
     names = {learning.kept_as(name, seed) for name in VARIANTS for seed in (0, 1)}
     assert len(names) == 2 * len(VARIANTS)
     assert 'w_o_gcca_seed1' in names
@@ -117,7 +117,7 @@ def test_names_of_what_is_kept(tmp_path, capsys):
     assert f'--keep: {tmp_path} is not empty; name another folder' in capsys.readouterr().err
 
 
-def test_images_that_are_not_there(tmp_path, monkeypatch):
+def test_missing_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match=r'train_dataloader\.dataset: data/digits/train is not there'):
         learning.main(['--task', 'digits', '--variants', 'VMamba'])

@@ -152,7 +152,7 @@ def test_why_it_cannot_run(monkeypatch):
     assert mamba.refusal(SimpleNamespace(device=torch.device('cuda'), dtype=torch.float32)) is None
 
 
-def test_another_interface_is_told(extension):
+def test_an_unknown_interface_is_reported(extension):
     extension.fwd = lambda u: None
     with mamba.as_backend(), pytest.raises(RuntimeError, match='another interface than versions 1 and 2 have: '):
         scan(**selective_scan.make_inputs(1, 4, 4, CPU), delta_softplus=True, backend=mamba.NAME)

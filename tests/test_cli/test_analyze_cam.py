@@ -191,14 +191,14 @@ class TestImagesThatOpenCVCannotResize:
         folder = tmp_path / 'out' / ('features' if options else 'overlays')
         assert [path.name for path in folder.iterdir()] == ['0.png']
 
-    def test_and_no_other(self, cam, images, capsys):
+    def test_are_refused_if_there_are_no_others(self, cam, images, capsys):
         for path in (*images.rglob('[0-4].png'),):
             path.unlink()
         assert cam('--model', SEGMENTER) == 1
         assert '--images: OpenCV can resize none of the 1 images, such as line.png' in capsys.readouterr().err
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [

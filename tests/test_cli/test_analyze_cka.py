@@ -112,7 +112,7 @@ def test_minibatches_are_not_of_the_order_of_a_folder(matrices, tmp_path):
     assert found[1] == pytest.approx(found[0], abs=0.1)
 
 
-def test_what_is_left_out_of_minibatches_is_said(cka, capsys):
+def test_images_left_out_of_minibatches_are_reported(cka, capsys):
     assert cka('--model', DIGITS, '--batch-size', 4) == 0
     said = capsys.readouterr().out
     assert f'{DIGITS}: the last minibatch would be of fewer than 4 images, and is left out: 1.' in said
@@ -133,7 +133,7 @@ def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
     assert 'nan' not in said
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [

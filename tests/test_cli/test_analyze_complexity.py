@@ -75,7 +75,7 @@ def test_norms(get_flops):
     assert 'One multiply-add is one FLOP, as in the papers; activations and elementwise' in printed
 
 
-def test_a_backbone_and_what_it_is_of_the_whole(get_flops):
+def test_a_backbone_and_its_share(get_flops):
     """A config by its path; the backbone's multiply-adds grow with the area, its parameters do not."""
     pytest.importorskip('mmdet')
     path = CONFIGS / 'detection/mask_rcnn_sparx_mini_overfit.py'

@@ -93,7 +93,7 @@ def test_units_that_are_dead_and_values_that_are_not_finite_are_said(erf, monkey
     assert first[4].strip() == '-'
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [

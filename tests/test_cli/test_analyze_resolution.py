@@ -172,7 +172,7 @@ def test_results_are_not_written_among_images(resolution, data, tmp_path, capsys
     assert 'where results would mix with images' in capsys.readouterr().err
 
 
-def test_what_the_paper_has():
+def test_figures_of_the_paper():
     assert paper.accuracy('sparx_mamba_tiny.in1k', 1024) == (109.6, 71.8)
     assert paper.accuracy('configs/classification/vmamba_s_in1k.py', 640) == (None, None)
     assert paper.accuracy('resnet50', 224) == (None, None)

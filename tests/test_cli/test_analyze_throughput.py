@@ -50,7 +50,7 @@ def test_two_models_in_two_cases(throughput, tmp_path, capsys):
     assert (tmp_path / 'out/throughput.md').read_text().partition('\n\n')[2].strip() in out
 
 
-def test_what_fails_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, capsys):
+def test_a_failure_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, capsys):
     """As a GPU says it; the paper's figures stand beside it."""
     call = speed._inference
 
@@ -91,7 +91,7 @@ def test_a_detector_is_refused_before_anything_is_measured(throughput, tmp_path,
 
 
 @pytest.mark.parametrize('case', ['224', '224/0', '224x8', 'a/8'])
-def test_a_case_that_is_none(case, throughput, capsys):
+def test_a_case_that_is_not_a_size(case, throughput, capsys):
     with pytest.raises(SystemExit):
         throughput('--model', DIGITS, '--cases', case)
     assert f'expected SIZE/BATCH as 224/128, got {case!r}' in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_a_choice_is_of_the_seed(folder):
     assert numbers(choose_images(folder, 9)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_cannot_be_read_is_passed_over_and_named(folder):
+def test_unreadable_files_are_passed_over_and_named(folder):
     (folder / '1.PNG').write_bytes(b'')
     data = (folder / 'deep/4.PNG').read_bytes()
     (folder / 'deep/4.PNG').write_bytes(data[: len(data) // 2])
@@ -89,7 +89,7 @@ def test_the_upper_8_bits_of_16_are_kept_as_by_opencv(suffix, tmp_path):
         (7, '7 images cannot be read and were passed over: a0, a1, a2, a3, a4 and 2 more'),
     ],
 )
-def test_what_is_passed_over_is_counted(count, text):
+def test_files_passed_over_are_counted(count, text):
     assert passed_over([f'a{i}' for i in range(count)]) == text
 
 

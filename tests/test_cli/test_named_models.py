@@ -122,7 +122,7 @@ class TestWeights:
         assert address.endswith('vssm_tiny_0230_ckpt_epoch_262.pth')
 
     @pytest.mark.parametrize('name', ['sparx_swin_tiny', 'sparx_swin_t_in1k', 'fpn_sparx_t_80k'])
-    def test_that_nobody_has_published(self, name):
+    def test_that_are_not_published(self, name):
         with pytest.raises(ValueError, match=r'published; name a checkpoint'):
             load_model(name, 'published', device='cpu')
 
@@ -166,7 +166,7 @@ class TestPreprocessing:
         steps = Image.fromarray(np.tile(np.repeat(np.arange(106, dtype=np.uint8), 10), (1060, 1)))
         assert np.asarray(model.preprocessing.resize(steps))[0, [0, -1]].tolist() == [5, 100]
 
-    def test_of_a_long_image_without_what_is_cropped_away(self, monkeypatch):
+    def test_of_a_long_image_without_the_part_cropped_away(self, monkeypatch):
         """The same as of a part of it, and no more is made: 1 row would become 248 of 2,480,000 pixels."""
         model = load_model('sparx_mamba_tiny', device='cpu')
         image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1, 10000, 3), dtype=np.uint8))

@@ -20,7 +20,7 @@ def end(run):
 
 
 @pytest.mark.parametrize(('returned', 'status'), [(None, 0), (0, 0), (1, 1)])
-def test_what_a_command_returns_is_the_exit_status(returned, status):
+def test_the_return_value_is_the_exit_status(returned, status):
     assert end(lambda args: returned) == status
 
 
@@ -60,7 +60,7 @@ def test_errors_of_files_are_sentences(tmp_path, capsys):
     ('name', 'fix'),
     [('mmdet.apis', "pip install 'mmsparx[det]'"), ('shtab', 'pip install shtab'), ('mmcv', 'see the README')],
 )
-def test_a_missing_package_is_named_with_what_brings_it(name, fix, capsys, monkeypatch):
+def test_a_missing_package_is_named_with_its_installation(name, fix, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     assert end(lambda args: __import__(name, fromlist=['x'])) == 1
     assert fix in capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_a_missing_package_is_named_with_what_brings_it(name, fix, capsys, monke
         RuntimeError('CUDA out of memory. Tried to allocate 20.00 MiB.\nMore'),
     ],
 )
-def test_want_of_memory_is_a_sentence(error, capsys):
+def test_lack_of_memory_is_a_sentence(error, capsys):
     def run(args):
         raise error
 
@@ -194,7 +194,7 @@ def test_ctrl_c_in_two_processes(tmp_path):
         os.killpg(running.pid, 0)
 
 
-def test_commands_know_what_the_parts_behind_them_know():
+def test_parsers_know_the_values_of_the_modules_behind_them():
     """Values that parsers have in writing, to start without what they are of."""
     pytest.importorskip('mmcv')
     from mmsparx.cli.parser import make_parser

@@ -42,7 +42,7 @@ def test_the_rows_of_this_machine():
         assert f'tolerance {doctor.TOLERANCE:.0e}' in told
 
 
-def test_gpus_that_torch_cannot_use_are_none(monkeypatch):
+def test_gpus_that_torch_cannot_use_are_not_listed(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     described = doctor.describe()

@@ -237,7 +237,7 @@ def test_a_clash_is_recognised(changes, check, status, found, fix):
 
 
 @pytest.mark.parametrize('changes', HARMLESS)
-def test_what_is_no_clash_is_not_reported(changes):
+def test_other_changes_are_not_reported(changes):
     findings = [(finding.name, finding.status, finding.found) for finding in find_clashes(environment(**changes))]
     assert findings == [(check.__name__, 'ok', '') for check in CHECKS]
 

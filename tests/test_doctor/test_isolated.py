@@ -13,7 +13,7 @@ MODULES = {
 }
 
 
-def test_each_that_ends_its_process_is_told_apart(tmp_path, monkeypatch):
+def test_every_end_of_a_process_is_reported(tmp_path, monkeypatch):
     for name, source in MODULES.items():
         (tmp_path / f'{name}.py').write_text(source)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))

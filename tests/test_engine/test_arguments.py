@@ -73,7 +73,7 @@ def test_an_optimizer_of_torch():
     assert 'weigth_decay' not in accepted_arguments(torch.optim.AdamW)
 
 
-def test_what_a_metric_of_mmseg_ignores_is_not_accepted():
+def test_arguments_that_a_metric_of_mmseg_ignores_are_not_accepted():
     """Its `**kwargs` go nowhere."""
     pytest.importorskip('mmseg')
     (metric,) = find_classes('IoUMetric', 'val_evaluator', 'mmseg')

@@ -96,7 +96,7 @@ def test_a_config_without_hooks_is_hardened(logged, monkeypatch):
     assert cfg.custom_hooks == [dict(type='mmsparx.StrictLoadHook'), dict(type='mmsparx.UnusedOutputsHook')]
 
 
-def test_what_is_of_another_kind_is_left_alone(logged):
+def test_other_kinds_are_left_alone(logged):
     given = dict(
         default_hooks=dict(checkpoint=None),
         custom_hooks=[dict(type=StrictLoadHook, may_differ='head.*'), dict(type=UnusedOutputsHook)],

@@ -13,7 +13,7 @@ def data_config(**dataset):
     return Config({'train_dataloader': {'dataset': dataset}})
 
 
-def test_data_that_is_there(tmp_path):
+def test_existing_data(tmp_path):
     (tmp_path / 'pictures').mkdir()
     (tmp_path / 'list.json').touch()
     dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures', 'seg': ''}}
@@ -28,7 +28,7 @@ def test_data_that_is_there(tmp_path):
         (lambda dataset: {'type': 'ConcatDataset', 'datasets': [dataset]}, 'train_dataloader.dataset.datasets.0'),
     ],
 )
-def test_data_that_is_not_there_is_named_with_its_setting(tmp_path, wrap, key):
+def test_missing_data_is_named_with_its_setting(tmp_path, wrap, key):
     dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures'}}
     with pytest.raises(FileNotFoundError) as error:
         check_data(data_config(**wrap(dataset)), ('train_dataloader',))
@@ -297,7 +297,7 @@ class TestLabelMaps:
         assert not logged
 
     @pytest.mark.parametrize('type', ['ADE20KDataset', 'BaseSegDataset', 'mmseg.CityscapesDataset'])
-    def test_an_image_without_one(self, type, maps):
+    def test_an_image_without_a_label_map(self, type, maps):
         endings = dict(img_suffix='.jpg', seg_map_suffix='.png') if 'Cityscapes' in type else {}
         (maps / 'maps' / 'a' / '2.png').unlink()
         with pytest.raises(ValueError, match=r'maps: an image has no label map of its name \(1 time\)\n    a/2\.jpg\n'):

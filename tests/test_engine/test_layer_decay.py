@@ -54,7 +54,7 @@ def expected_depth(name):
 
 class TestDepths:
     @pytest.mark.parametrize('family', FAMILIES)
-    def test_they_rise_from_the_stem_to_what_follows(self, family):
+    def test_they_rise_from_the_stem_to_the_head(self, family):
         model = nn.ModuleDict({'backbone': family(SMALL_ARCH), 'head': nn.Linear(1, 1)})
         found = {
             name: model.backbone.get_layer_depth(name, 'backbone.') for name, _ in model.named_parameters()

@@ -196,7 +196,7 @@ def test_all_typos_are_named_at_once(run):
     assert '--allow-new-keys' in str(error.value)
 
 
-def test_other_keys_may_be_asked_for(run):
+def test_new_keys_can_be_allowed(run):
     cfg = Config(run)
     apply_options(cfg, {'mine.of.all': 3, 'max_iters': 9, 'model.test_cfg.mine': 4}, allow_new_keys=True)
     assert (cfg.mine.of.all, cfg.max_iters, cfg.model.test_cfg.mine) == (3, 9, 4)
@@ -237,7 +237,7 @@ def test_arguments_of_a_config_are_checked_like_options(run, key, message):
 
 
 @pytest.mark.parametrize('config', [each for each in list_configs() if '_t_' in each.name], ids=lambda each: each.name)
-def test_the_shipped_configs_give_what_is_taken(config):
+def test_the_shipped_configs_have_known_arguments_only(config):
     cfg = Config.fromfile(config.path, import_custom_modules=False)
     pytest.importorskip(cfg.default_scope)
     check_arguments(cfg)

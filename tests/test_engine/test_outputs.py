@@ -5,7 +5,7 @@ import pytest
 from mmsparx.engine.outputs import check_empty, distinct_stems
 
 
-def test_stems_are_told_apart_by_suffixes_where_they_have_to_be():
+def test_suffixes_distinguish_equal_stems():
     names = ['a.jpg', 'a.png', 'b.jpg', 'deep/a.jpg', 'x.1.png', 'x.2.png']
     assert distinct_stems(names) == {
         'a.jpg': 'a.jpg',

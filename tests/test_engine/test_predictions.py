@@ -84,7 +84,7 @@ def start(hook, *paths):
     hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Pictures(*paths)))))
 
 
-def test_the_tested_pictures_are_not_written_over(tmp_path):
+def test_tested_images_are_not_overwritten(tmp_path):
     hook = DrawPredictionsHook(str(tmp_path / 'links'))
     (tmp_path / 'val').mkdir()
     (tmp_path / 'links').symlink_to(tmp_path / 'val')
@@ -93,7 +93,7 @@ def test_the_tested_pictures_are_not_written_over(tmp_path):
     start(hook, tmp_path / 'val/a/0.png', tmp_path / 'other/b/0.png')
 
 
-def test_drawings_do_not_mix_with_what_is_tested(tmp_path):
+def test_drawings_do_not_mix_with_tested_images(tmp_path):
     """Below a tested image's folder, below the folder whose subfolders are classes, and through a link to an image."""
     folder = tmp_path / 'val'
     images = [folder / 'cat/0.png', folder / 'dog/0.png']
@@ -137,7 +137,7 @@ def test_results_that_cannot_be_written_end_the_run_before_the_test(tmp_path):
         dump_predictions(cfg, str(tmp_path / 'b.pkl'))
 
 
-def test_pictures_of_no_file_are_refused(tmp_path):
+def test_images_without_a_file_are_refused(tmp_path):
     with pytest.raises(ValueError, match='expected images in files; Pictures holds some that are in none'):
         start(DrawPredictionsHook(str(tmp_path)), 'a/0.png', None)
 
@@ -177,7 +177,7 @@ class TestDoubles:
         drawn = without_doubles(detected(self.boxes, [0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1]), overlap)
         assert len(drawn.pred_instances) == left
 
-    def test_what_has_no_boxes_is_as_it_was(self):
+    def test_results_without_boxes_are_unchanged(self):
         rotated = detected([[5.0, 5, 10, 10, 0]] * 2, [0.9, 0.8], [0, 1])
         for sample in (BaseDataElement(), rotated):
             assert without_doubles(sample) is sample
@@ -291,7 +291,7 @@ def test_masks_of_instances_are_encoded(dumped):
     assert instances['masks'] is masks
 
 
-def test_what_is_small_is_kept_as_it_is(dumped):
+def test_small_results_are_unchanged(dumped):
     sample = BaseDataElement(metainfo=dict(img_path='a.png'), pred_score=torch.rand(5), gt_label=torch.tensor([2]))
     (result,) = dumped(sample.to_dict())
     assert result['pred_score'].equal(sample.pred_score)

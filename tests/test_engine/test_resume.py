@@ -100,7 +100,7 @@ class TestWholeCheckpoints:
         assert 'iter_2.pth was not loaded: it is empty' in told
 
     @pytest.mark.parametrize('fault', FAULTS)
-    def test_whatever_became_of_the_newest(self, fault, tmp_path, capfd):
+    def test_every_fault_of_the_newest(self, fault, tmp_path, capfd):
         save(tmp_path, 'iter_1.pth', 'iter_2.pth')
         become, said = FAULTS[fault]
         become(tmp_path / 'iter_2.pth')
@@ -125,7 +125,7 @@ class TestCheckResumed:
     @pytest.mark.parametrize(
         'lacking', ['state_dict', 'message_hub', 'optimizer', 'param_schedulers', 'ema_state_dict']
     )
-    def test_what_a_run_needs_is_named(self, lacking, tmp_path):
+    def test_missing_entries_are_named(self, lacking, tmp_path):
         path = tmp_path / 'best_coco_epoch_1.pth'
         torch.save(OF_RUN, path)
         cfg = Config(dict(RUN, load_from=str(path), resume=True))
@@ -149,7 +149,7 @@ class TestCheckResumed:
 
 
 class TestResumeNewest:
-    def test_what_the_run_needs_is_in_it(self, tmp_path, capfd):
+    def test_takes_the_newest_complete_one(self, tmp_path, capfd):
         torch.save(OF_RUN, tmp_path / 'iter_1.pth')
         save(tmp_path, 'iter_2.pth')
         cfg = Config(dict(RUN, work_dir=str(tmp_path)))
@@ -174,13 +174,13 @@ class TestResumeNewest:
         resume_newest(cfg)
         assert cfg.load_from == str(tmp_path / 'elsewhere/run/epoch_1.pth')
 
-    def test_starts_anew_where_there_is_none(self, tmp_path, capfd):
+    def test_starts_from_scratch_without_one(self, tmp_path, capfd):
         cfg = Config(dict(work_dir=str(tmp_path), resume=True, load_from=None))
         resume_newest(cfg)
         assert not cfg.resume
         assert 'the run starts from scratch' in ''.join(capfd.readouterr())
 
-    def test_never_starts_anew_over_damaged_ones(self, tmp_path):
+    def test_never_starts_from_scratch_over_damaged_ones(self, tmp_path):
         save(tmp_path, 'iter_1.pth')
         damage(tmp_path / 'iter_1.pth')
         with pytest.raises(

@@ -54,7 +54,7 @@ class TestMissing:
         assert [name in said for name in ALL] == [True] * len(ALL)
         assert 'custom_hooks = [*_base_.custom_hooks, ...]' in said
 
-    def test_what_it_says_helps(self, warned):
+    def test_its_suggestion_works(self, warned):
         assert warned([*BASE, EMA]) == []
         assert warned([EMA, *(dict(type=f'mmsparx.{name}') for name in ALL)]) == []
         assert warned([EMA], without_hooks=ALL) == []
@@ -80,7 +80,7 @@ class TestMissing:
         assert warned([EMA]) == []
 
     @pytest.mark.parametrize('names', [['NaNGuard'], 'NaNGuardHook', ['StrictLoadHook']])
-    def test_a_wrong_name_of_what_is_left_out(self, names, warned):
+    def test_a_wrong_name_of_a_hook_that_is_left_out(self, names, warned):
         with pytest.raises(ValueError, match='without_hooks: expected a list of some of IterationSeedHook, '):
             warned([EMA], without_hooks=names)
 

@@ -61,7 +61,7 @@ def test_again_after_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('place', ['a file', 'a read-only folder'])
-def test_what_cannot_be_written_to(place, tmp_path):
+def test_folders_that_cannot_be_written_to(place, tmp_path):
     (tmp_path / 'file').touch()
     # Not even root writes in the second, on Linux.
     path = {'a file': tmp_path / 'file', 'a read-only folder': '/sys/kernel'}[place]

@@ -41,7 +41,7 @@ def test_a_whole_one(read):
     assert [step['step'] for step in about.resize] == [step['step'] for step in WHOLE['resize']]
 
 
-def test_what_is_left_out_is_by_default(read):
+def test_missing_entries_have_defaults(read):
     about = read({'task': 'features'})
     assert (about.mean, about.std, about.bgr, about.size, about.classes) == ((0,) * 3, (1,) * 3, False, None, None)
 
@@ -76,7 +76,7 @@ def test_other_values_are_refused(read, entry, value):
 
 
 @pytest.mark.parametrize('content', ['', '[1]', '\x00'])
-def test_what_is_no_description_is_refused(read, content):
+def test_other_files_are_refused(read, content):
     with pytest.raises(ValueError, match=r'n\.json'):
         read(content)
 

@@ -151,7 +151,7 @@ def test_other_settings_are_refused(options, message):
     ],
     ids=['option of the boxes', 'option of the proposals', 'clipping', 'decoding', 'features', 'masks'],
 )
-def test_what_mmdet_does_not_find_is_refused(options, change, message, tmp_path, monkeypatch):
+def test_other_detections_than_those_of_mmdet_are_refused(options, change, message, tmp_path, monkeypatch):
     """Before a graph is traced."""
     if change:
         monkeypatch.setattr(detection, *change)

@@ -98,7 +98,7 @@ def test_a_fixed_size_inlined_in_16_bits(tmp_path):
     ('rounding', 'words'),
     [(0.002, 'the outputs differ by up to 2.0e-03 from'), (float('inf'), 'more than one of twenty detections differ')],
 )
-def test_what_is_said_of_16_bits(rounding, words):
+def test_the_message_about_16_bits(rounding, words):
     said = str(Exported('n.onnx', 'n.json', {('onnxruntime', (1, 3, 32, 32)): 1e-6}, rounding))
     assert f'weights in 16 bits: {words}' in said
     assert 'inf' not in said
@@ -198,7 +198,7 @@ def test_a_file_that_does_not_agree_is_not_left(kept, tmp_path, monkeypatch):
         ('n.onnx', {'static': (31, 64)}, 'from 32 on, got 31x64'),
     ],
 )
-def test_what_is_refused(file, options, message, tmp_path):
+def test_refusals(file, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export(make(), tmp_path / file, **options)
 

@@ -209,7 +209,7 @@ class TestTheBackboneOfAClassifier:
         x = torch.randn(1, 3, 40, 36)
         assert torch.equal(found(x)[3], classifier.backbone(x)[0])
 
-    def test_output_norms_are_asked_for(self, classifier, folder):
+    def test_output_norms_on_request(self, classifier, folder):
         found = SparXMamba.from_pretrained(folder, output_norm=True)
         assert found.out_norms['0'].weight.eq(1).all()
         assert torch.equal(found.stem[0].weight, classifier.backbone.stem[0].weight)
@@ -219,7 +219,7 @@ class TestTheBackboneOfAClassifier:
             VMamba.from_pretrained(folder)
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     def test_another_class(self, saved):
         for cls in (SparXSwin, SparXClassifier):
             with pytest.raises(ValueError, match=rf'SparXMamba\.from_pretrained reads it, not {cls.__name__}'):
@@ -295,7 +295,7 @@ class TestWhatIsRefused:
             (b' ' * (2**20 + 1), 'expected a config of at most 1048576 bytes, got a larger file'),
         ],
     )
-    def test_what_is_no_config(self, saved, content, message):
+    def test_files_that_are_not_configs(self, saved, content, message):
         (saved[1] / 'config.json').write_bytes(content)
         with pytest.raises(ValueError, match=message):
             SparXMamba.from_pretrained(saved[1])
@@ -346,7 +346,7 @@ class TestWhatIsRefused:
             SparXMamba.from_pretrained(saved[1])
 
 
-class TestWhatIsNotSaved:
+class TestNotSaved:
     def test_a_network_that_was_changed(self, folder):
         classifier = build_classifier()
         classifier.head.fc = nn.Linear(32, 7)
@@ -363,7 +363,7 @@ class TestWhatIsNotSaved:
         with pytest.raises(ValueError, match=r'odd\.x: expected finite numbers, strings, and lists and dicts of them'):
             Odd(SMALL_ARCH, odd={'x': value}).save_pretrained(folder)
 
-    def test_a_licence_that_is_none(self, folder):
+    def test_an_unknown_licence(self, folder):
         with pytest.raises(ValueError, match='license: expected an identifier'):
             build().save_pretrained(folder, license='mit\ntags: x')
 

@@ -49,7 +49,7 @@ class TestReading:
         torch.save(network.state_dict(), snapshot / 'pytorch_model.bin')
         assert_same_bits(self.load(cache).state_dict(), network.state_dict())
 
-    def test_what_is_not_there(self, cache, hub):
+    def test_missing_files(self, cache, hub):
         with pytest.raises(hub.utils.EntryNotFoundError):
             self.load(cache, 'owner/other')
         (cache / 'models--owner--sparx/snapshots' / COMMIT / 'model.safetensors').unlink()
@@ -58,7 +58,7 @@ class TestReading:
 
 
 @pytest.mark.parametrize('name', ['./folder', '/no/folder', 'a/b/c', 'owner/na me', '', '../x', 'https://x.org/a'])
-def test_what_is_neither_folder_nor_repository(name, tmp_path, monkeypatch):
+def test_neither_folder_nor_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)  # it is not even asked
     if name:
@@ -135,7 +135,7 @@ class TestUploading:
         network.push_to_hub('sparx')
         assert api.calls[-1][1]['ignore_patterns'] == ['README.md']
 
-    def test_nothing_is_made_for_what_cannot_be_saved(self, api, network):
+    def test_no_repository_is_made_for_a_network_that_cannot_be_saved(self, api, network):
         network.stem[0] = None
         with pytest.raises(ValueError, match='the network was changed after it was built'):
             network.push_to_hub('sparx')

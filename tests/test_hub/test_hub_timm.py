@@ -105,7 +105,7 @@ class TestTimmReadsOurs:
         with pytest.raises(RuntimeError, match=r'1 MISSING in the file: backbone\.stem\.1\.weight'):
             self.create(folder, num_classes=3)
 
-    def test_what_it_has_no_network_for(self, folder):
+    def test_networks_that_timm_does_not_have(self, folder):
         for arch, out_indices in ((SMALL_ARCH, (0, 1)), ({'channels': [8], 'stages': [{'depth': 1}]}, (0,))):
             SparXMamba(arch, out_indices=out_indices).save_pretrained(folder)
             assert 'architecture' not in json.loads((folder / 'config.json').read_text())
@@ -155,7 +155,7 @@ class TestWeReadTimms:
         assert found.stages[0].with_cp
         assert len(found.out_norms) == 4
 
-    def test_what_timm_made_of_ours(self, template, tmp_path):
+    def test_there_and_back_again(self, template, tmp_path):
         """There and back again, of sizes without a name."""
         classifier, folder = template
         save_for_hf(timm.create_model(f'local-dir:{folder}', pretrained=True), tmp_path / 'timm')
@@ -183,7 +183,7 @@ class TestWeReadTimms:
             ),
         ],
     )
-    def test_what_does_not_fit(self, saved, config, message):
+    def test_mismatches(self, saved, config, message):
         _, folder = saved
         (folder / 'config.json').write_text(json.dumps(config))
         with pytest.raises(ValueError, match=message):

@@ -153,7 +153,7 @@ class TestDepthwiseConv2d:
     @pytest.mark.parametrize('kernel_size', [3, 5, 7])
     @pytest.mark.parametrize('residual', [False, True])
     @pytest.mark.parametrize(('activation', 'then'), [('none', nn.Identity), ('gelu', nn.GELU), ('silu', nn.SiLU)])
-    def test_a_convolution_and_what_follows_it(self, activation, then, residual, kernel_size):
+    def test_a_convolution_with_residual_and_activation(self, activation, then, residual, kernel_size):
         conv = nn.Conv2d(3, 3, kernel_size, padding=kernel_size // 2, groups=3).double()
         ours = DepthwiseConv2d(3, kernel_size, residual=residual, activation=activation).double()
         ours.load_state_dict(conv.state_dict())

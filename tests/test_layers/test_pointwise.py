@@ -55,7 +55,7 @@ def test_float32_on_cpus_is_a_product():
     assert not convolves(pointwise_conv2d, *inputs())
 
 
-def test_what_stays_a_convolution():
+def test_cases_that_stay_a_convolution():
     x, weight, bias = inputs()
     assert convolves(pointwise_conv2d, *inputs(dtype=torch.float64))
     assert convolves(pointwise_conv2d, *inputs(dtype=torch.bfloat16))

@@ -79,7 +79,7 @@ class TestShapes:
 
 
 class TestOutputNorm:
-    def test_normalises_what_the_stage_returns(self):
+    def test_normalises_the_output_of_the_stage(self):
         model = randomise(build()).eval()
         raw = {}
         for i, stage in enumerate(model.stages):
@@ -104,7 +104,7 @@ class TestOutputNorm:
 
 class TestWiring:
     @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
-    def test_ganglion_layers_are_given_what_the_plan_says(self, arch):
+    def test_ganglion_layers_get_the_sources_of_the_plan(self, arch):
         plans = SparXMamba.ARCHITECTURES[arch].stages
         model = SparXMamba({'channels': (4,) * 4, 'stages': plans}).eval()
         calls = []
@@ -244,7 +244,7 @@ class TestTraining:
             build()(torch.randn(1, 3, 32, 32))
 
     @pytest.mark.parametrize('options', [{'norm_eval': True}, {'frozen_stages': 4}], ids=str)
-    def test_nothing_is_refused_where_batch_norms_are_in_eval_mode(self, options):
+    def test_batch_norms_in_eval_mode_are_not_refused(self, options):
         assert all(out.isfinite().all() for out in build(**options)(torch.randn(1, 3, 32, 32)))
 
     def test_batch_statistics_are_followed(self):
@@ -359,7 +359,7 @@ class TestCheckpointing:
         assert tracked == ({0} if options.get('norm_eval') else {2})
 
     @pytest.mark.parametrize(('with_cp', 'layers'), [(False, 0), (True, 7), ((), 0), ((2,), 3), ([0, 3], 2)], ids=str)
-    def test_recomputes_the_stages_asked_for(self, with_cp, layers):
+    def test_recomputes_the_requested_stages(self, with_cp, layers):
         model = build(with_cp=with_cp)
         calls = []
         for stage in model.stages:

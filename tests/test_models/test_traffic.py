@@ -93,7 +93,7 @@ def test_its_own_operators_are_those_that_run_on_gpus(inference):
 
 
 class TestCounter:
-    def test_bytes_are_of_what_goes_in_and_out(self):
+    def test_bytes_are_those_of_inputs_and_outputs(self):
         x, y = torch.ones(6, 4), torch.ones(4, dtype=torch.float16)
         found = traffic(lambda: x + y)
         assert (found.calls, found.bytes_moved) == ({'aten.add': 1}, {'aten.add': 2 * 96 + 8})
@@ -104,7 +104,7 @@ class TestCounter:
         x = torch.ones(6, 4)
         assert traffic(lambda: x.t()[2:].unsqueeze(0).detach().expand(3, -1, -1).new_empty(5)).total_calls == 0
 
-    def test_what_is_expanded_is_read_once(self):
+    def test_expanded_tensors_are_read_once(self):
         x = torch.ones(6, 1)
         assert traffic(lambda: x.expand(6, 4).clone()).total_bytes == 4 * (6 + 24)
 

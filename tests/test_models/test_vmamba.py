@@ -153,7 +153,7 @@ class TestFiles:
         assert torch.load(path, weights_only=True)['state_dict'].keys() == self.released(trained).keys()
         assert load_pretrained(classifier(), path).share == 1
 
-    def test_what_is_missing_is_named(self, trained, save):
+    def test_missing_tensors_are_named(self, trained, save):
         state = self.released(trained)
         del state['layers.1.blocks.0.op.x_proj_weight']
         with pytest.raises(RuntimeError, match=r'1 MISSING .*: backbone\.stages\.1\.layers\.0\.mixer\.x_proj_w'):

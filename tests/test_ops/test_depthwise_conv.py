@@ -148,7 +148,7 @@ class TestTruth:
             assert ((out - truth) / truth)[normal].abs().max() < 3e-6
             assert ((out - truth) / truth)[normal & (z.abs() < 3)].abs().max() < 8e-7
 
-    def test_what_is_not_finite_stays_so(self, backend):
+    def test_values_that_are_not_finite_stay_so(self, backend):
         x, weight, bias = inputs((1, 1, 6, 40))
         x[0, 0, 2, 20] = torch.inf
         out = depthwise_conv2d(x, weight, bias, backend=backend)

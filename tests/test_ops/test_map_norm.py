@@ -106,7 +106,7 @@ class TestTruth:
         monkeypatch.setattr(triton_backend, 'channel_tile', lambda *_: (4, 256, 2))
         assert_close_to_truth(inputs((2, 5, 37, 41)), backend)
 
-    def test_what_is_not_finite_stays_in_its_sample(self, backend):
+    def test_values_that_are_not_finite_stay_in_their_sample(self, backend):
         x, weight, bias = inputs()
         x[0, 1, 2, 3] = torch.nan
         out = map_norm(x, weight, bias, backend=backend)

@@ -494,7 +494,7 @@ class TestLoading:
             ({}, '.'),
         ],
     )
-    def test_what_it_is_compiled_from_again(self, origin, source, tmp_path):
+    def test_the_source_of_a_rebuild(self, origin, source, tmp_path):
         """As pip has recorded it; `test_packaging` runs the commands."""
         metadata = tmp_path / 'mmsparx-0.1.0.dist-info'
         metadata.mkdir()
@@ -507,7 +507,7 @@ class TestLoading:
         if info:
             assert {'built', 'reason', 'torch', 'compiler', 'flags'} <= info.keys()
 
-    def test_a_library_that_is_lost_is_told_at_import(self, tmp_path):
+    def test_a_lost_library_warns_at_import(self, tmp_path):
         """A copy of the package whose record is of another torch: a warning, and the pure-torch scan works."""
         package = Path(native.__file__).parents[1]
         copy = tmp_path / 'mmsparx'

@@ -129,7 +129,7 @@ class TestChoice:
         assert planted.runs == 2 * ['forward', 'backward']
 
     @pytest.mark.filterwarnings('ignore:selective scan runs on the slower')
-    def test_one_meant_for_this_device_is_told_about(self, plant):
+    def test_passing_over_one_meant_for_this_device_warns(self, plant):
         on_gpu = SimpleNamespace(device=torch.device('cuda'))
         planted = plant(devices=('cuda',))
         assert backends.choose('auto', on_gpu) is planted
@@ -157,7 +157,7 @@ class TestMessages:
         with pytest.raises(ValueError, match=f"'nonesuch', asked for by the environment variable {VARIABLE}; known"):
             run()
 
-    def test_passing_over_an_installed_one_is_told_once(self, plant):
+    def test_passing_over_an_installed_one_warns_once(self, plant):
         planted = plant(refusal=lambda *_: 'it has a headache')
         with pytest.warns(UserWarning, match="slower 'reference' backend, because 'planted' cannot: it has a headache"):
             run()
@@ -167,7 +167,7 @@ class TestMessages:
             run(length=7)
         assert planted.runs == []
 
-    def test_passing_over_a_missing_one_is_told_once_with_the_reason(self, plant):
+    def test_passing_over_a_missing_one_warns_once_with_the_reason(self, plant):
         plant(missing='it was not compiled: no compiler')
         with pytest.warns(
             UserWarning, match="slower 'reference' backend, because 'planted' cannot: it was not compiled"
@@ -190,7 +190,7 @@ class TestMessages:
         monkeypatch.setattr(backends, 'BACKENDS', backends.BACKENDS[-1:])
         assert backends.explain(u) == 'reference on cpu, the best there is for it'
 
-    def test_who_chose_the_slower_one_is_told_nothing(self, plant, monkeypatch):
+    def test_choosing_the_slower_one_does_not_warn(self, plant, monkeypatch):
         plant(missing='it was not compiled')
         with warnings.catch_warnings():
             warnings.simplefilter('error')
@@ -265,7 +265,7 @@ class TestTriton:
             assert backends.choose('auto', self.ON_GPU).name == 'reference'
 
     @pytest.mark.parametrize('interpreted', [True, False])
-    def test_never_chosen_nor_told_about_on_a_cpu(self, interpreted, monkeypatch):
+    def test_neither_chosen_nor_mentioned_on_a_cpu(self, interpreted, monkeypatch):
         monkeypatch.setattr(backends, 'BACKENDS', BACKENDS[1:])
         if interpreted:
             monkeypatch.setenv(triton_runtime.INTERPRET, '1')

@@ -139,7 +139,7 @@ class TestExtremes:
         [*((value, torch.float32) for value in (torch.nan, torch.inf, -torch.inf)), (torch.nan, torch.bfloat16)],
     )
     @pytest.mark.parametrize('index', [0, 1, 3, 4])
-    def test_what_is_not_finite_stays_so_and_does_not_leak(self, index, value, dtype):
+    def test_values_that_are_not_finite_stay_so_and_do_not_leak(self, index, value, dtype):
         clean = inputs(130, states=2, dtype=dtype)
         dirty = list(clean)
         dirty[index] = clean[index].clone()

@@ -251,7 +251,7 @@ class TestPretrained:
         assert_loaded(model.backbone, published)
         assert torch.equal(model.head.fc.bias, published['classifier.3.bias'])
 
-    def test_what_a_runner_wrote(self, pretrained):
+    def test_a_checkpoint_of_a_runner(self, pretrained):
         trained = randomise(build_classifier())
         model = pretrained({'state_dict': trained.state_dict(), 'meta': {}})
         assert all(torch.equal(x, model.state_dict()[name]) for name, x in trained.state_dict().items())
@@ -272,7 +272,7 @@ class TestPretrained:
         assert state.keys() == state_of(SparXMamba(SMALL_ARCH, out_indices=(1, 2), output_norm=False)).keys()
         assert_loaded(model.model.backbone, published)
 
-    def test_a_grey_picture(self, pretrained):
+    def test_a_grey_image(self, pretrained):
         published = published_classifier()
         model = pretrained(published, in_chans=1)
         expected = published['patch_embed.0.weight'].sum(1, keepdim=True)

@@ -26,7 +26,7 @@ def test_scripts_of_timm_find_it(tmp_path):
     assert said.startswith("python -m mmsparx.timm: no script 'nothere.py' in ")
 
 
-def test_a_scripts_neighbours_are_found(tmp_path):
+def test_modules_beside_a_script_are_found(tmp_path):
     pytest.importorskip('timm', reason='mmsparx.timm imports it')
     (tmp_path / 'scripts').mkdir()
     (tmp_path / 'scripts/neighbour.py').write_text('NAME = "neighbour"')
@@ -35,7 +35,7 @@ def test_a_scripts_neighbours_are_found(tmp_path):
     assert ran.stdout == 'neighbour\n', ran.stderr
 
 
-def test_timm_is_not_imported_unasked(tmp_path):
+def test_models_do_not_import_timm(tmp_path):
     pytest.importorskip('mmengine', reason='mmsparx.models needs it')
     code = "import sys, mmsparx.models\nsys.exit(str({'timm', 'mmpretrain', 'mmsparx.timm'} & set(sys.modules)))"
     assert python('-c', code, folder=tmp_path).stderr == 'set()\n'

@@ -66,7 +66,7 @@ def image(tmp_path_factory):
     return path
 
 
-class TestWhatIsShown:
+class TestResults:
     def test_of_a_classifier(self, app, checkpoint, image):
         loaded = app.load(DIGITS, checkpoint(DIGITS, 10))
         assert not loaded.detects

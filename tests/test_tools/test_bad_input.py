@@ -29,7 +29,7 @@ def test_missing_data_folder(train, coco):
     assert 'train_dataloader.dataset.data_root' in str(error.value)
 
 
-def test_missing_pictures_folder(train, coco):
+def test_missing_image_folder(train, coco):
     shutil.rmtree(coco / 'train2017')
     with pytest.raises(FileNotFoundError, match='train2017'):
         train()
@@ -44,14 +44,14 @@ def test_missing_pictures_folder(train, coco):
     ],
     ids=['cut off', 'empty', 'missing'],
 )
-def test_a_picture_that_cannot_be_read_is_named(train, coco, spoil):
+def test_an_unreadable_image_is_named(train, coco, spoil):
     for picture in (coco / 'train2017').iterdir():
         spoil(picture)
     with pytest.raises(Exception, match=r'train2017/\d\.png'):
         train()
 
 
-def test_pictures_without_annotations_are_left_out(train, coco):
+def test_images_without_annotations_are_left_out(train, coco):
     def drop_one(data):
         data['annotations'] = [a for a in data['annotations'] if a['image_id'] != 0]
 
@@ -59,7 +59,7 @@ def test_pictures_without_annotations_are_left_out(train, coco):
     assert _losses(train())
 
 
-def test_pictures_without_annotations_train_as_background(train, coco):
+def test_images_without_annotations_train_as_background(train, coco):
     """With filter_empty_gt=False an image without objects is an image of background."""
     edit_annotations(coco, lambda data: data.update(annotations=[]))
     losses = _losses(train(**{'train_dataloader.dataset.filter_cfg.filter_empty_gt': False}))
@@ -81,7 +81,7 @@ def test_a_schedule_of_a_longer_run(train):
     assert '--cfg-options param_scheduler.1.T_max=2' in logged
 
 
-def test_annotations_of_pictures_that_are_not_there_are_left_out(train, coco):
+def test_annotations_of_missing_images_are_left_out(train, coco):
     def add_one(data):
         data['annotations'].append({**data['annotations'][0], 'id': 99, 'image_id': 99})
 
@@ -91,7 +91,7 @@ def test_annotations_of_pictures_that_are_not_there_are_left_out(train, coco):
     assert _losses(train()) == before
 
 
-def test_boxes_outside_the_picture(train, coco):
+def test_boxes_outside_the_image(train, coco):
     """In part, at its corner, whole, and one without area: clipped to the image, or left out."""
 
     def move(data):
@@ -211,7 +211,7 @@ def test_a_hook_with_a_typo_ends_the_run_before_its_first_iteration(train, tmp_p
         train(iters=1, config=config)
 
 
-def test_a_path_with_blanks_arrives_whole(train, coco):
+def test_a_path_with_spaces_arrives_whole(train, coco):
     moved = coco.rename(coco.with_name('my coco (2017)'))
     options = {f'{loader}_dataloader.dataset.data_root': moved for loader in ('train', 'val', 'test')}
     for evaluator in ('val', 'test'):

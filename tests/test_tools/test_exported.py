@@ -223,7 +223,7 @@ def test_calibration_reads_images_that_are_spread_over_the_folder(tmp_path, monk
     assert (read[0], read[-1], len(read)) == (0, 99, 64)
 
 
-def test_what_the_commands_refuse(tmp_path, image, capsys, monkeypatch):
+def test_refusals_of_the_commands(tmp_path, image, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(['infer', str(image), '--model', 'no.onnx']) == 1
     assert 'no file no.json' in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, capfd):
     assert [step for step, _ in losses(work)] == [1, 2, 3, 4]  # 3 twice: equal
 
 
-def test_a_file_that_lacks_what_a_run_needs_is_not_resumed(train):
+def test_an_incomplete_checkpoint_is_not_resumed(train):
     """The best checkpoint, which has neither optimizer nor schedulers, and one that was written without them."""
     work = train(iters=1, **{'default_hooks.checkpoint.save_best': 'coco/segm_mAP'})
     (best,) = work.glob('best_*.pth')

@@ -150,7 +150,7 @@ def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monk
 
 
 @pytest.mark.parametrize('overlap', ['-0.1', '1.5'])
-def test_an_overlap_that_is_none(run, overlap, capsys):
+def test_an_overlap_out_of_range(run, overlap, capsys):
     with pytest.raises(SystemExit):
         run('a.png', CONFIG, 'nothing.pth', '--max-overlap', overlap)
     assert f'--max-overlap: expected an IoU from 0 to 1, got {overlap}' in capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
         ('99', ValueError, 'camera 99 cannot be opened'),
     ],
 )
-def test_a_source_that_is_none(run, tmp_path, source, error, message):
+def test_a_missing_source(run, tmp_path, source, error, message):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'notes.txt').write_text('no video')
     path = source if source.isdecimal() else tmp_path / source
@@ -246,7 +246,7 @@ def test_images_that_opencv_cannot_resize_and_folders_called_images(make, run, f
     assert cv2.imread(str(tmp_path / 'found/images/pixel.png')).shape == (1, 1, 3)
 
 
-def test_a_device_that_is_not_there(run, folder, capsys):
+def test_a_missing_device(run, folder, capsys):
     with pytest.raises(ValueError, match="--device: 'abacus' cannot be used: "):
         run(folder, CONFIG, 'nothing.pth', '--device', 'abacus')
 
@@ -316,7 +316,7 @@ def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
         assert shown(source, 'config', 'checkpoint', '--out-dir', tmp_path / 'found') == 0
 
 
-def test_no_two_results_have_one_name(shown, tmp_path):
+def test_no_two_results_have_the_same_name(shown, tmp_path):
     values = {'a.jpg': 10, 'a.png': 20, 'a.bmp': 30, 'a.jpg.png': 40, 'b.png': 50, 'deep/a.png': 60}
     for name, value in values.items():
         grey(tmp_path / 'given' / name, value)
@@ -345,7 +345,7 @@ class TestCtrlC:
         monkeypatch.setattr(inference, 'load_network', lambda *_, **__: network)
         return lambda source: main(['infer', str(source), 'config', 'checkpoint', '--out-dir', str(tmp_path / 'found')])
 
-    def test_a_folder_ends_with_what_is_done(self, interrupted, tmp_path, capsys):
+    def test_a_folder_keeps_its_results(self, interrupted, tmp_path, capsys):
         for name in 'ab':
             grey(tmp_path / 'given' / f'{name}.png', 50)
         assert interrupted(tmp_path / 'given') == 130

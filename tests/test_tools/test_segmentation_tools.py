@@ -128,7 +128,7 @@ def test_predictions_are_drawn_and_written(tta, tool, ade, checkpoint, tmp_path)
     assert measured(tmp_path / 'tested')['aAcc'] == pytest.approx(100 * np.mean(right), abs=0.01)
 
 
-def test_the_views_of_a_picture_are_freed(tool, ade, checkpoint, tmp_path, monkeypatch):
+def test_the_views_of_an_image_are_freed(tool, ade, checkpoint, tmp_path, monkeypatch):
     """Before those of the next one are merged: they are what a multi-scale test takes most memory for."""
     merge, views, pictures = SegTTAModel.merge_preds, [], []
 

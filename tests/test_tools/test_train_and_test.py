@@ -46,7 +46,7 @@ def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
         assert not np.array_equal(both[:, 64:], picture)
 
 
-def test_pictures_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch):
+def test_images_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch):
     """Above its threshold, which nothing reaches; into a folder named from where the tool runs."""
     init_default_scope('mmdet')
     torch.save(MODELS.build(Config.fromfile(CONFIG).model).state_dict(), tmp_path / 'weights.pth')
@@ -107,7 +107,7 @@ class TestNoPublishedWeights:
     @pytest.mark.parametrize(
         ('library', 'name'), [('mmpretrain', 'sparx_swin_t_in1k'), ('mmdet', 'mask_rcnn_sparx_t_1x')]
     )
-    def test_where_nothing_is_to_be_said(self, library, name, log):
+    def test_no_message_otherwise(self, library, name, log):
         """A classifier starts from random values anyway; others have their weights."""
         pytest.importorskip(library)
         assert log(name)[0] == []
@@ -200,7 +200,7 @@ class TestMayDiffer:
         given = dict(type='mmsparx.StrictLoadHook', may_differ=['rpn_head.*', 'neck.*'])
         assert cfg.custom_hooks == [*apply(*loaded).custom_hooks, given]
 
-    def test_without_what_it_is_for(self, apply):
+    def test_without_weights_to_load(self, apply):
         with pytest.raises(ValueError, match=r'names none: --cfg-options load_from=FILE'):
             apply('--may-differ', 'neck.*')
         for resume in (['--resume'], ['--resume', 'iter_1.pth'], ['--cfg-options', 'resume=True', 'load_from=x.pth']):

@@ -23,7 +23,7 @@ def test_writes_in_new_folders(tmp_path):
 
 
 @pytest.mark.parametrize('fault', ['disk full', 'not synchronised', 'not renamed'])
-def test_a_failed_write_leaves_what_was_there(fault, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(fault, tmp_path, monkeypatch):
     AtomicBackend().put(b'old', tmp_path / 'x')
 
     def fail(*_):

@@ -98,7 +98,7 @@ class TestBuffersThatNeedNotMatch:
         published = {k: x for k, x in published_classifier().items() if not k.endswith('running_mean')}
         refused(build(), published, 'MISSING in the file: stem.1.running_mean', 'incomplete')
 
-    def test_what_profilers_leave_is_left_out(self, save):
+    def test_buffers_of_profilers_are_left_out(self, save):
         profiled = {name: torch.zeros(1) for name in ('total_ops', 'total_params', 'layers.0.blocks.0.total_ops')}
         for model in (build(), build_classifier()):
             report = load_pretrained(model, save(published_classifier() | profiled))
@@ -279,7 +279,7 @@ class TestWholeParts:
         for content in (state, state | head, without_norms | head):
             refused(model, content, *said)
 
-    def test_that_are_no_parts(self, refused):
+    def test_names_that_are_not_parts(self, refused):
         """Names beside others of the model, in its backbone, or in many places."""
         model = self.build('decode_head')
         state = model.state_dict()

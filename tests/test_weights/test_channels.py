@@ -60,7 +60,7 @@ class TestLoading:
         assert_loaded(model, published)
         assert 'fitted' not in str(report)
 
-    def test_it_must_be_asked_for(self, save):
+    def test_it_must_be_requested(self, save):
         model = build(in_channels=4)
         before = state_of(model)
         with pytest.raises(RuntimeError) as error:

@@ -167,7 +167,7 @@ class TestCopies:
         with pytest.raises(ValueError, match="weights: expected one of auto, ema, raw, got 'best'"):
             state_of_file(save(self.RAW), 'best')
 
-    def test_what_is_left_out_is_named(self, save):
+    def test_omissions_are_named(self, save):
         runner, timm, _ = self.files()
         assert read_weights(save(runner)) == Weights(self.AVERAGE, {'epoch': 1}, ('ema_state_dict', 'optimizer'))
         assert read_weights(save(timm)) == Weights(self.AVERAGE, {}, ('state_dict', 'epoch'))
@@ -297,7 +297,7 @@ class TestSafetensors:
             encode_weights(Weights({}, {'palette': np.zeros(3)}), '.safetensors')
 
 
-def test_a_view_is_written_without_what_it_is_a_view_of():
+def test_a_view_is_written_without_its_base():
     whole = torch.arange(100_000.0)
     views = {
         'slice': whole[10:13],

@@ -43,14 +43,14 @@ def outcomes(tmp_path_factory):
     return json.loads((folder / 'out.json').read_text())
 
 
-def test_they_do_run_where_they_can(outcomes):
+def test_they_run_in_an_unsafe_loader(outcomes):
     """By pickle itself: the files are hostile, and this is seen."""
     ended = [outcome['ended'] for outcome in outcomes if outcome['way'] == 'unsafe']
     assert ended.count('executed') >= 20
     assert 'killed' in ended  # by the limit of memory or time
 
 
-def test_no_way_in_lets_them(outcomes):
+def test_no_safe_loader_runs_them(outcomes):
     found = [outcome for outcome in outcomes if outcome['way'] != 'unsafe']
     for outcome in found:
         file, message = outcome['file'], outcome['message']

@@ -62,7 +62,7 @@ class TestPublishedFiles:
         assert '4 in the file, not in the model, left out: head.norm.weight' in text
 
     @pytest.mark.parametrize('module', ['', 'module.'])
-    def test_what_a_runner_writes(self, module, save):
+    def test_a_checkpoint_of_a_runner(self, module, save):
         published = published_detector(f'{module}backbone.')
         history = HistoryBuffer([1.5, 2.5], [1, 1])
         checkpoint = {
@@ -246,7 +246,7 @@ class TestPlainLoading:
         assert_loaded(model['backbone'], published, 'backbone.')
         assert published.keys() == before.keys()
 
-    def test_load_state_dict_names_what_is_wrong(self):
+    def test_load_state_dict_names_the_mismatch(self):
         published = published_detector()
         del published['backbone.patch_embed.0.weight']
         with pytest.raises(RuntimeError, match=r'"backbone\.stem\.0\.weight"') as error:

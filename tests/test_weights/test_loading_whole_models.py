@@ -79,7 +79,7 @@ class TestClassifier:
         assert_loaded(model.backbone, published)
         assert torch.equal(model.head.norm.weight, published['classifier.0.weight'])
 
-    def test_what_may_differ_is_loaded_where_it_does_not(self, save):
+    def test_parts_that_may_differ_are_loaded_if_they_match(self, save):
         published = published_classifier()
         model = build_classifier()
         assert load_pretrained(model, save(published), may_differ='head.fc.*').share == 1
@@ -170,7 +170,7 @@ class TestMaskRCNN:
         assert len(load_pretrained(detector.backbone, path).fresh) == 8
 
 
-def test_the_package_gives_it_when_asked():
+def test_the_package_imports_it_lazily():
     assert mmsparx.load_pretrained is load_pretrained
     assert 'load_pretrained' in dir(mmsparx)
     with pytest.raises(AttributeError, match="module 'mmsparx' has no attribute 'load_pretraind'"):

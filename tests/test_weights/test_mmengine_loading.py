@@ -166,7 +166,7 @@ class TestAddresses:
         assert CheckpointLoader.load_checkpoint(f'{address}/x.pth')['loss'].mean() == 1
         assert (tmp_path / 'torch/hub/checkpoints/x.pth').is_file()
 
-    def test_a_download_that_is_none_says_what_to_remove(self, server, tmp_path):
+    def test_a_web_page_in_place_of_a_download(self, server, tmp_path):
         folder, address = server
         (folder / 'x.pth').write_text('<!DOCTYPE html>')
         with pytest.raises(
@@ -174,7 +174,7 @@ class TestAddresses:
         ):
             CheckpointLoader.load_checkpoint(f'{address}/x.pth')
 
-    def test_what_cannot_be_had(self, server):
+    def test_an_unavailable_file(self, server):
         _, address = server
         with pytest.raises(UnreadableError, match=r'the weights http.*/nonesuch\.pth cannot be had: .*404'):
             CheckpointLoader.load_checkpoint(f'{address}/nonesuch.pth')
@@ -473,7 +473,7 @@ class TestWeightsOnly:
         with pytest.raises(RuntimeError, match='LOAD switches safe loading off'), weights_only():
             raise AssertionError('not reached')
 
-    def test_our_own_reader_does_not_heed_it(self, weights, monkeypatch, mark):
+    def test_our_own_reader_ignores_it(self, weights, monkeypatch, mark):
         monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
         assert CheckpointLoader.load_checkpoint(str(weights))['state_dict']['w'].sum() == 2
         torch.save({'x': Hostile(mark)}, weights)

@@ -51,7 +51,7 @@ def test_a_shipped_config_is_not_written_over(capsys):
         (['configs', '--task', 'pose'], "mmsparx: unknown task 'pose'; expected one of "),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(command, message, capsys):
+def test_errors_of_the_user_are_one_line(command, message, capsys):
     assert main(command) == 1
     told = capsys.readouterr().err
     assert told.startswith(message)

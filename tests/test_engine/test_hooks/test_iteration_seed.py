@@ -53,7 +53,7 @@ def test_batches_and_training_draw_apart():
     assert all(a != b for a, b in zip(draw_in_training(hook, runner()), draw_in_reading(hook, runner()), strict=True))
 
 
-def test_the_next_batch_draws_what_it_would_after_resuming():
+def test_the_next_batch_draws_the_same_as_after_resuming():
     hook = IterationSeedHook()
     hook.after_train_iter(runner(iteration=6), 0)
     after = draw()

@@ -47,7 +47,7 @@ def check(model, labels, **metainfo):
     )
 
 
-def test_what_fits_passes(model):
+def test_matching_classes_pass(model):
     fits = loop(classes=('a', 'b', 'c'), palette=[[0, 128, 255]] * 3)
     started(model, 'train', train=fits, val=fits)
     started(model, 'train', train=loop())  # a dataset that names no classes, and no validation

@@ -98,7 +98,7 @@ def names(folder):
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-def test_keeps_as_many_as_asked_for(run, tmp_path):
+def test_keeps_the_requested_number(run, tmp_path):
     run(max_keep_ckpts=2)
     assert names(tmp_path / 'work') == ['epoch_3.pth', 'epoch_4.pth']
     newest = read_checkpoint(tmp_path / 'work/epoch_4.pth')

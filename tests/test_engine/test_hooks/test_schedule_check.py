@@ -100,7 +100,7 @@ FITS = {
 
 
 @pytest.mark.parametrize('name', FITS)
-def test_what_fits(warn, name):
+def test_matches(warn, name):
     assert warn(*FITS[name]) == []
 
 
@@ -180,7 +180,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize('name', FAULTS)
-def test_what_does_not_fit(warn, name):
+def test_mismatches(warn, name):
     scheduler, said, remedy = FAULTS[name]
     (line,) = warn(scheduler, optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)))
     assert line.startswith(f'the run has 20 iterations; {LR} ({scheduler["type"]}) ')
@@ -188,7 +188,7 @@ def test_what_does_not_fit(warn, name):
     assert remedy in line.partition('Set ')[2]
 
 
-def test_an_error_in_the_run_is_foretold(warn, logged):
+def test_an_error_in_the_run_is_predicted(warn, logged):
     with pytest.raises(ValueError, match='Tried to step'):
         warn(dict(type='OneCycleLR', eta_max=0.1, total_steps=10, **by_iteration), hooks=[HOOK])
     assert 'has a cycle of 10, behind which mmengine ends the run with an error' in logged[0]

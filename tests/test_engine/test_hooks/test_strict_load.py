@@ -100,7 +100,7 @@ class TestLoadFrom:
             assert_same_bits({new: state[k] for k, new in convert_names(state, 'published').items()}, published)
 
     @pytest.mark.parametrize('name', ['backbone.stem.0.weight', 'head.fc.bias'])
-    def test_what_does_not_match_ends_the_run(self, name, make, tmp_path):
+    def test_a_mismatch_ends_the_run(self, name, make, tmp_path):
         state = Model().state_dict()
         del state[name]
         torch.save({'state_dict': state}, tmp_path / 'x.pth')
@@ -114,7 +114,7 @@ class TestLoadFrom:
         assert 'backbone.stages.2 ' in log.read_text()  # the table
 
     @pytest.mark.parametrize('address', ['http://127.0.0.1:9/no.pth', 'mmcls://no', 'no.pth'])
-    def test_what_cannot_be_had_is_named(self, address, make):
+    def test_an_unavailable_file_is_named(self, address, make):
         with pytest.raises(RuntimeError, match=f'the weights {address} cannot be had: '):
             make(load_from=address).train()
 
@@ -202,7 +202,7 @@ Nothing was loaded.""")
             init_cfg = dict(type='Pretrained', checkpoint=f'{tmp_path}/x.pth')
             build(out_indices=(3,), output_norm=False, init_cfg=init_cfg).init_weights()
 
-    def test_a_test_starts_nothing_from_initial_values(self, message):
+    def test_initial_values_are_not_suggested_for_a_test(self, message):
         loader = dict(dataset=[{'inputs': torch.randn(3, 33, 33)}], sampler=dict(type='DefaultSampler', shuffle=False))
         test = dict(
             method='test',

@@ -103,7 +103,7 @@ class TestSeveralProcesses:
             warned(model)
         assert str(error.value).endswith('or set find_unused_parameters=True, which costs time')
 
-    def test_what_does_not_fail(self, wrapped, warned):
+    def test_cases_without_an_error(self, wrapped, warned):
         model = build('mmdet', SINGLE_STAGE['RetinaNet'])
         assert warned(wrapped(model, find_unused_parameters=True)) == []
         assert warned(wrapped(model, MMFullyShardedDataParallel)) == []

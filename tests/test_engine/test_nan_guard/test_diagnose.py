@@ -63,7 +63,7 @@ def test_nothing_is_found_where_everything_is_finite():
     assert found(Net()) == []
 
 
-def test_a_weight_is_named_before_what_it_spoils():
+def test_a_weight_is_named_before_its_effects():
     net = Net()
     with torch.no_grad():
         net.block[0].weight[1, 2] = NAN
@@ -85,14 +85,14 @@ def test_a_buffer_is_named():
     assert findings[-1] == ('buffer', 'block.1.running_mean')
 
 
-def test_an_operator_between_modules_shows_where_its_result_goes():
+def test_a_fault_of_an_operator_between_modules_is_found_where_its_result_goes():
     net = Net(between=lambda x: (1 + x.abs()) * 3e38 * 10)
     first, *_ = diagnose(net, run_of(net))
     assert (first.kind, first.name) == ('input of module', 'head')
     assert 'operator between modules' in first.detail
 
 
-def test_what_comes_with_the_batch_shows_where_it_enters():
+def test_a_fault_of_the_batch_is_found_where_it_enters():
     assert found(Net(), x=torch.full((8, 4), INF))[0] == ('input of module', 'Net')
 
 

@@ -47,7 +47,7 @@ class Plant(Hook):
     ],
     ids=['operator', 'gradient', 'loss', 'picture', 'weight'],
 )
-def test_the_first_of_what_is_not_finite_is_named_and_the_weights_stay(tmp_path, fault, value, hooks, first):
+def test_the_first_value_that_is_not_finite_is_named_and_the_weights_stay(tmp_path, fault, value, hooks, first):
     probe = Probe()
     runner = make_runner(tmp_path, Net(fault), NaNGuardHook(), probe, EMAHook(), *hooks, data=pictures(5, value=value))
     message = stopped(runner)
@@ -65,7 +65,7 @@ def test_the_first_of_what_is_not_finite_is_named_and_the_weights_stay(tmp_path,
     assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
 
 
-def test_what_is_kept_of_the_iteration(tmp_path):
+def test_the_reproducer_of_an_iteration(tmp_path):
     options = {'randomness': {'seed': 3}, 'data': pictures(5, value=-INF)}
     message = stopped(make_runner(tmp_path, Net(), NaNGuardHook(), **options))
     assert "batch 'inputs.1': 1 inf of 4 values (torch.float32, 4), of /pictures/5.png" in message
@@ -89,7 +89,7 @@ def test_a_healthy_run_is_the_same_without_the_hook(tmp_path):
     assert same(*runs)
 
 
-def test_what_does_not_happen_again_is_said(tmp_path):
+def test_a_fault_that_does_not_happen_again_is_reported(tmp_path):
     net, factors = Net(), iter([1, 1, NAN])
     net.stem.register_forward_hook(lambda module, args, output: output * next(factors, 1))
     message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=pictures()))
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_is_not_the_scalers_affair(tmp_path):
     assert reproducer(tmp_path)['precision'] == [{'wrapper': 'CpuAmp', 'autocast': None, 'loss_scale': 2.0}]
 
 
-def test_a_scale_below_all_sense_is_a_finding(tmp_path):
+def test_an_absurdly_small_scale_is_a_finding(tmp_path):
     net = Net('gradient')
     wrapper = CpuAmp(torch.optim.AdamW(net.parameters(), 0.01), init_scale=2.0**-22)
     message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=pictures(1, 3, 5), optim_wrapper=wrapper))
@@ -218,7 +218,7 @@ def test_bad_arguments(options):
         NaNGuardHook(**options)
 
 
-def test_what_it_cannot_watch_is_refused_when_training_begins(tmp_path):
+def test_runs_that_it_cannot_watch_are_refused_at_the_start(tmp_path):
     foreign = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=object()))
     with pytest.raises(ValueError, match='object is none of them'):
         NaNGuardHook().before_train(foreign)

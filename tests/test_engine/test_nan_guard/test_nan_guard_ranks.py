@@ -30,7 +30,7 @@ def run_rank(rank, folder):
     torch.save(runner.model.module.state_dict(), folder / f'weights_{rank}.pth')
 
 
-def test_all_ranks_act_on_what_one_has_found(tmp_path):
+def test_all_ranks_act_on_a_finding_of_one(tmp_path):
     spawn = multiprocessing.get_context('spawn')
     ranks = [spawn.Process(target=run_rank, args=(rank, tmp_path)) for rank in range(2)]
     for each in ranks:

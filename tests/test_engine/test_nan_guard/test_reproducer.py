@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from mmsparx.engine.nan_guard.reproducer import write_reproducer
 
 
-def test_what_is_written(tmp_path):
+def test_contents(tmp_path):
     sample = BaseDataElement(
         metainfo={
             'img_path': '/pictures/1.png',

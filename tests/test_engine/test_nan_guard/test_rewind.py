@@ -88,7 +88,7 @@ WEIGHTS = {**CHECKPOINTS, 'interval': 2, 'save_param_scheduler': False}
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES)
-def test_every_later_rate_is_the_factor_times_what_it_would_have_been(tmp_path, schedule):
+def test_every_later_rate_is_scaled_by_the_factor(tmp_path, schedule):
     rates = []
     for fault in ('nothing', 'gradient'):
         probe = Probe()
