@@ -50,27 +50,27 @@ def build(family: str, size: str, image: tuple[int, int] = (224, 224), scan_back
     return timm.create_model(f'convnext_{size}', drop_path_rate=0.0)
 
 
-def inference_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+def inference_of(model: nn.Module, images: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
     """A call that classifies the images."""
     model.eval()
 
     def infer() -> Tensor:
-        with torch.inference_mode(), _autocast(pictures, autocast):
-            return model(pictures)
+        with torch.inference_mode(), _autocast(images, autocast):
+            return model(images)
 
     return infer
 
 
-def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
+def training_of(model: nn.Module, images: Tensor, autocast: torch.dtype | None = None) -> Callable[[], Tensor]:
     """A call that takes a training step on the images, with labels drawn once, and returns the loss."""
     model.train()
-    labels = torch.randint(1000, (len(pictures),), generator=torch.Generator().manual_seed(0)).to(pictures.device)
+    labels = torch.randint(1000, (len(images),), generator=torch.Generator().manual_seed(0)).to(images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    scaler = torch.amp.GradScaler(pictures.device.type, enabled=autocast == torch.float16)
+    scaler = torch.amp.GradScaler(images.device.type, enabled=autocast == torch.float16)
 
     def step() -> Tensor:
-        with _autocast(pictures, autocast):
-            loss = nn.functional.cross_entropy(model(pictures), labels)
+        with _autocast(images, autocast):
+            loss = nn.functional.cross_entropy(model(images), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -80,23 +80,23 @@ def training_of(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None
     return step
 
 
-def kept_by_forward(model: nn.Module, pictures: Tensor, autocast: torch.dtype | None = None) -> int:
+def kept_by_forward(model: nn.Module, images: Tensor, autocast: torch.dtype | None = None) -> int:
     """Bytes that a forward pass in training leaves allocated: its output, and what the backward needs.
 
     Without the 16-bit copies of weights, which autocast makes once for all images.
     """
     model.train()
-    with _autocast(pictures, autocast):
-        return kept_bytes(lambda: model(pictures), pictures.device)
+    with _autocast(images, autocast):
+        return kept_bytes(lambda: model(images), images.device)
 
 
-def _autocast(pictures: Tensor, dtype: torch.dtype | None):
-    return torch.autocast(pictures.device.type, dtype, enabled=dtype is not None)
+def _autocast(images: Tensor, dtype: torch.dtype | None):
+    return torch.autocast(images.device.type, dtype, enabled=dtype is not None)
 
 
 def compare(
     models: dict[str, nn.Module],
-    pictures: Tensor,
+    images: Tensor,
     mode: str,
     protocol: Protocol,
     precision: str = 'fp32',
@@ -115,16 +115,16 @@ def compare(
     autocast, tf32 = PRECISIONS[precision]
     call_of = inference_of if mode == 'inference' else training_of
     with products_in_tf32(tf32):
-        calls = {name: call_of(model, pictures, autocast) for name, model in models.items()}
-        timings = interleave(calls, protocol, clock_of(pictures.device))
+        calls = {name: call_of(model, images, autocast) for name, model in models.items()}
+        timings = interleave(calls, protocol, clock_of(images.device))
         for name, timing in timings.items():
             timing.facts['parameters'] = sum(parameter.numel() for parameter in models[name].parameters())
             if timing.skipped is None and mode == 'training':
-                timing.facts['kept_bytes'] = kept_by_forward(models[name], pictures, autocast)
-            if timing.skipped is not None or pictures.device.type != 'cuda':
+                timing.facts['kept_bytes'] = kept_by_forward(models[name], images, autocast)
+            if timing.skipped is not None or images.device.type != 'cuda':
                 continue
             try:
-                timing.facts['peak_bytes'] = peak_memory(calls[name], pictures.device)
+                timing.facts['peak_bytes'] = peak_memory(calls[name], images.device)
             except Exception as error:
                 timing.skip(error)
     return Comparison(case or {}, timings)
@@ -164,8 +164,8 @@ def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
                         models[name] = model
                         if args.compile:
                             models[name + COMPILED] = torch.compile(model, dynamic=False, mode=args.compile)
-                    pictures = torch.randn(batch, 3, *image).to(args.device, memory_format=layout)
-                    yield compare(models, pictures, mode, protocol, args.precision, case)
+                    images = torch.randn(batch, 3, *image).to(args.device, memory_format=layout)
+                    yield compare(models, images, mode, protocol, args.precision, case)
                     del models, model
                     gc.collect()
 

@@ -31,7 +31,7 @@ SUBPIXEL_BITS = 4
 
 
 @dataclass
-class Picture:
+class Drawing:
     """pixels (H, W, 3), blue first; label and mask (H, W) of each shape, from the back to the front."""
 
     pixels: np.ndarray
@@ -120,7 +120,7 @@ def _surface(size: int, rng: np.random.Generator) -> np.ndarray:
     return _colour(rng, (0.45, 1.0), (0.45, 1.0)) * shade
 
 
-def draw(seed: tuple[int, ...], size: int) -> Picture:
+def draw(seed: tuple[int, ...], size: int) -> Drawing:
     """The image of a seed.
 
     Args:
@@ -145,7 +145,7 @@ def draw(seed: tuple[int, ...], size: int) -> Picture:
         canvas = canvas + coverage[..., None] * (surface - canvas)
         labels, masks, areas = [*labels, label], [*left, mask], [*areas, mask.sum()]
     canvas = canvas + rng.uniform(0.005, 0.04) * rng.standard_normal(canvas.shape, np.float32)
-    return Picture((canvas.clip(0, 1) * 255).round().astype(np.uint8), labels, masks)
+    return Drawing((canvas.clip(0, 1) * 255).round().astype(np.uint8), labels, masks)
 
 
 def _annotation(mask: np.ndarray, label: int) -> dict:
@@ -160,15 +160,15 @@ def _annotation(mask: np.ndarray, label: int) -> dict:
     )
 
 
-def _write_picture(number: int, folder: Path, size: int, seed: tuple[int, ...]) -> tuple[dict, list[dict]]:
+def _write_image(number: int, folder: Path, size: int, seed: tuple[int, ...]) -> tuple[dict, list[dict]]:
     """Draw one image into a folder; COCO's records of it and of its shapes."""
-    picture_seed = (*seed, number)
-    picture = draw(picture_seed, size)
+    image_seed = (*seed, number)
+    drawing = draw(image_seed, size)
     path = folder / f'{number:06d}.jpg'
-    if not cv2.imwrite(str(path), picture.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+    if not cv2.imwrite(str(path), drawing.pixels, [cv2.IMWRITE_JPEG_QUALITY, 95]):
         raise OSError(f'{path} could not be written')
-    shapes = [_annotation(mask, label) for label, mask in zip(picture.labels, picture.masks, strict=True)]
-    return dict(id=number, file_name=path.name, height=size, width=size, seed=picture_seed), shapes
+    shapes = [_annotation(mask, label) for label, mask in zip(drawing.labels, drawing.masks, strict=True)]
+    return dict(id=number, file_name=path.name, height=size, width=size, seed=image_seed), shapes
 
 
 def write_split(root: Path, split: str, count: int, size: int = 192, seed: int = 0) -> Path:
@@ -197,7 +197,7 @@ def write_split(root: Path, split: str, count: int, size: int = 192, seed: int =
     annotation_file.parent.mkdir(exist_ok=True)
     images, annotations = [], []
     for number in range(count):
-        image, shapes = _write_picture(number, folder, size, (seed, SPLITS.index(split)))
+        image, shapes = _write_image(number, folder, size, (seed, SPLITS.index(split)))
         images.append(image)
         for shape in shapes:
             annotations.append(dict(id=len(annotations) + 1, image_id=image['id'], **shape))

@@ -96,15 +96,15 @@ def newest(pattern: str) -> Path:
 
 def montage(pairs: Path, out: Path, count: int = 6) -> None:
     """Put the first pairs of ground truth and prediction together."""
-    pictures = [Image.open(path) for path in sorted(pairs.iterdir())[:count]]
+    images = [Image.open(path) for path in sorted(pairs.iterdir())[:count]]
     margin, columns = 8, 3
-    width, height = (round(0.8 * side) for side in pictures[0].size)
+    width, height = (round(0.8 * side) for side in images[0].size)
     across, down = width + margin, height + margin
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new('RGB', (min(columns, len(pictures)) * across + margin, rows * down + margin), 'white')
-    for i, picture in enumerate(pictures):
+    rows = -(-len(images) // columns)
+    sheet = Image.new('RGB', (min(columns, len(images)) * across + margin, rows * down + margin), 'white')
+    for i, image in enumerate(images):
         x, y = margin + i % columns * across, margin + i // columns * down
-        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (x, y))
     # A palette makes the file, whose noise compresses badly, a quarter of its size.
     palette = sheet.quantize(method=Image.Quantize.FASTOCTREE)
     sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)

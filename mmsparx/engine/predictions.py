@@ -213,15 +213,15 @@ class DrawPredictionsHook(Hook):
         for sample in outputs:
             path = sample.img_path
             content = fileio.get(path, backend_args=self.backend_args)
-            picture = mmcv.imfrombytes(content, channel_order='rgb')
+            image = mmcv.imfrombytes(content, channel_order='rgb')
             file = self._file_of(path)
             drawn = without_doubles(sample, self.max_overlap)
-            draw = drawing(runner.visualizer, self.method, picture)
+            draw = drawing(runner.visualizer, self.method, image)
             with tempfile.TemporaryDirectory() as folder:  # in a format that keeps every pixel
                 lossless = os.path.join(folder, 'drawn.png')
                 draw(name=file.name, data_sample=drawn, out_file=lossless, **self.settings)
                 pair = mmcv.imread(lossless, channel_order='rgb')
-            if self.method == 'add_datasample' and pair.shape[1] == 2 * picture.shape[1]:
+            if self.method == 'add_datasample' and pair.shape[1] == 2 * image.shape[1]:
                 left = 'ground truth' if _has_ground_truth(sample) else 'image'
                 pair = with_header(runner.visualizer, pair, (left, 'prediction'))
             mmcv.imwrite(pair[..., ::-1], str(file))
@@ -270,11 +270,11 @@ def _image_folders(dataset: Any) -> Iterator[str]:
         yield from _image_folders(inner)
 
 
-def drawing(visualizer: Visualizer, method: str, picture: np.ndarray) -> Callable:
+def drawing(visualizer: Visualizer, method: str, image: np.ndarray) -> Callable:
     """A visualizer's method, bound to an image (H, W, 3), RGB."""
-    draw = partial(getattr(visualizer, method), image=picture)
-    narrow = method == 'visualize_cls' and picture.shape[1] < 320  # no room for the text
-    return partial(draw, rescale_factor=320 / picture.shape[1]) if narrow else draw
+    draw = partial(getattr(visualizer, method), image=image)
+    narrow = method == 'visualize_cls' and image.shape[1] < 320  # no room for the text
+    return partial(draw, rescale_factor=320 / image.shape[1]) if narrow else draw
 
 
 class DumpPredictions(DumpResults):

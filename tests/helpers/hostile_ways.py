@@ -1,4 +1,4 @@
-"""Gives files of a folder to every way in, each in a process of its own, and says what came of it, as JSON.
+"""Load the files of a folder by every loader, each in a process of its own, and write the outcomes as JSON.
 
     python -m helpers.hostile_ways FOLDER OUT.json [--all-files WAY ...] [--step STEP]
 
@@ -24,13 +24,13 @@ from pathlib import Path
 
 import torch
 
-MEMORY = 3 * 2**30  # bytes that a process may take beyond what it begins with
+MEMORY = 3 * 2**30  # bytes that a process may take beyond its initial size
 SECONDS = 60
-UNSAFE_SECONDS = 2  # of what is known to run for ever
+UNSAFE_SECONDS = 2  # limit of files that are known to run forever
 
 
 def _ways(folder: Path) -> dict:
-    """Each way in: what is done with a file. Models and runners are made beforehand."""
+    """Functions that load a file, by the name of the way. Models and runners are made beforehand."""
     import mmengine.runner
     import timm.models
     from mmengine.config import Config
@@ -52,7 +52,7 @@ def _ways(folder: Path) -> dict:
     timms = TimmClassifier(SparXMamba, SMALL_ARCH, num_classes=5)
 
     def runner(*hooks) -> Runner:
-        made = runners.make_runner(folder / 'run', runners.Net(), *hooks, data=runners.pictures())
+        made = runners.make_runner(folder / 'run', runners.Net(), *hooks, data=runners.images())
         made._train_loop = made.build_train_loop(made._train_loop)
         made.optim_wrapper = made.build_optim_wrapper(made.optim_wrapper)
         return made
@@ -62,7 +62,7 @@ def _ways(folder: Path) -> dict:
     plain.register_hook(SafeCheckpointHook())
 
     def as_newest(path: Path, use) -> object:
-        """Use it as the newest checkpoint of a run that has none else."""
+        """Use the file as the only checkpoint of a run."""
         with tempfile.TemporaryDirectory() as work_dir:
             newest = Path(work_dir, 'iter_2.pth')
             newest.symlink_to(path.absolute())
@@ -127,12 +127,12 @@ def _ways(folder: Path) -> dict:
 
 
 def _in_a_process(use, path: Path, seconds: float) -> tuple[str, str]:
-    """How it ended, and what was said."""
+    """How the process ended, and its message."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
-        os.setsid()  # what it starts is ended with it
+        os.setsid()  # its children are ended with it
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument('--step', type=int, default=1)
     args = parser.parse_args()
     marker = args.files / 'executed'
-    torch.set_num_threads(1)  # of more than one there is none left after a fork, and it is waited for
+    torch.set_num_threads(1)  # after a fork other threads are gone, and torch would wait for them
     paths = sorted(path for path in args.files.iterdir() if path != marker)
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:

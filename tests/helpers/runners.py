@@ -1,4 +1,4 @@
-"""A network of milliseconds in mmengine's Runner, and how it goes wrong."""
+"""A small network in mmengine's Runner, and faults of it."""
 
 import itertools
 import json
@@ -14,24 +14,24 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 NAN, INF = float('nan'), float('inf')
-MARK = 7.0  # in an image: where the network goes wrong
+MARK = 7.0  # value of an image for which the network fails
 
 
 def unchanged(x):
     return x
 
 
-# What goes wrong there: with the features, with the loss.
+# Functions that are applied there to the features and to the loss.
 FAULTS = {
     'nothing': (unchanged, unchanged),
     'operator': (lambda h: (1 + h.abs()) * 3e38 * 10, unchanged),
     'gradient': (lambda h: (h * 0).sqrt(), unchanged),
-    'loss': (unchanged, lambda loss: loss + torch.tensor(NAN)),  # and no gradient
+    'loss': (unchanged, lambda loss: loss + torch.tensor(NAN)),  # it has no gradient
 }
 
 
 class Net(BaseModel):
-    """`fault` is a name of `FAULTS`, or what is to become of the features. The weights are always the same."""
+    """`fault` is a name of `FAULTS`, or a function of the features. The weights are always the same."""
 
     def __init__(self, fault='nothing'):
         super().__init__()
@@ -50,20 +50,20 @@ class Net(BaseModel):
         return {'loss_square': self.of_loss(loss) if marked else loss, 'acc': torch.tensor(NAN)}
 
 
-def pictures(*marked, value=MARK):
-    """Eight samples; `value` is in the marked ones."""
+def images(*marked, value=MARK):
+    """Eight samples, of which the marked ones contain `value`."""
     generator = torch.Generator().manual_seed(1)
     data = []
     for i in range(8):
         x = torch.randn(4, generator=generator)
         x[1] = value if i in marked else x[1]
-        sample = BaseDataElement(metainfo={'img_path': f'/pictures/{i}.png', 'ori_shape': (2, 2)})
+        sample = BaseDataElement(metainfo={'img_path': f'/images/{i}.png', 'ori_shape': (2, 2)})
         data.append({'inputs': x, 'data_samples': sample})
     return data
 
 
 class CpuAmp(AmpOptimWrapper):
-    """mmengine's wrapper, which wants a GPU, with a GradScaler for the CPU and no autocast."""
+    """mmengine's wrapper, which requires a GPU, with a GradScaler for the CPU and no autocast."""
 
     def __init__(self, optimizer, **scaler):
         OptimWrapper.__init__(self, optimizer)
@@ -77,7 +77,7 @@ _count = itertools.count()
 
 
 def make_runner(folder: Path, net: BaseModel, *hooks: Hook, data: list, iters=None, runner=Runner, **options):
-    """A runner of eight images by twos, in order: for an epoch of 4 iterations, or for `iters`."""
+    """A runner over eight images, two at a time and in order: for an epoch of 4 iterations, or for `iters`."""
     sampler = {'type': 'InfiniteSampler' if iters else 'DefaultSampler', 'shuffle': False}
     common = {
         'model': net,
@@ -88,7 +88,7 @@ def make_runner(folder: Path, net: BaseModel, *hooks: Hook, data: list, iters=No
         'custom_hooks': list(hooks),
         'log_level': 'ERROR',
         'randomness': {'seed': 0},
-        'experiment_name': f'{folder.name}_{next(_count)}',  # mmengine keeps loggers by it
+        'experiment_name': f'{folder.name}_{next(_count)}',  # mmengine keeps loggers by this name
     }
     return runner(**common | options)
 
@@ -101,7 +101,7 @@ def stopped(runner) -> str:
 
 
 def reproducer(folder: Path, iteration: int = 3, rank: int = 0) -> dict:
-    """What the guard has kept of an iteration."""
+    """The file that the guard has kept of an iteration."""
     return json.loads((folder / 'nan_guard' / f'iter_{iteration}_rank_{rank}.json').read_text())
 
 
@@ -110,7 +110,7 @@ def weights_of(model: nn.Module) -> list[Tensor]:
 
 
 def state_of(runner) -> list[Tensor]:
-    """Copies of weights, averaged weights, and what the optimizers keep."""
+    """Copies of weights, averaged weights, and the optimizers' states."""
     wrapper = runner.optim_wrapper
     optimizers = [each.optimizer for each in (wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper])]
     kept = [x.clone() for each in optimizers for values in each.state.values() for x in values.values()]
@@ -123,7 +123,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 class Probe(Hook):
-    """What there is before every iteration, and after it where hooks of a usual priority find it."""
+    """Keeps the state before every iteration, and after it as hooks of a usual priority see it."""
 
     def __init__(self):
         self.before, self.after, self.rates = [], [], []

@@ -16,13 +16,13 @@ from mmsparx.engine.outputs import check_empty, check_writable
 def write_digits(folder: Path) -> int:
     """Write 8x8 images of 8 bits, `{train,val}/<digit>/<number>.png`; returns how many."""
     digits = load_digits()
-    pictures = (digits.images * (255 / digits.images.max())).astype('uint8')
-    for i, (picture, digit) in enumerate(zip(pictures, digits.target, strict=True)):
+    images = (digits.images * (255 / digits.images.max())).astype('uint8')
+    for i, (image, digit) in enumerate(zip(images, digits.target, strict=True)):
         path = folder / ('train' if i % 5 else 'val') / str(digit) / f'{i:04}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), picture):
+        if not cv2.imwrite(str(path), image):
             raise OSError(f'{path} could not be written')
-    return len(pictures)
+    return len(images)
 
 
 def main() -> None:

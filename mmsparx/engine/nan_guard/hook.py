@@ -172,12 +172,12 @@ class NaNGuardHook(Hook):
         """Replay the iteration, write this rank's reproducer, and say what all ranks found."""
         findings = [*_in_batch(batch), *replay(runner, batch, self._random_state)]
         path = Path(runner.work_dir, 'nan_guard', f'iter_{runner.iter + 1}_rank_{get_rank()}.json')
-        pictures = [str(sample.metainfo['img_path']) for sample in samples(batch) if 'img_path' in sample.metainfo]
+        images = [str(sample.metainfo['img_path']) for sample in samples(batch) if 'img_path' in sample.metainfo]
         by_kind = [list(group) for _, group in groupby(findings, key=lambda finding: finding.kind)]
         lines = [f'{first}, and {len(more)} more' if more else str(first) for first, *more in by_kind]
         located = any(finding.kind != 'buffer' for finding in findings)  # the iteration itself has spoilt these
         lines += [] if located else [_NOT_FOUND]
-        lines += [f'images: {", ".join(pictures)}'] if pictures else []
+        lines += [f'images: {", ".join(images)}'] if images else []
         ranks = all_gather_object((located, symptoms, [*lines, f'reproducer: {path}']))
         # Gradients are summed over the ranks: where one has found the cause, the others only show it.
         if not any(located for located, _, _ in ranks):
@@ -223,12 +223,12 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 
 def _in_batch(batch: object) -> list[Finding]:
     """What is not finite in a batch, with the path of the image where the position tells it."""
-    pictures = list(samples(batch))
+    images = list(samples(batch))
     inputs = batch.get('inputs') if isinstance(batch, Mapping) else None
-    in_order = isinstance(inputs, (list, tuple, Tensor)) and len(inputs) == len(pictures)
+    in_order = isinstance(inputs, (list, tuple, Tensor)) and len(inputs) == len(images)
     findings = []
     for finding in not_finite('batch', named_tensors(batch)):
         position = re.match(r'(?:inputs|data_samples)\.(\d+)', finding.name)
-        path = pictures[int(position[1])].metainfo.get('img_path') if position and in_order else None
+        path = images[int(position[1])].metainfo.get('img_path') if position and in_order else None
         findings.append(replace(finding, detail=f'{finding.detail}, of {path}') if path else finding)
     return findings

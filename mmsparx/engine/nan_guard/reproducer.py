@@ -26,7 +26,7 @@ def write_reproducer(path: Path, facts: Mapping, batch: object) -> None:
             values are written; of each image the meta information, with path and shapes.
     """
     described = {
-        'pictures': [sample.metainfo for sample in samples(batch)],
+        'images': [sample.metainfo for sample in samples(batch)],
         'tensors': {name: _describe(x) for name, x in named_tensors(batch)},
         'versions': {
             name: getattr(sys.modules[name], '__version__', None) for name in _PACKAGES if name in sys.modules

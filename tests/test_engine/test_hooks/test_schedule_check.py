@@ -1,11 +1,11 @@
-"""What ScheduleCheckHook says of schedules and the length of a run, which a built runner of a small network has."""
+"""ScheduleCheckHook's messages on schedules and the length of a run, with runners of a small network."""
 
 import re
 
 import pytest
 
 pytest.importorskip('mmengine', reason='the hook reads a runner of mmengine')
-from helpers.runners import Net, make_runner, pictures
+from helpers.runners import Net, images, make_runner
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.scheduler import LinearParamScheduler, _ParamScheduler
@@ -25,7 +25,7 @@ HOOK = dict(type='mmsparx.ScheduleCheckHook')
 
 
 class Stop(Hook):
-    """Ends a run before its first iteration, once the hooks before it had their say."""
+    """Ends a run before its first iteration, after the hooks before it."""
 
     def before_train(self, runner):
         runner.train_loop._max_epochs = runner.train_loop._max_iters = 0
@@ -43,7 +43,7 @@ def logged(monkeypatch):
 
 @pytest.fixture
 def warn(logged, tmp_path):
-    """What is said before a run of 20 iterations, or of epochs of 4, with these schedulers."""
+    """The warnings before a run of 20 iterations, or of epochs of 4, with these schedulers."""
 
     def run(*schedulers, epochs=None, net=None, hooks=(HOOK, STOP), **options):
         if epochs:
@@ -52,7 +52,7 @@ def warn(logged, tmp_path):
             options['param_scheduler'] = schedulers[0] if len(schedulers) == 1 else list(schedulers)
             options['cfg'] = dict(param_scheduler=options['param_scheduler'])  # as Runner.from_cfg does
         iters = None if epochs else ITERS
-        runner = make_runner(tmp_path, net or Net(), *hooks, data=pictures(), iters=iters, **options)
+        runner = make_runner(tmp_path, net or Net(), *hooks, data=images(), iters=iters, **options)
         runner.train()
         lines = list(logged)
         logged.clear()
@@ -105,7 +105,7 @@ def test_matches(warn, name):
 
 
 LR = 'param_scheduler'
-# Schedulers, and of each that does not fit what is said of it, and what is to be set.
+# Schedulers, and for each that does not fit the message and the setting to change.
 FAULTS = {
     'linear': (linear(11), 'warms up for 11', f'{LR}.end=2'),
     'linear without an end': (
@@ -232,15 +232,15 @@ def test_one_epoch_has_no_share_for_a_warm_up(warn):
 
 
 def test_a_run_without_iterations(tmp_path):
-    loader = dict(dataset=pictures(), batch_size=16, drop_last=True, sampler=dict(type='DefaultSampler', shuffle=True))
+    loader = dict(dataset=images(), batch_size=16, drop_last=True, sampler=dict(type='DefaultSampler', shuffle=True))
     runner = make_runner(tmp_path, Net(), HOOK, data=[], train_dataloader=loader)
     with pytest.raises(ValueError, match=r'an epoch of 8 images has no whole batch\. Set train_dataloader\.batch_size'):
         runner.train()
 
 
 def test_an_infinite_sampler(logged, tmp_path):
-    """Its epochs never end; with iterations it is what should be there, see above."""
-    loader = dict(dataset=pictures(), batch_size=2, sampler=dict(type='InfiniteSampler'))
+    """Its epochs never end; with iterations it is the usual sampler, see above."""
+    loader = dict(dataset=images(), batch_size=2, sampler=dict(type='InfiniteSampler'))
     runner = make_runner(tmp_path, Net(), HOOK, Stop(), data=[], train_dataloader=loader)
     runner.train()
     (line,) = logged
@@ -328,7 +328,7 @@ class TestResumed:
 
         def run(before, after, iters=ITERS):
             checkpoint = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=12))
-            options = dict(data=pictures(), default_hooks=checkpoint)
+            options = dict(data=images(), default_hooks=checkpoint)
             make_runner(tmp_path, Net(), iters=12, param_scheduler=before, **options).train()
             make_runner(tmp_path, Net(), HOOK, iters=iters, param_scheduler=after, resume=True, **options).train()
             return logged

@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: the first module in forward, and in backward."""
+"""The place where numbers stop being finite: the first module in the forward, and in the backward."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ class Apply(nn.Module):
 
 
 class Net(nn.Module):
-    """Two blocks with a batch norm, and what `between` does to the first one's output."""
+    """Two blocks with a batch norm, and `between`, a function of the first block's output."""
 
     def __init__(self, between=lambda x: x, inner=nn.Identity, call=lambda block, x: block(x)):
         super().__init__()
@@ -96,7 +96,7 @@ def test_a_fault_of_the_batch_is_found_where_it_enters():
     assert found(Net(), x=torch.full((8, 4), INF))[0] == ('input of module', 'Net')
 
 
-def test_the_loss_alone():
+def test_only_the_loss():
     kinds = found(Net(), of_loss=lambda loss: loss + torch.tensor(NAN))
     assert kinds == [('loss', 'loss')]  # the gradient of a sum is finite
 
@@ -113,10 +113,10 @@ def test_a_gradient_of_an_operator_between_modules():
     (finding,) = diagnose(net, run_of(net))
     assert (finding.kind, finding.name) == ('gradient of output of module', 'block.1')
     assert "also output of module 'block'" in finding.detail
-    assert "input of module 'block.2'" in finding.detail  # an identity, which has made nothing
+    assert "input of module 'block.2'" in finding.detail  # it is an identity, which computes nothing
 
 
-def test_a_gradient_of_a_parameter_alone():
+def test_only_a_gradient_of_a_parameter():
     net = Net()
     net.scale = nn.Parameter(torch.zeros(()))
     net.between = lambda x: x + net.scale.sqrt()

@@ -1,4 +1,4 @@
-"""What is not finite is noticed before it reaches the weights, and located."""
+"""Values that are not finite are detected and located before they reach the weights."""
 
 from types import SimpleNamespace
 
@@ -11,8 +11,8 @@ from helpers.runners import (
     CpuAmp,
     Net,
     Probe,
+    images,
     make_runner,
-    pictures,
     reproducer,
     same,
     state_of,
@@ -28,7 +28,7 @@ from mmsparx.engine import NaNGuardHook
 
 
 class Plant(Hook):
-    """Spoils a weight before the third iteration."""
+    """Corrupts a weight before the third iteration."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == 2:
@@ -45,19 +45,19 @@ class Plant(Hook):
         ('nothing', NAN, [], ('batch', 'inputs.1')),
         ('nothing', MARK, [Plant()], ('parameter', 'stem.weight')),
     ],
-    ids=['operator', 'gradient', 'loss', 'picture', 'weight'],
+    ids=['operator', 'gradient', 'loss', 'image', 'weight'],
 )
 def test_the_first_value_that_is_not_finite_is_named_and_the_weights_stay(tmp_path, fault, value, hooks, first):
     probe = Probe()
-    runner = make_runner(tmp_path, Net(fault), NaNGuardHook(), probe, EMAHook(), *hooks, data=pictures(5, value=value))
+    runner = make_runner(tmp_path, Net(fault), NaNGuardHook(), probe, EMAHook(), *hooks, data=images(5, value=value))
     message = stopped(runner)
     found = reproducer(tmp_path)['findings'][0]
     assert (found['kind'], found['name']) == first
     assert message.startswith('Not finite in iteration 3, epoch 1:\nrank 0: ')
     assert f"{first[0]} '{first[1]}'" in message
-    assert '/pictures/4.png, /pictures/5.png' in message
+    assert '/images/4.png, /images/5.png' in message
     assert str(tmp_path / 'nan_guard' / 'iter_3_rank_0.json') in message
-    if fault == 'loss':  # what is added to it has no gradient: there was a step, and a finite one
+    if fault == 'loss':  # the added value has no gradient: there was a finite step
         assert all(x.isfinite().all() for x in state_of(runner))
     elif not hooks:
         assert same(state_of(runner), probe.before[2])
@@ -66,23 +66,23 @@ def test_the_first_value_that_is_not_finite_is_named_and_the_weights_stay(tmp_pa
 
 
 def test_the_reproducer_of_an_iteration(tmp_path):
-    options = {'randomness': {'seed': 3}, 'data': pictures(5, value=-INF)}
+    options = {'randomness': {'seed': 3}, 'data': images(5, value=-INF)}
     message = stopped(make_runner(tmp_path, Net(), NaNGuardHook(), **options))
-    assert "batch 'inputs.1': 1 inf of 4 values (torch.float32, 4), of /pictures/5.png" in message
+    assert "batch 'inputs.1': 1 inf of 4 values (torch.float32, 4), of /images/5.png" in message
     kept = reproducer(tmp_path)
     assert (kept['iteration'], kept['epoch'], kept['seed'], kept['rank'], kept['world_size']) == (3, 1, 3, 0, 1)
     assert kept['not_finite'] == ["loss 'loss': nan", "loss 'loss_square': nan", 'a gradient']
     assert kept['losses'] == {'loss': 'nan', 'loss_square': 'nan'}
     assert kept['rates'] == {'lr': [0.01]}
     assert kept['precision'] == [{'wrapper': 'OptimWrapper', 'autocast': None, 'loss_scale': None}]
-    assert kept['pictures'][1] == {'img_path': '/pictures/5.png', 'ori_shape': [2, 2]}
+    assert kept['images'][1] == {'img_path': '/images/5.png', 'ori_shape': [2, 2]}
     assert kept['tensors']['inputs.1']['finite'] == 0.75
 
 
 def test_a_healthy_run_is_the_same_without_the_hook(tmp_path):
     runs = []
     for hooks in ([], [NaNGuardHook()]):
-        runner = make_runner(tmp_path, Net(), *hooks, EMAHook(), data=pictures(), iters=6, randomness={'seed': 3})
+        runner = make_runner(tmp_path, Net(), *hooks, EMAHook(), data=images(), iters=6, randomness={'seed': 3})
         runner.train()
         runs.append([*state_of(runner), *runner.model.buffers(), torch.rand(1)])
         assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
@@ -92,7 +92,7 @@ def test_a_healthy_run_is_the_same_without_the_hook(tmp_path):
 def test_a_fault_that_does_not_happen_again_is_reported(tmp_path):
     net, factors = Net(), iter([1, 1, NAN])
     net.stem.register_forward_hook(lambda module, args, output: output * next(factors, 1))
-    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=pictures()))
+    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=images()))
     assert 'the replay was finite' in message
     kept = reproducer(tmp_path)
     assert [finding['name'] for finding in kept['findings']] == ['norm.running_mean', 'norm.running_var']
@@ -100,15 +100,15 @@ def test_a_fault_that_does_not_happen_again_is_reported(tmp_path):
 
 
 def test_between_the_intervals_nothing_is_looked_at(tmp_path):
-    assert 'iteration 4' in stopped(make_runner(tmp_path, Net('operator'), NaNGuardHook(interval=4), data=pictures(5)))
-    make_runner(tmp_path, Net('operator'), NaNGuardHook(interval=5), data=pictures(5)).train()
+    assert 'iteration 4' in stopped(make_runner(tmp_path, Net('operator'), NaNGuardHook(interval=4), data=images(5)))
+    make_runner(tmp_path, Net('operator'), NaNGuardHook(interval=5), data=images(5)).train()
 
 
 @pytest.mark.parametrize('marked', [1, 3, 5])
 def test_accumulated_gradients_are_checked_in_every_iteration(tmp_path, marked):
     probe = Probe()
     wrapper = {'optimizer': {'type': 'AdamW', 'lr': 0.01}, 'accumulative_counts': 3}
-    options = {'data': pictures(marked), 'optim_wrapper': wrapper}
+    options = {'data': images(marked), 'optim_wrapper': wrapper}
     runner = make_runner(tmp_path, Net('gradient'), NaNGuardHook(), probe, **options)
     iteration = marked // 2 + 1
     assert f'iteration {iteration},' in stopped(runner)
@@ -117,7 +117,7 @@ def test_accumulated_gradients_are_checked_in_every_iteration(tmp_path, marked):
 
 
 class TwoSteps(Net):
-    """Two optimizers, one after the other, as adversaries have them."""
+    """Two optimizers, one after the other, as in adversarial training."""
 
     def train_step(self, data, optim_wrapper):
         data = self.data_preprocessor(data, True)
@@ -140,7 +140,7 @@ def test_several_optimizers(tmp_path):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             stems.append(weights_of(net.stem))
 
-    options = {'data': pictures(5), 'optim_wrapper': wrappers}
+    options = {'data': images(5), 'optim_wrapper': wrappers}
     assert "gradient of output of module 'drop'" in stopped(
         make_runner(tmp_path, net, NaNGuardHook(), Keep(), **options)
     )
@@ -153,7 +153,7 @@ def test_several_optimizers(tmp_path):
 def test_an_overflow_of_the_scaler_is_its_own_affair(tmp_path, fused):
     net, probe = Net(), Probe()
     wrapper = CpuAmp(torch.optim.AdamW(net.parameters(), 0.01, fused=fused), init_scale=2.0**126)
-    make_runner(tmp_path, net, NaNGuardHook(), probe, data=pictures(), iters=16, optim_wrapper=wrapper).train()
+    make_runner(tmp_path, net, NaNGuardHook(), probe, data=images(), iters=16, optim_wrapper=wrapper).train()
     assert wrapper.loss_scaler.get_scale() < 2.0**126
     count = len(weights_of(net))
     stepped = [not same(a[:count], b[:count]) for a, b in zip(probe.before, probe.after, strict=True)]
@@ -164,7 +164,7 @@ def test_an_overflow_of_the_scaler_is_its_own_affair(tmp_path, fused):
 def test_a_loss_that_is_not_finite_is_not_the_scalers_affair(tmp_path):
     net = Net('operator')
     wrapper = CpuAmp(torch.optim.AdamW(net.parameters(), 0.01), init_scale=4.0)
-    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=pictures(5), optim_wrapper=wrapper))
+    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=images(5), optim_wrapper=wrapper))
     assert "rank 0: loss 'loss': nan; loss 'loss_square': nan\n" in message
     assert reproducer(tmp_path)['precision'] == [{'wrapper': 'CpuAmp', 'autocast': None, 'loss_scale': 2.0}]
 
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_is_not_the_scalers_affair(tmp_path):
 def test_an_absurdly_small_scale_is_a_finding(tmp_path):
     net = Net('gradient')
     wrapper = CpuAmp(torch.optim.AdamW(net.parameters(), 0.01), init_scale=2.0**-22)
-    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=pictures(1, 3, 5), optim_wrapper=wrapper))
+    message = stopped(make_runner(tmp_path, net, NaNGuardHook(), data=images(1, 3, 5), optim_wrapper=wrapper))
     assert 'iteration 3' in message
     assert 'the gradients, at every loss scale down to 2.98e-08' in message
     assert "gradient of output of module 'drop'" in message
@@ -196,10 +196,10 @@ def test_a_detector_whose_rate_is_absurd(tmp_path):
     kept = reproducer(tmp_path, 2)
     assert kept['findings'][0]['name'].startswith('backbone.stem.')
     assert {'loss', 'loss_rpn_cls', 'loss_mask'} < set(kept['losses'])
-    assert len(kept['pictures']) == 2
-    for i, picture in enumerate(kept['pictures']):
-        assert picture['img_path'] in str(error.value)
-        assert picture['img_shape'] == [64, 64]
+    assert len(kept['images']) == 2
+    for i, image in enumerate(kept['images']):
+        assert image['img_path'] in str(error.value)
+        assert image['img_shape'] == [64, 64]
         assert kept['tensors'][f'inputs.{i}']['shape'] == [3, 64, 64]
         assert kept['tensors'][f'data_samples.{i}.gt_instances.bboxes']['max'] < 64
     assert kept['versions'].keys() > {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmsparx'}
@@ -222,7 +222,7 @@ def test_runs_that_it_cannot_watch_are_refused_at_the_start(tmp_path):
     foreign = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=object()))
     with pytest.raises(ValueError, match='object is none of them'):
         NaNGuardHook().before_train(foreign)
-    options = {'data': pictures(5), 'runner': FlexibleRunner}
+    options = {'data': images(5), 'runner': FlexibleRunner}
     with pytest.raises(ValueError, match=r"got FlexibleRunner and Net\. Take action='stop'"):
         make_runner(tmp_path, Net(), NaNGuardHook(action='rewind'), **options).train()
     assert "input of module 'head'" in stopped(make_runner(tmp_path, Net('operator'), NaNGuardHook(), **options))

@@ -1,19 +1,19 @@
-"""What one rank finds, all act on."""
+"""All ranks act on a finding of one rank."""
 
 import multiprocessing
 import os
 
 import torch
-from helpers.runners import Net, make_runner, pictures, reproducer, stopped
+from helpers.runners import Net, images, make_runner, reproducer, stopped
 from mmengine.runner import Runner
 
 from mmsparx.engine import NaNGuardHook
 
 
 def run_rank(rank, folder):
-    """One of two processes: writes the message of a run that stops, then the weights of one that goes back."""
+    """Run one of two processes: write the message of a run that stops, then the weights of a run that goes back."""
     torch.set_num_threads(1)
-    Runner._log_env = lambda *_: None  # which takes seconds
+    Runner._log_env = lambda *_: None  # it takes seconds
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     torch.distributed.init_process_group('gloo', f'file://{folder}/meet', rank=rank, world_size=2)
 
@@ -21,8 +21,8 @@ def run_rank(rank, folder):
         wrapper = {'model_wrapper_cfg': {'type': 'MMDistributedDataParallel', 'device_ids': None}}
         checkpoints = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
         common = {'launcher': 'pytorch', 'cfg': wrapper, 'default_hooks': checkpoints, 'iters': 3}
-        # The ranks have images 0, 2, 4, 6 and 1, 3, 5, 7: it is the second rank's second batch.
-        return make_runner(folder / name, Net(fault), NaNGuardHook(**options), data=pictures(5), **common)
+        # The ranks have images 0, 2, 4, 6 and 1, 3, 5, 7, so that the fault is in the second rank's second batch.
+        return make_runner(folder / name, Net(fault), NaNGuardHook(**options), data=images(5), **common)
 
     (folder / f'message_{rank}').write_text(stopped(make('stops', 'loss')))
     runner = make('goes_back', 'gradient', action='rewind')
@@ -44,7 +44,7 @@ def test_all_ranks_act_on_a_finding_of_one(tmp_path):
     assert message == (tmp_path / 'message_1').read_text()
     assert "rank 1: loss 'loss': nan" in message
     assert 'rank 0' not in message
-    assert '/pictures/7.png' in message
+    assert '/images/7.png' in message
     for folder in (tmp_path / 'stops', tmp_path / 'goes_back'):
         assert [path.name for path in (folder / 'nan_guard').iterdir()] == ['iter_2_rank_1.json']
         assert reproducer(folder, 2, 1)['world_size'] == 2

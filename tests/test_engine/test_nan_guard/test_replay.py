@@ -1,11 +1,11 @@
-"""An iteration runs again as it ran, and changes nothing."""
+"""A replay repeats an iteration, and changes nothing."""
 
 import random
 
 import numpy as np
 import pytest
 import torch
-from helpers.runners import NAN, CpuAmp, Net, make_runner, pictures, same, state_of, stopped
+from helpers.runners import NAN, CpuAmp, Net, images, make_runner, same, state_of, stopped
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmsparx.engine import NaNGuardHook
@@ -35,11 +35,11 @@ def test_a_replay_takes_no_step_and_leaves_no_trace(tmp_path, kind):
         wrapper = (
             OptimWrapper(optimizer, accumulative_counts=2) if kind == 'plain' else CpuAmp(optimizer, init_scale=8.0)
         )
-    runner = make_runner(tmp_path, net, data=pictures(), iters=4, optim_wrapper=wrapper)
+    runner = make_runner(tmp_path, net, data=images(), iters=4, optim_wrapper=wrapper)
     runner.train()
     before, saved, state = state_of(runner), wrapper.state_dict(), random_state()
     buffers = [x.clone() for x in net.buffers()]
-    data = pictures(1)[:2]
+    data = images(1)[:2]
     batch = {key: [each[key] for each in data] for key in data[0]}
     (finding,) = replay(runner, batch, state)
     assert (finding.kind, finding.name) == ('gradient of output of module', 'drop')
@@ -60,6 +60,6 @@ def test_the_guard_replays_with_the_same_random_numbers(tmp_path):
         drawn.append(draw())
         return h * NAN
 
-    stopped(make_runner(tmp_path, Net(fault), NaNGuardHook(), data=pictures(5)))
+    stopped(make_runner(tmp_path, Net(fault), NaNGuardHook(), data=images(5)))
     assert len(drawn) == 2
     assert drawn[0] == drawn[1]

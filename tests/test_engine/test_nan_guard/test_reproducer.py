@@ -1,4 +1,4 @@
-"""What is written of an iteration is valid JSON and holds what one needs."""
+"""The reproducer of an iteration is valid JSON and complete."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmsparx.engine.nan_guard.reproducer import write_reproducer
 def test_contents(tmp_path):
     sample = BaseDataElement(
         metainfo={
-            'img_path': '/pictures/1.png',
+            'img_path': '/images/1.png',
             'ori_shape': (2, 3),
             'scale': np.array([1.5, INF]),
             'img_id': np.int64(4),
@@ -35,8 +35,8 @@ def test_contents(tmp_path):
     assert kept['losses'] == {'loss': '-inf'}
     assert kept['rates'] == ['nan', 0.5]
     assert kept['where'] == 'a/b'
-    expected = {'img_path': '/pictures/1.png', 'ori_shape': [2, 3], 'scale': [1.5, 'inf'], 'img_id': 4}
-    assert kept['pictures'] == [expected]
+    expected = {'img_path': '/images/1.png', 'ori_shape': [2, 3], 'scale': [1.5, 'inf'], 'img_id': 4}
+    assert kept['images'] == [expected]
     assert kept['tensors'] == {
         'inputs.0': {'shape': [1, 2], 'dtype': 'torch.uint8', 'min': 3, 'max': 250, 'finite': 1.0},
         'data_samples.0.boxes': {'shape': [1, 4], 'dtype': 'torch.float32', 'min': 0.0, 'max': 2.0, 'finite': 0.75},

@@ -1,8 +1,8 @@
-"""Back to the last good weights, on with lower rates."""
+"""Rewinds to the last good weights, with lower learning rates."""
 
 import pytest
 import torch
-from helpers.runners import NAN, CpuAmp, Net, Probe, make_runner, pictures, same, stopped
+from helpers.runners import NAN, CpuAmp, Net, Probe, images, make_runner, same, stopped
 from mmengine.hooks import EMAHook
 
 from mmsparx.engine import NaNGuardHook
@@ -13,10 +13,10 @@ CHECKPOINTS = {'type': 'SafeCheckpointHook', '_scope_': 'mmsparx', 'interval': 1
 
 
 def guarded(folder, *hooks, marked=(5,), iters=4, fault='gradient', checkpoints=CHECKPOINTS, **options):
-    """A run that meets its fault in the third of every four iterations."""
+    """A run whose fault occurs in the third of every four iterations."""
     options = {'default_hooks': {'checkpoint': checkpoints}, **options}
     guard = NaNGuardHook(action='rewind', **options.pop('guard', {}))
-    return make_runner(folder, Net(fault), guard, *hooks, data=pictures(*marked), iters=iters, **options)
+    return make_runner(folder, Net(fault), guard, *hooks, data=images(*marked), iters=iters, **options)
 
 
 def load(path):
@@ -49,7 +49,7 @@ def test_statistics_and_scale_are_the_checkpoints_too(tmp_path):
         tmp_path,
         net,
         NaNGuardHook(action='rewind'),
-        data=pictures(5),
+        data=images(5),
         iters=3,
         optim_wrapper=wrapper,
         default_hooks={'checkpoint': CHECKPOINTS},
@@ -78,12 +78,12 @@ SCHEDULES = {
 }
 
 
-# Two groups of parameters, and mmengine's group of its own for the log.
+# Two groups of parameters; mmengine adds a group of its own for the log.
 TWO_RATES = {
     'optimizer': {'type': 'AdamW', 'lr': 0.01},
     'paramwise_cfg': {'custom_keys': {'stem': {'lr_mult': 0.5}}},
 }
-# Without the schedulers' states: that of OneCycleLR holds a function, which is not loaded.
+# The schedulers' states are not saved: that of OneCycleLR holds a function, which is not loaded.
 WEIGHTS = {**CHECKPOINTS, 'interval': 2, 'save_param_scheduler': False}
 
 
@@ -93,7 +93,7 @@ def test_every_later_rate_is_scaled_by_the_factor(tmp_path, schedule):
     for fault in ('nothing', 'gradient'):
         probe = Probe()
         options = {'param_scheduler': SCHEDULES[schedule], 'optim_wrapper': TWO_RATES, 'guard': {'factor': 0.25}}
-        # In iterations 4, 8 and 12, each two after a checkpoint.
+        # Faults occur in iterations 4, 8 and 12, each two after a checkpoint.
         guarded(tmp_path / fault, probe, marked=(7,), iters=14, fault=fault, checkpoints=WEIGHTS, **options).train()
         rates.append(torch.tensor(probe.rates, dtype=torch.float64))
     plain, lowered = rates
@@ -130,7 +130,7 @@ def test_the_newest_good_one_is_taken(tmp_path):
     paths = {i: tmp_path / f'iter_{i}.pth' for i in range(1, 5)}
     assert last_good_checkpoint(runner) == str(paths[4])
 
-    paths[4].write_bytes(paths[4].read_bytes()[:-100])  # damaged
+    paths[4].write_bytes(paths[4].read_bytes()[:-100])  # the file is damaged
     assert last_good_checkpoint(runner) == str(paths[3])
 
     spoilt = load(paths[3])
