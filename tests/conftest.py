@@ -21,14 +21,14 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope='module')
 def _environment():
-    """What a module does to the environment ends with it: the tools switch safe loading on for good."""
+    """Undo a module's changes of the environment: the tools switch safe loading on for good."""
     with mock.patch.dict(os.environ):
         yield
 
 
 @pytest.fixture(autouse=True, scope='session')
 def _quick_configs():
-    """The texts of configs not formatted, which takes yapf more than a second each, and metafiles read once."""
+    """Leave the texts of configs unformatted, since yapf takes more than a second each, and read metafiles once."""
     try:
         from mmengine.config import config, utils
     except ModuleNotFoundError:
@@ -42,7 +42,7 @@ def _quick_configs():
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """One thread and one seed, whatever ran before."""
+    """Set one thread and one seed, whatever ran before."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 

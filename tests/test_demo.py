@@ -1,4 +1,4 @@
-"""The demo: its images, its curves, and all of it on a very small scale."""
+"""The demo: its images, its curves, and a whole run on a very small scale."""
 
 import filecmp
 import importlib.util
@@ -34,7 +34,7 @@ def call(script: str, *arguments: object, **options) -> subprocess.CompletedProc
 def load(script: str):
     spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -64,7 +64,7 @@ def test_annotations_are_those_of_the_visible_parts(shapes, split, count):
             assert annotation['area'] == mask.sum() > 0
             assert annotation['iscrowd'] == 0
             covered += mask
-        assert 0 < covered.max() <= 1  # of two shapes, one hides the other
+        assert 0 < covered.max() <= 1  # where two shapes overlap, one hides the other
 
 
 def test_no_image_is_in_both_splits(shapes):
@@ -154,7 +154,7 @@ def test_the_demo_stops_at_ctrl_c(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell's background job, which a test run may be, ignores Ctrl-C, and so would its children.
+        # A test run may be a shell's background job, which ignores Ctrl-C, and so would its children.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while 'train: 250 of' not in process.stdout.readline():

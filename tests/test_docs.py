@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, Python blocks run, and commands take what they are given."""
+"""The documents: links have targets, Python blocks run, and commands accept their arguments."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path
     for path in sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
 }
-# `test_outside`, `test_walkthroughs` and the tests of `export` run those of the others.
+# `test_outside`, `test_walkthroughs` and the tests of `export` run the blocks of the other documents.
 RUN = [
     'README.md', 'docs/architecture.md', 'docs/weights.md', 'docs/scan.md', 'docs/extending.md', 'docs/timm.md',
 ]  # fmt: skip
@@ -40,7 +40,7 @@ def blocks(name: str) -> list[str]:
 
 
 def test_the_notebook(tmp_path):
-    """Its code runs, but for the installation and commands of the shell."""
+    """Its code runs, except for the installation and shell commands."""
     cells = json.loads((ROOT / 'demo/quickstart.ipynb').read_text())['cells']
     code = ['import matplotlib; matplotlib.use("agg")']
     for cell in cells:
@@ -73,7 +73,7 @@ def test_links(name):
 
 @pytest.mark.parametrize('name', DOCUMENTS)
 def test_every_document_is_linked(name):
-    """From the README, or from a document that it links."""
+    """The README, or a document that it links, links it."""
     linked = {ROOT / 'README.md'}
     for path in [ROOT / 'README.md', *DOCUMENTS.values()]:
         if path in linked or path.parent == ROOT:
@@ -103,8 +103,8 @@ def test_python_blocks(name, index, folder):
 
 @pytest.mark.parametrize('name', DOCUMENTS)
 def test_commands(name):
-    """They parse, and what they name in the repository is there."""
-    text = re.sub(r'\\\n\s*', '', DOCUMENTS[name].read_text())  # lines that go on
+    """They parse, and the files of the repository that they name exist."""
+    text = re.sub(r'\\\n\s*', '', DOCUMENTS[name].read_text())  # continued lines
     for line in COMMAND.findall(text):
         arguments = shlex.split(line.partition(' > ')[0], comments=True)
         if '...' not in line:

@@ -1,4 +1,4 @@
-"""Imports run one way, and each layer needs no more than it says."""
+"""Imports run one way, and each layer needs only the packages that it declares."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmsparx'
 
 @pytest.fixture
 def check(tmp_path):
-    """Checks a copy of the package against the contracts of pyproject.toml: -> exit status and report."""
+    """Checks a copy of the package against the contracts of pyproject.toml; returns the exit status and the report."""
     pytest.importorskip('importlinter', reason='it checks the imports')
     shutil.copytree(PACKAGE, tmp_path / 'mmsparx', ignore=shutil.ignore_patterns('__pycache__', '*.so'))
     shutil.copy(PACKAGE.parent / 'pyproject.toml', tmp_path)
@@ -40,7 +40,7 @@ def test_imports_keep_to_the_contracts(check):
         ('ops/scan.py', 'def f():\n    from mmsparx.layers import norm', 'Imports run one way'),
         ('ops/scan.py', 'from mmsparx import registry', 'Imports run one way'),
         ('registry.py', 'import mmsparx.weights', 'Imports run one way'),
-        ('garden.py', '', 'Imports run one way'),  # it has no place in the order
+        ('garden.py', '', 'Imports run one way'),  # the order does not have it
         ('weights/net.py', 'import mmsparx.models', 'Imports run one way'),
         ('models/net.py', 'import mmsparx.engine', 'Imports run one way'),
         ('hub/net.py', 'import mmsparx.models', 'Imports run one way'),
@@ -60,8 +60,8 @@ def test_a_planted_import_breaks_a_contract(check, tmp_path, file, source, contr
     assert [line for line in report.splitlines() if line.startswith(contract) and 'BROKEN' in line], report
 
 
-# Runs first in the child: packages that are not to be had, as on a machine that lacks them, and
-# warnings collected with the file that they name.
+# This runs first in the child process: it hides packages, as on a machine that lacks them, and collects warnings with
+# the file that they name.
 CHILD = """
 import sys, warnings
 
@@ -88,8 +88,8 @@ def run_child(code, blocked, before='', cwd=None):
         blocked=blocked, before=before, code=textwrap.indent(textwrap.dedent(code), '    '), package=str(PACKAGE)
     )
     return subprocess.run(
-        # Isolated from PYTHON* variables and the working directory; without site-packages' own
-        # chatter. The package is found where the test found it.
+        # The child is isolated from PYTHON* variables and the working directory, and has no messages of site-packages.
+        # It finds the package where the test found it.
         [sys.executable, '-I', '-c', f'import sys\nsys.path.insert(0, {str(PACKAGE.parent)!r})\n{source}'],
         capture_output=True,
         text=True,
@@ -144,6 +144,6 @@ def test_a_warning_of_our_own_is_noticed(tmp_path):
 
 
 def test_no_two_test_files_have_the_same_name():
-    """pytest would import one of them for both, and stop, in a run of both alone."""
+    """pytest would import one of them for both and stop, in a run of these two files only."""
     names = [path.name for path in Path(__file__).parent.rglob('test_*.py')]
     assert sorted(set(names)) == sorted(names)

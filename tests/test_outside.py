@@ -1,4 +1,4 @@
-"""The package outside its repository: in an empty folder, with the libraries' own configs and Runner."""
+"""The package outside its repository: in an empty folder, with configs and Runner of the libraries."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 from yapf.yapflib.yapf_api import FormatCode
 
-# Another plugin, with a scope, a hook and a backbone of its own; the latter has the name of one of ours.
+# Another plugin, with a scope, a hook and a backbone of its own, which has the name of one of ours.
 NEIGHBOUR = """
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
@@ -126,7 +126,7 @@ def write_data(library, folder):
 
 @pytest.mark.parametrize('library', CONFIGS)
 def test_a_config_of_a_few_lines_trains_beside_another_plugin(library, tmp_path):
-    """And, of detection, a config that was exported."""
+    """For detection, an exported config trains as well."""
     if importlib.util.find_spec(library) is None:
         pytest.skip(f'{library} is not installed')
     write_data(library, tmp_path)
@@ -138,7 +138,7 @@ def test_a_config_of_a_few_lines_trains_beside_another_plugin(library, tmp_path)
         from mmsparx.zoo import export_config
 
         configs.append(export_config('mask_rcnn_sparx_mini_overfit', tmp_path).name)
-    # Nothing but what is installed, and the folder itself.
+    # The path only has installed packages and the folder itself.
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     command = [sys.executable, 'run.py', library, *configs]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -153,7 +153,7 @@ MODEL = "model = dict(backbone=dict(_delete_=True, type=SparXMamba, arch='tiny')
 
 
 class TestFormsThatFail:
-    """As docs/outside_the_repository.md says; once one of them works, it may say so."""
+    """docs/outside_the_repository.md lists these forms; if one of them works, the page can say so."""
 
     @pytest.fixture
     def read(self, tmp_path):
@@ -174,7 +174,7 @@ class TestFormsThatFail:
             read(IMPORT + BASE + MODEL)
 
     def test_an_import_below_the_base(self, read, tmp_path, monkeypatch):
-        monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)  # which the tests do without elsewhere
+        monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)  # other tests turn it off
         cfg = read(BASE + IMPORT + MODEL)
         with pytest.raises(SyntaxError, match='Failed to format the config file'):
-            cfg.dump(tmp_path / 'dumped.py')  # as the Runner does when it starts
+            cfg.dump(tmp_path / 'dumped.py')  # the Runner does so when it starts

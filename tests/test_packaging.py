@@ -1,4 +1,4 @@
-"""What a user gets: the source distribution and the wheel, built without network, with and without torch."""
+"""The source distribution and the wheel, built without network, with and without torch."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ RECORD = 'mmsparx/_build.json'
 INDEX = 'model-index.yml'
 pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').is_file(), reason='needs the repository')
 
-# A build as pip runs it. Where the second argument says so, there is no torch on this machine.
+# The build that pip runs. If the second argument says so, it finds no torch.
 BUILD = """
 import sys
 if sys.argv[2] == 'without torch':
@@ -38,7 +38,7 @@ getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[3])
 
 @pytest.fixture(scope='module')
 def isolated(tmp_path_factory):
-    """A folder with what pyproject.toml requires of a build, and nothing else: pip's build isolation."""
+    """A folder with only the packages that pyproject.toml requires for a build: pip's build isolation."""
     folder = tmp_path_factory.mktemp('isolated')
     for name in ('setuptools', 'wheel', 'packaging'):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -76,7 +76,7 @@ def built(isolated, tmp_path_factory):
     """(names and bytes of the sdist's files, the same of the wheel that is built from it)."""
     folder = tmp_path_factory.mktemp('packaging')
     source = folder / 'source'
-    # A copy, since a build writes into its folder; of tests as well, to see that they stay behind.
+    # The build runs in a copy, since it writes into its folder; tests are copied to check that they are left out.
     ignored = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'data', 'work_dirs')
     shutil.copytree(ROOT, source, ignore=ignored)
     build(isolated, 'sdist', source, folder)
@@ -100,7 +100,7 @@ def metadata(built):
 
 
 def shipped(folder):
-    """The files of a folder of the repository that belong into a distribution."""
+    """Files of a folder of the repository that belong in a distribution."""
     paths = {path.relative_to(ROOT) for path in (ROOT / folder).rglob('*') if path.is_file()}
     built_here = {path for path in paths if path.name == '_build.json' or path.suffix == '.so'}
     return {path.as_posix() for path in paths - built_here if '__pycache__' not in path.parts}
@@ -122,7 +122,7 @@ def test_the_wheel_has_the_package_and_the_configs_and_nothing_else(built):
 
 
 def test_the_index_leads_to_the_configs(built):
-    """Of the wheel: from the index to the metafiles beside it, and on to each model's config."""
+    """In the wheel, the index leads to the metafiles beside it, and these to each model's config."""
     yaml = pytest.importorskip('yaml', reason='the index is in YAML')
     folder = 'mmsparx/.mim'
     metafiles = yaml.safe_load(built[1][f'{folder}/{INDEX}'])['Import']
@@ -149,7 +149,7 @@ def test_the_metadata(metadata):
 
 
 def test_only_torch_is_required(metadata):
-    """A requirement on mmengine would install it over onedl-mmengine, which has its import name."""
+    """A requirement on mmengine would install it over onedl-mmengine, which has the same import name."""
     required = metadata.get_all('Requires-Dist')
     assert [r for r in required if 'extra ==' not in r] == ['torch>=2.4']
     extras = {extra: [r for r in required if f'"{extra}"' in r] for extra in metadata.get_all('Provides-Extra')}
@@ -160,7 +160,7 @@ def test_only_torch_is_required(metadata):
 
 
 def test_the_tested_set_meets_the_requirements(metadata):
-    """Every requirement of every extra, against what is installed here and what is pinned."""
+    """Every requirement of every extra, against installed and pinned versions."""
     packaging = pytest.importorskip('packaging.requirements')
     pins = dict(re.findall(r'^([\w.-]+)==([^;\s]+)', (ROOT / 'constraints.txt').read_text(), re.MULTILINE))
     for text in metadata.get_all('Requires-Dist'):
@@ -169,7 +169,7 @@ def test_the_tested_set_meets_the_requirements(metadata):
             assert requirement.specifier.contains(pins[requirement.name]), text
 
 
-# As little as shows what is asked of the build: OpenMP, and a path of this machine.
+# A minimal source that shows the build's options: OpenMP, and a path of the machine.
 SCAN = """
 extern "C" const char* where() { return __FILE__; }
 extern "C" int threads() {
@@ -186,8 +186,8 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reas
 
 @pytest.fixture(scope='module')
 def small_source(built, tmp_path_factory):
-    """The sdist with a small source in place of the scan's, since it is setup.py that is tested here."""
-    folder = tmp_path_factory.mktemp('a source')  # a blank in its path, too
+    """The sdist with a small source in place of the scan's, since the tests are of setup.py."""
+    folder = tmp_path_factory.mktemp('a source')  # the path has a space, too
     for name, content in built[0].items():
         if not name.startswith('csrc/'):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def copy(small_source, tmp_path):
 
 @pytest.fixture(scope='module')
 def compiled(isolated, small_source, tmp_path_factory):
-    """(the wheel's name, its files, what the build printed)."""
+    """(the wheel's name, its files, the build's output)."""
     folder = tmp_path_factory.mktemp('compiled')
     done = build(isolated, 'wheel', small_source, folder, 'with torch', MMSPARX_WITH_OPS='1')
     return *read_wheel(folder), done.stderr
@@ -245,7 +245,7 @@ class TestTheCompiledScan:
     @needs_compiler
     @needs_torch
     def test_its_library(self, compiled, small_source):
-        """Usable by every Python, with torch's OpenMP, and without a path of the machine that made it."""
+        """It works in every Python, uses torch's OpenMP, and has no path of the machine that built it."""
         (library,) = (content for name, content in compiled[1].items() if name.startswith('mmsparx/_C'))
         assert b'csrc/selective_scan/cpu/scan.cpp' in library
         assert b'libtorch_python' not in library
@@ -259,7 +259,7 @@ class TestTheCompiledScan:
     @needs_compiler
     @needs_torch
     def test_with_a_compiler_of_several_words(self, isolated, copy, compiled, tmp_path):
-        """As "ccache g++", and such as break where they are not quoted again."""
+        """Such commands are "ccache g++", and commands that break unless they are quoted again."""
         blank = tmp_path / 'a folder'
         blank.mkdir()
         compiler = f"env LC_ALL=C 'WHAT=two words' {COMPILER} -DTHREE='words;'"
@@ -283,7 +283,7 @@ class TestTheCompiledScan:
     @needs_compiler
     @needs_torch
     def test_an_editable_installation_of_a_source_that_does_not_compile(self, isolated, copy, tmp_path):
-        """It succeeds, says what is wrong, and removes the library of an earlier one."""
+        """It succeeds, reports the error, and removes the library of an earlier installation."""
         (copy / 'csrc/selective_scan/cpu/scan.cpp').write_text('#error "too old"\n')
         stale = copy / 'mmsparx/_C.abi3.so'
         stale.touch()
@@ -299,7 +299,7 @@ class TestTheCompiledScan:
     @needs_compiler
     @needs_torch
     def test_the_library_for_onnxruntime(self, isolated, copy, tmp_path):
-        """It lies beside that of the operators, which is built all the same if it does not compile."""
+        """It lies beside that of the operators, which is built even if this one does not compile."""
         source, stale = copy / 'csrc/ort/library.cpp', copy / 'mmsparx/libmmsparx_ort.so'
         source.parent.mkdir()
         source.write_text('extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n')
@@ -343,7 +343,7 @@ class TestTheCompiledScan:
         assert 'csrc holds no C++ sources' in self.reason(isolated, copy, tmp_path)
 
     def reason(self, isolated, source, folder, **variables):
-        """Why a wheel has no compiled scan; it is there all the same, and is one for every platform."""
+        """Reason why a wheel has no compiled scan; the wheel is built anyway, for every platform."""
         build(isolated, 'wheel', source, folder, **variables)
         name, files = read_wheel(folder)
         assert name.endswith('-py3-none-any.whl')
@@ -356,7 +356,7 @@ class TestTheCompiledScan:
     @needs_compiler
     @needs_torch
     def test_the_printed_command_compiles_it(self, isolated, small_source, copy, tmp_path):
-        """After installations without it from an archive, a wheel and a clone, in an environment that begins empty."""
+        """Installations from an archive, a wheel and a clone lack the scan, in an environment that begins empty."""
         from mmsparx.ops import native
 
         index = tmp_path / 'index'
@@ -392,7 +392,7 @@ class TestTheCompiledScan:
         assert "MMSPARX_WITH_OPS: expected 0, 1 or unset, got 'yes'" in done.stderr
 
 
-# A CUDA toolkit whose compiler says which version it is, and fails.
+# A CUDA toolkit whose compiler reports its version, and fails.
 NVCC = """#!/bin/sh
 case "$1" in
 --version) echo "Cuda compilation tools, release {release}, V{release}.99" ;;
@@ -434,7 +434,7 @@ class TestTheCudaKernels:
             pytest.skip(f'the nvcc on PATH is not of the CUDA that torch is built for, {release}')
 
     def reason(self, isolated, source, folder, **variables):
-        """Why there are no CUDA kernels; the rest is compiled, and the build says both."""
+        """Reason why there are no CUDA kernels; the rest is compiled, and the build reports both."""
         done = build(isolated, 'wheel', source, folder, 'with torch', FORCE_CUDA='1', **variables)
         name, files = read_wheel(folder)
         assert '-cp310-abi3-' in name
@@ -471,7 +471,7 @@ class TestTheCudaKernels:
 
     @pytest.mark.usefixtures('nvcc')
     def test_with_a_compiler_of_several_words(self, isolated, copy, tmp_path, release):
-        """Which torch takes for one program in two places more than without CUDA."""
+        """torch takes them for one program in two more places than without CUDA."""
         variables = dict(FORCE_CUDA='1', MMSPARX_WITH_OPS='1', TORCH_CUDA_ARCH_LIST='8.0;9.0+PTX')
         build(isolated, 'wheel', copy, tmp_path, 'with torch', CXX=f'env LC_ALL=C {COMPILER}', **variables)
         record = json.loads(read_wheel(tmp_path)[1][RECORD])
@@ -486,7 +486,7 @@ class TestTheCudaKernels:
     @pytest.mark.usefixtures('nvcc')
     @pytest.mark.slow  # nvcc takes five minutes; `test_cuda_kernels` compiles three of the four files
     def test_they_compile_link_and_load(self, isolated, built, tmp_path, release):
-        """All of setup.py's way, on a machine with or without a GPU, but for the kernels of the CPU."""
+        """The build by setup.py, with or without a GPU, except for the CPU kernels."""
         source = tmp_path / 'source'
         for name, content in built[0].items():
             if '/cpu/' not in name:
@@ -498,7 +498,7 @@ class TestTheCudaKernels:
         assert json.loads(files[RECORD])['cuda'] == release
         (library,) = (name for name in files if name.startswith('mmsparx/_C'))
         (tmp_path / 'kernels.so').write_bytes(files[library])
-        # Apart from this process, in which the operators have their kernels.
+        # The library is loaded in another process, since this one has the operators already.
         code = (
             f'import torch; torch.ops.load_library({str(tmp_path / "kernels.so")!r}); '
             'names = [f"{kind}selective_scan_{way}_native" for kind in ("", "map_") for way in ("fwd", "bwd")]; '

@@ -1,4 +1,4 @@
-"""The documentation site: it builds strictly, loads nothing from the network, and its links lead somewhere."""
+"""The documentation site: it builds strictly, loads nothing from the network, and its links have targets."""
 
 import importlib
 import re
@@ -31,7 +31,7 @@ PUBLIC = [
 
 
 class Page(HTMLParser):
-    """A page: what it loads, where it links to, and the anchors in it."""
+    """A page: addresses that it loads, links and anchors."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -79,13 +79,13 @@ def test_nothing_is_loaded_from_the_network(site, pages):
     assert not [address for address in loaded if urlsplit(address).netloc]
     for style in site.rglob('*.css'):
         assert not re.search(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', style.read_text()), style
-    # The theme's script asks hosts for diagrams by Mermaid, and for facts of `repo_url`.
+    # The theme's script requests diagrams by Mermaid and facts about `repo_url` from hosts.
     for path, page in pages.items():
         assert 'class="mermaid"' not in page.text, path
         assert 'data-md-component="source"' not in page.text, path
 
 
-def test_links_lead_somewhere(site, pages):
+def test_links_have_targets(site, pages):
     checked = 0
     for path, page in pages.items():
         for link in [*page.links, *page.loaded]:
@@ -102,7 +102,7 @@ def test_links_lead_somewhere(site, pages):
 
 
 def test_markdown_is_read_as_on_the_host(pages):
-    """Lists and tables, which Python-Markdown takes for text without a blank line above them, and links."""
+    """Lists and tables, which are text to Python-Markdown without a blank line above them, and links."""
     for path, page in pages.items():
         text = re.sub(r'<(pre|code)\b.*?</\1>', '', page.text, flags=re.DOTALL)
         for paragraph in re.findall(r'<p>(.*?)</p>', text, re.DOTALL):
@@ -112,19 +112,19 @@ def test_markdown_is_read_as_on_the_host(pages):
 def test_the_reference_has_all_public_names(pages):
     pytest.importorskip('mmengine', reason='the networks need mmengine')
     anchors = set().union(*(page.anchors for path, page in pages.items() if 'api' in path.parts))
-    # A function in a module of its name is not to be taken for the module.
+    # A function in a module of the same name must not be taken for the module.
     assert not [path for path, page in pages.items() if 'doc-symbol-module' in page.text]
     for package in PUBLIC:
         module = importlib.import_module(f'mmsparx.{package}')
         for name in module.__all__:
             if (value := getattr(module, name)).__doc__ and callable(value):
                 alias = f'mmsparx.{package}.{name}'
-                # The second is of functions in a module of their name.
+                # The second entry is of functions in a module of their name.
                 assert {alias, f'{alias}.{name}', f'{value.__module__}.{value.__qualname__}'} & anchors, alias
 
 
 def test_links_to_sources_lead_to_the_repository(tmp_path):
-    """Where its address is known; without, they are text."""
+    """They are links if its address is known, and text otherwise."""
     site = build(tmp_path, REPOSITORY_URL='https://host.invalid/mmsparx')
     page = Page(site / 'own_data/index.html')
     config = 'configs/detection/examples/mask_rcnn_sparx_t_own_classes.py'

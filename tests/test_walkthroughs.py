@@ -20,7 +20,7 @@ SHAPES = ['--train', 10, '--val', 2, '--size', 64]
 CHANNELS = list(SMALL_ARCH['channels'])
 DEMO = 'configs/detection/mask_rcnn_sparx_shapes.py'
 EXAMPLE = 'configs/detection/examples/mask_rcnn_sparx_t_own_classes.py'
-# What makes the configs small enough for a test.
+# Options that make the configs small enough for a test.
 DEMO_OPTIONS = [
     'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2',
     'default_hooks.logger.interval=1', 'train_dataloader.batch_size=2', 'model.test_cfg.rcnn.score_thr=0.001',
@@ -98,7 +98,7 @@ def test_first_detector(clone, capfd):
         elif 'mmsparx train' in text or 'mmsparx test' in text:
             own = [] if '--cfg-options' in text else ['--cfg-options']
             run(text, *own, *DEMO_OPTIONS)
-        elif 'doctor' not in text:  # it has tests of its own
+        elif 'doctor' not in text:  # the doctor has tests of its own
             run(text)
     assert Path('work_dirs/demo/curve.png').is_file()
     assert len(list(Path('pairs').iterdir())) == 2
@@ -108,7 +108,7 @@ def test_first_detector(clone, capfd):
 
 @pytest.fixture
 def own(clone) -> Path:
-    """The page on your own data up to the edited config, which is made small; returns the config."""
+    """Follow the page on your own data up to the edited config, make it small, and return it."""
     draw, drop, check, copy, settings, *_ = steps('own_data')
     run(draw[1], *SHAPES)
     run_python(drop[1])
@@ -124,7 +124,7 @@ def own(clone) -> Path:
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
     assert cfg.optim_wrapper.optimizer.lr == 1e-4
     assert cfg.model.backbone.frozen_stages == 1
-    # Two epochs in place of twelve.
+    # The test has two epochs in place of twelve.
     path.write_text(path.read_text().replace('max_epochs = 12', 'max_epochs = 2'))
     small = path.with_name('small.py')
     small.write_text(f"_base_ = './{path.name}'\n{SMALL}")
@@ -163,7 +163,7 @@ def test_own_data_without_a_clone(own, tmp_path, monkeypatch):
         assert here[key] == there[key], key
 
 
-# What a user changes by mistake, and the row of the page with the message.
+# Mistaken changes of a config, and the row of the page with the message.
 MISTAKES = {
     'class is spelled differently': ("'circle', ", "'Circle', "),
     'another order': ("'circle', 'triangle'", "'triangle', 'circle'"),

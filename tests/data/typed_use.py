@@ -1,4 +1,4 @@
-"""Use of the public API whose types a type checker has to know; `test_typing` has mypy read it. It is not run."""
+"""Uses of the public API that a type checker has to understand; `test_typing` checks the file with mypy."""
 
 from collections.abc import Callable
 from pathlib import Path

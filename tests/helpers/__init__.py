@@ -1,4 +1,4 @@
-"""What several test files share: measures, naive truths, small sizes, the oracle's data."""
+"""Helpers that several test files share: measures, naive truths, small sizes, the oracle's data."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ SMALL_ARCH = {
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """||actual - expected|| / ||expected||, in float64; ||actual|| where nothing but 0 is expected."""
+    """||actual - expected|| / ||expected||, in float64; ||actual|| if the expected values are all 0."""
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     actual, expected = actual.detach().double(), expected.detach().double()
     return ((actual - expected).norm() / (expected.norm() if expected.any() else 1)).item()
@@ -76,7 +76,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 class Watch(TorchDispatchMode):
-    """Within it, `types` notes per operator the types of what went in and came out, call by call."""
+    """A mode in which `types` records the types of inputs and outputs per operator, call by call."""
 
     def __init__(self):
         super().__init__()

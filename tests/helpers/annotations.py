@@ -1,4 +1,4 @@
-"""A small annotation file in COCO's format, and what spoils it."""
+"""A small annotation file in COCO's format, and helpers to corrupt it."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def write(folder: Path, data: object, name: str = 'annotations.json') -> Path:
 
 
 def compressed(counts: list[int]) -> str:
-    """Pycocotools' string of some counts, by its description: five bits a character, differences from the fourth on."""
+    """Counts as pycocotools' string: five bits per character, differences from the fourth count on."""
     text = ''
     for i, count in enumerate(counts):
         x = count - (counts[i - 2] if i > 2 else 0)

@@ -12,7 +12,7 @@ from mmsparx.weights import read_checkpoint
 
 
 def losses(work: Path) -> list[tuple[int, float]]:
-    """(iteration, loss) of all runs in a work directory; the repeated and equal ones once."""
+    """(iteration, loss) of all runs in a work directory; equal pairs occur once."""
     lines = [
         json.loads(line) for path in work.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()
     ]
@@ -42,7 +42,7 @@ def assert_equal_runs(train: Callable[..., None], folder: Path, by: Any) -> None
 
 
 def assert_equal(a: object, b: object, where: str) -> None:
-    """That two nested values are the same, tensors bit for bit."""
+    """Assert that two nested values are the same, tensors bit for bit."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):

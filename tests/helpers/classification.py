@@ -1,4 +1,4 @@
-"""A tiny set in ImageNet's layout and what trains a small classifier on it through the tools. Needs mmpretrain."""
+"""A tiny set in ImageNet's layout, and helpers to train a small classifier on it. They need mmpretrain."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def write_folders(folder: Path, per_class: int = 3) -> None:
         for name, colour in COLOURS.items():
             (folder / split / name).mkdir(parents=True)
             for i in range(count):
-                picture = rng.integers(0, 80, (48, 64, 3)) + np.array(colour) // 2
-                cv2.imwrite(str(folder / split / name / f'{i}.png'), picture.astype(np.uint8))
+                image = rng.integers(0, 80, (48, 64, 3)) + np.array(colour) // 2
+                cv2.imwrite(str(folder / split / name / f'{i}.png'), image.astype(np.uint8))
 
 
 def write_config(folder: Path, data: Path, epochs: int = 2) -> Path:
@@ -59,6 +59,6 @@ def run_tool(name: str, *arguments) -> None:
 
 
 def forget_runs() -> None:
-    """Forget what mmengine keeps by name for the life of a process; a run would write to the one before."""
+    """Clear the objects that mmengine keeps by name in a process; a run would write to the one before."""
     for kept in (UniversalVisualizer, MessageHub, MMLogger):
         kept._instance_dict.clear()

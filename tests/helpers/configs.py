@@ -1,4 +1,4 @@
-"""What the tests of every task's configs share."""
+"""Helpers shared by the tests of all tasks' configs."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmsparx.weights.names import SPARX
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TABLE = CONFIGS.parent / 'docs/paper_against_counted.md'
-# What differs from one leaf of a task to another, by design: what the bases of a size have, and a model's parts.
+# Settings that differ between the leaves of a task by design: those in the bases of a size, and a model's parts.
 SIZE = ('backbone', 'channels', 'init_cfg', 'no_pretrained_weights', 'paramwise_cfg', 'stages')
 
 
@@ -38,14 +38,14 @@ def committed_table() -> dict[str, list[str]]:
 
 
 def assert_committed_parameters(name: str, model: nn.Module) -> None:
-    """The table has the parameters of a config's model, where it is one of the paper."""
+    """Assert that the table has the parameters of a config's model, if it is one of the paper."""
     row = committed_table().get(Path(name).stem)
     if row is not None:
         assert row[2] == f'{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f}'
 
 
 def recipe(cfg: Config) -> dict:
-    """What every leaf of a task and a schedule has: all but its backbone, and the channels that follow from it."""
+    """Settings that all leaves of a task and a schedule share: all but the backbone and its channels."""
     shared = {key: value for key, value in cfg.to_dict().items() if key not in SIZE}
     model = shared['model']
     backbone = model.pop('backbone')
@@ -58,7 +58,7 @@ def recipe(cfg: Config) -> dict:
 def weight_decays(cfg: Config) -> dict[str, float]:
     """The weight decay of each parameter, by its name."""
     model = build(cfg)
-    wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}  # that of AMP wants a GPU
+    wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}  # AMP's wrapper requires a GPU
     optimizer = build_optim_wrapper(model, wrapper).optimizer
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decays = {names[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
@@ -67,7 +67,7 @@ def weight_decays(cfg: Config) -> dict[str, float]:
 
 
 def assert_published_decay(cfg: Config) -> None:
-    """The published runs matched 'norm' against their names, in which batch norms have none; `cfg` is of a T."""
+    """Assert the decay of the published runs, which matched 'norm' against their names; `cfg` is a config of T."""
     decays = weight_decays(cfg)
     published = {
         SPARX.to_published(name.removeprefix('backbone.')): decay

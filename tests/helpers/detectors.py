@@ -29,7 +29,7 @@ def build(library, base, out_indices=(0, 1, 2, 3), neck=None, **model):
     cfg.backbone = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH, out_indices=out_indices)
     init_default_scope(library)
     built = MODELS.build(cfg)
-    built.init_weights()  # until then, parameters of mmdet's transformers are memory as it was found
+    built.init_weights()  # until then, parameters of mmdet's transformers are uninitialised memory
     return built
 
 
@@ -43,7 +43,7 @@ def detection_batch(model, with_mask=True):
 
 def train_step(model, batch):
     """The summed loss of a batch, and the names of the parameters without a gradient after its backward pass."""
-    MessageHub.get_current_instance().update_info('epoch', 0)  # which TOOD's head reads
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD's head reads it
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
     loss.backward()
     return loss.item(), {name for name, p in model.named_parameters() if p.grad is None}

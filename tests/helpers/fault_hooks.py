@@ -1,4 +1,4 @@
-"""A hook that plants a fault, for runs in processes of their own: `custom_imports` with tests/ on PYTHONPATH."""
+"""A hook that causes a fault, for runs in separate processes: `custom_imports` with tests/ on PYTHONPATH."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def kill_self(*_):
 
 @HOOKS.register_module(force=True)
 class KillHook(Hook):
-    """kill -9 at the moment that the environment names, as in `writing:3`; also `training` and `validation`."""
+    """Kill the process at the moment that the environment names, such as `writing:3`, `training` or `validation`."""
 
     priority = 'LOWEST'
 

@@ -1,4 +1,4 @@
-"""Environments that begin empty, to run printed commands in, without a network."""
+"""Empty environments to run printed commands in, without a network."""
 
 import importlib.metadata
 import io
@@ -79,7 +79,7 @@ def stub_sdist(index: Path, name: str, version: str) -> None:
 
 
 def installed_wheel(index: Path, name: str) -> None:
-    """A wheel of what is installed in the environment of the tests, pure Python."""
+    """A wheel of a pure Python distribution that is installed in the environment of the tests."""
     found = _distribution(name)
     with zipfile.ZipFile(index / f'{name}-{found.version}-py3-none-any.whl', 'w') as wheel:
         for path in found.files or []:

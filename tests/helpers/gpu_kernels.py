@@ -18,7 +18,7 @@ SOURCES = ROOT / 'csrc' / 'selective_scan'
 
 
 def emulation_missing() -> str | None:
-    """Why the kernels cannot be compiled for a CPU here, or None."""
+    """Reason why the kernels cannot be compiled for a CPU here, or None."""
     if sys.platform != 'linux':
         return 'the emulation of a GPU is for Linux'
     if not SOURCES.is_dir():
@@ -30,12 +30,12 @@ def emulation_missing() -> str | None:
 
 @cache
 def emulated(lanes: bool = False) -> Backend:
-    """The kernels on a CPU, compiled when they are first asked for (20 s) or have changed.
+    """The kernels on a CPU, compiled at their first use (20 s) and when they have changed.
 
     Args:
         lanes: Whether any number of rows is enough for the kernels with a lane per row; else none is.
     """
-    from torch.utils import cpp_extension  # it warns where there is a CUDA toolkit and no GPU
+    from torch.utils import cpp_extension  # the import warns if there is a CUDA toolkit and no GPU
 
     folder = ROOT / 'build' / 'emulated_gpu'
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def emulated(lanes: bool = False) -> Backend:
 
 
 def gpu_missing() -> str | None:
-    """Why the kernels cannot run on a GPU here, or None."""
+    """Reason why the kernels cannot run on a GPU here, or None."""
     if native.missing():
         return f'the compiled kernels are not here: {native.missing()}'
     if not torch.cuda.is_available():
@@ -94,6 +94,6 @@ def _everywhere(values: tuple, device: str) -> tuple:
 
 
 def _moved(x: Tensor, device: str) -> Tensor:
-    """With all of its storage: offsets and strides, and what lies around, are what they were."""
+    """Move a tensor with its whole storage, so that its offset, its strides and the memory around it stay the same."""
     storage = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage()).to(device)
     return storage.as_strided(x.size(), x.stride(), x.storage_offset())

@@ -1,4 +1,4 @@
-"""Hostile and damaged files of weights, made by rules: every opcode, stand-in, container, holder of a config, format.
+"""Generated hostile and damaged files of weights: every opcode, stand-in, container, holder of a config, format.
 
 `write_all(folder)` writes them. Nothing here is loaded.
 """
@@ -16,7 +16,7 @@ PROTO, STOP = b'\x80\x02', b'.'
 MARK, NONE, EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST = b'(', b'N', b')', b'}', b']'
 
 
-# Pieces of pickle, down to what a pickler would never write.
+# Pieces of pickles, including some that no pickler would write.
 def name(module: str, qualified: str) -> bytes:
     return f'c{module}\n{qualified}\n'.encode()
 
@@ -107,7 +107,7 @@ def checkpoint(**more: bytes) -> bytes:
 
 # Formats.
 def records_of(pickled: bytes, **more: bytes) -> dict[str, bytes]:
-    """The records of torch's zip format; `more` has other contents of some of them."""
+    """The records of torch's zip format; `more` replaces the contents of some of them."""
     contents = {'data.pkl': PROTO + pickled + STOP, 'byteorder': b'little', 'data/0': bytes(16), 'version': b'3\n'}
     return {f'archive/{key}': content for key, content in {**contents, **more}.items()}
 
@@ -125,7 +125,7 @@ def archived(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
 
 
 def by_hand(records: dict[str, bytes], inner: dict[str, bytes] | None = None, end: bytes | None = None) -> bytes:
-    """A zip archive with right headers and checksums.
+    """A zip archive with correct headers and checksums.
 
     Args:
         records: Contents by name.
@@ -203,7 +203,7 @@ def _calls(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _stand_ins(marker: Path) -> Iterator[tuple[str, bytes]]:
-    """Each record with what does not fit it."""
+    """Each record with unsuitable contents."""
     objects = array_type('O')
     yield 'array_of_objects', array((200000,), objects, list_(number(1)))
     yield 'array_of_pointers', array((2,), objects, raw_bytes(b'A' * 16))
@@ -304,7 +304,7 @@ def _stand_ins(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _containers(marker: Path) -> Iterator[tuple[str, bytes]]:
-    """Each container, with itself, with too much, with keys and attributes that are none."""
+    """Each container: in itself, too large, and with invalid keys and attributes."""
     yield 'ordered_dict_with_methods', ordered() + dict_(get=name('builtins', 'set')) + b'b'
     yield 'ordered_dict_with_slots', ordered() + tuple_(NONE, dict_(get=number(1))) + b'b'
     yield 'metadata_that_is_none', ordered() + dict_(_metadata=number(1)) + b'b'
@@ -352,7 +352,7 @@ def _containers(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _holders(marker: Path) -> Iterator[tuple[str, bytes]]:
-    """Whole checkpoints; most have a config's text, wherever mmengine, an inferencer or an old version looks for it."""
+    """Whole checkpoints, most with a config's text where mmengine, an inferencer or an old version looks for it."""
     code = config(marker)
     info = dict_(cfg=code)
     hub = dict_(log_scalars=EMPTY_DICT, runtime_info=info, resumed_keys=EMPTY_DICT)
@@ -405,7 +405,7 @@ def _holders(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
-    """Archives and other files that are not as they should be."""
+    """Malformed archives and other files."""
     good = checkpoint()
     whole = zipped(good)
     bomb = io.BytesIO()
@@ -433,7 +433,7 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
     yield 'folder_of_bytes.pth', whole[: place + 38] + struct.pack('<I', 0x10) + whole[place + 42 :]
     yield 'header_of_another_record.pth', whole[: place + 42] + struct.pack('<I', 0) + whole[place + 46 :]
     yield 'records_within_each_other.pth', by_hand(records_of(good), {'archive/data/1': bytes(8)})
-    # Directories of which the usual record at the end says little, and another one much.
+    # The usual record at the end of these directories gives a small size, and another record a large one.
     large = struct.pack('<4sQ2H2I4Q', b'PK\6\6', 44, 45, 45, 0, 0, 10**9, 10**9, 10**12, 0)
     locator = struct.pack('<4sIQI', b'PK\6\7', 0, 0, 1)
     small = struct.pack('<4s4H2IH', b'PK\5\6', 0, 0, 1, 1, 46, 0, 0)
@@ -455,7 +455,7 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
     yield 'flat.pth', zipped(dict_(weight=tensor()))
     yield 'no_dict.pth', zipped(list_(number(1)))
     yield 'no_pickle_at_all.pth', zipped(b'')
-    # The old format: a call in each of its pickles, and sizes that lie.
+    # Files in the old format: with a call in each of the pickles, and with wrong sizes.
     runs = call(name('posix', 'system'), text(f'echo > "{marker}"'))
     number_, version = PROTO + number(0x1950A86A20F9469CFC6C) + STOP, PROTO + number(1001) + STOP
     yield 'stream_call_as_version.pth', number_ + PROTO + runs + STOP
@@ -491,7 +491,7 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
     }.items():
         header = {'__metadata__': {'mmsparx.meta': meta}, 'w': entry}
         yield f'meta_{key}.safetensors', safetensors(json.dumps(header).encode())
-    # What is no file of weights.
+    # Files that are not weights.
     yield 'empty.pth', b''
     yield 'zeros.pth', bytes(100000)
     yield 'text.pth', b'Hello.\n' * 100
@@ -503,11 +503,11 @@ def _formats(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def write_all(folder: Path) -> list[Path]:
-    """Write all files -> their paths. What a file runs leaves the file `executed` in the folder."""
+    """Write all files and return their paths. Code that a file runs writes the file `executed` to the folder."""
     marker = folder / 'executed'
     files = dict(_formats(marker))
     for key, pickled in (*_calls(marker), *_stand_ins(marker), *_containers(marker)):
-        # Beside whole weights: a reader must not be content with these.
+        # The weights beside them are whole, which must not satisfy a reader.
         files[f'{key}.pth'] = zipped(checkpoint(x=pickled))
     for key, pickled in _calls(marker):
         files[f'{key}_in_the_weights.pth'] = zipped(checkpoint(state_dict=dict_(weight=pickled)))

@@ -1,4 +1,4 @@
-"""What the tests of the operators' own kernels share; of the scan, inputs as it takes them, and the truth."""
+"""Helpers shared by the tests of the operators' own kernels; inputs and the truth of the scan."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ backward = torch.ops.mmsparx.selective_scan_bwd
 
 
 def on_cpus() -> list[str]:
-    """What can run on a CPU here of an operator with the usual backends: the compiled kernels by instruction set."""
+    """Backends of an operator that can run on this CPU; the compiled kernels count once per instruction set."""
     compiled = [f'native-{name}' for name in native.instruction_sets()]
     interpreted = triton_runtime.missing() is None and triton_runtime.refusal(torch.empty(1)) is None
     return [*compiled, *(['triton'] if interpreted else []), 'reference']
@@ -24,10 +24,10 @@ def on_cpus() -> list[str]:
 
 @contextmanager
 def fresh_memory_is_nan():
-    """Within it, tensors that are not initialised hold NaN."""
+    """Fill uninitialised tensors with NaN."""
     settings = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS wants a variable set, or raises
+    torch.use_deterministic_algorithms(True, warn_only=True)  # cuBLAS raises unless a variable is set
     settings.fill_uninitialized_memory = True
     try:
         assert torch.empty(3).isnan().all()
@@ -38,7 +38,7 @@ def fresh_memory_is_nan():
 
 
 def assert_everything_is_written(compute: Callable[[], list[Tensor]]):
-    """Tensors are the same bits again where fresh memory is NaN."""
+    """Assert that results have the same bits again if fresh memory is NaN."""
     expected = compute()
     with fresh_memory_is_nan():
         found = compute()
@@ -65,7 +65,7 @@ def inputs(length, *, dim=8, states=1, groups=2, batch=1, dtype=torch.float32, s
 
 
 def run(tensors, backend, softplus=True, grad=None) -> list[Tensor]:
-    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
+    """out, the saved states, and the gradients of all inputs for a gradient that only depends on the shape."""
     out, states = forward(*tensors, softplus, backend)
     if grad is None:
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
@@ -77,7 +77,7 @@ def to(device, tensors):
 
 
 def assert_close_to_truth(tensors, backend, softplus=True, device='cpu'):
-    """Per tensor at most thrice the error of eager float32, or the rounding of 16-bit outputs."""
+    """Assert an error of at most three times that of eager float32, or the rounding of 16-bit outputs, per tensor."""
     grad = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
     truth = run([x if x is None else x.double() for x in tensors], 'reference', softplus, grad)
     eager = run(tensors, 'reference', softplus, grad)

@@ -1,4 +1,4 @@
-"""Parts of the aggregators written down a position and a channel at a time, from parameters by name."""
+"""Parts of the aggregators, computed position by position and channel by channel from parameters by name."""
 
 import math
 
@@ -39,7 +39,7 @@ class Naive:
         return out if bias is None else out + bias[:, None, None]
 
     def depthwise(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
-        """Depthwise convolution with half its kernel of padding, an output position at a time."""
+        """Depthwise convolution with half its kernel of padding, position by position."""
         kernel, bias = self.weights[f'{name}.weight'], self.weights.get(f'{name}.bias')
         side = kernel.shape[-1]
         height, width = (math.ceil(n / stride) for n in x.shape[2:])
@@ -104,7 +104,7 @@ class Naive:
 
 
 def token_attention(query: Tensor, keys: list[Tensor], values: list[Tensor], heads: int) -> Tensor:
-    """Every position of the query map attends to all positions of all key maps, a head and a position at a time."""
+    """Every position of the query map attends to all positions of all key maps, head by head."""
     batch, channels, height, width = query.shape
     size = channels // heads
     key = torch.cat([k.flatten(2) for k in keys], 2)

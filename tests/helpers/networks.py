@@ -1,4 +1,4 @@
-"""A small network per token mixer and aggregator, for tests of a network within other people's code."""
+"""A small network per token mixer and aggregator, for tests of networks in the code of other libraries."""
 
 TWO_STAGES = {
     'channels': (8, 16),

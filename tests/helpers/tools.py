@@ -1,4 +1,4 @@
-"""What runs the commands on tiny sets, for any task; a tiny COCO set, which needs mmdet."""
+"""Helpers to run the commands on tiny sets, for any task; a tiny COCO set, which needs mmdet."""
 
 import argparse
 import importlib.util
@@ -23,7 +23,7 @@ def parse(command: str, *arguments: object) -> argparse.Namespace:
 
 
 def run_command(command: str, *arguments: object) -> int | None:
-    """Run a command of `mmsparx` in this process; its errors are raised, and not turned into sentences."""
+    """Run a command of `mmsparx` in this process, and let its errors propagate."""
     args = parse(command, *arguments)
     return args.run(args)
 
@@ -51,10 +51,10 @@ def write_coco(folder: Path, split: str, count: int, seed: int) -> Path:
     (folder / split).mkdir(parents=True)
     images, annotations = [], []
     for i in range(count):
-        picture = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        image = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
         x, y, w, h = (int(v) for v in (*rng.integers(4, 24, 2), *rng.integers(16, 32, 2)))
-        picture[y : y + h, x : x + w] = (40, 200, 250) if i % 2 else (250, 60, 40)
-        cv2.imwrite(str(folder / split / f'{i}.png'), picture)
+        image[y : y + h, x : x + w] = (40, 200, 250) if i % 2 else (250, 60, 40)
+        cv2.imwrite(str(folder / split / f'{i}.png'), image)
         images.append(dict(id=i, file_name=f'{i}.png', width=64, height=64))
         polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
         annotations.append(
@@ -88,8 +88,8 @@ def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> li
     }
     for loader in ('train', 'val', 'test'):
         options[f'{loader}_dataloader.dataset.data_root'] = str(data)
-        if task == 'segmentation':  # not in detection, where it is what notices a set without images
-            options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it collects garbage, which takes a second
+        if task == 'segmentation':  # in detection it detects a set without images
+            options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it would collect garbage
     if task == 'detection':
         options['model.test_cfg.rcnn.score_thr'] = 0.001
         for evaluator in ('val', 'test'):
@@ -98,19 +98,19 @@ def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> li
 
 
 def scalars(work_dir: Path) -> list[dict]:
-    """What the newest run in a work directory logged, in order."""
+    """The entries that the newest run in a work directory logged, in order."""
     newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(line) for line in newest.read_text().splitlines()]
 
 
 def read_drawn(shown: Path, tested: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each tested image, by its name: the image, and what --show-dir drew, by that name and no other."""
+    """(image, drawing of --show-dir) of each tested image, by its name; there are no other drawings."""
 
     def read(folder: Path) -> dict[str, np.ndarray]:
         files = [path for path in folder.rglob('*') if path.is_file()]
         return {path.relative_to(folder).as_posix(): cv2.imread(str(path)) for path in files}
 
-    pictures, drawn = read(tested), read(shown)
-    assert drawn.keys() == pictures.keys()
-    assert all(picture is not None for picture in drawn.values())
-    return {name: (picture, drawn[name]) for name, picture in pictures.items()}
+    images, drawn = read(tested), read(shown)
+    assert drawn.keys() == images.keys()
+    assert all(image is not None for image in drawn.values())
+    return {name: (image, drawn[name]) for name, image in images.items()}

@@ -1,4 +1,4 @@
-"""What a config needs to train a small backbone on fixed pictures, on mmengine alone; and hooks that watch a run.
+"""Parts of a config that trains a small backbone on fixed images with mmengine only, and hooks that watch a run.
 
 Configs name it in custom_imports, so that processes of their own import it too.
 """
@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 from helpers import SMALL_ARCH, randomise
 from mmsparx.models import SparXMamba
 
-PICTURES = torch.randn(4, 3, 40, 48, generator=torch.Generator().manual_seed(0))
-# Two iterations, of all images in two processes.
+IMAGES = torch.randn(4, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+# Two iterations of all images in two processes.
 CONFIG = dict(
     custom_imports=dict(imports=['helpers.toy_run'], allow_failed_imports=False),
     model=dict(type='ToyModel', backbone=dict(norm_cfg=dict(type='SyncBN'), norm_eval=True)),
@@ -42,7 +42,7 @@ CONFIG = dict(
 
 @contextmanager
 def launched_alone(monkeypatch) -> Iterator[None]:
-    """Within it, this process is all that torchrun launched; the group that it starts is ended."""
+    """Let this process be the only one that torchrun launched, and end the group that it starts."""
     for name, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=0).items():
         monkeypatch.setenv(name, str(value))
     try:
@@ -54,7 +54,7 @@ def launched_alone(monkeypatch) -> Iterator[None]:
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """A mean over images of all that the backbone says of them."""
+    """The mean of the backbone's outputs over all images."""
 
     def __init__(self, backbone: dict):
         super().__init__()
@@ -66,13 +66,13 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToySet(Dataset):
-    """`PICTURES`."""
+    """`IMAGES`."""
 
     def __len__(self):
-        return len(PICTURES)
+        return len(IMAGES)
 
     def __getitem__(self, index):
-        return {'inputs': PICTURES[index]}
+        return {'inputs': IMAGES[index]}
 
 
 @HOOKS.register_module()
@@ -100,7 +100,7 @@ class KeepWeights(Hook):
 
 @HOOKS.register_module()
 class KillDataWorker(Hook):
-    """kill -9 of what reads data for the second process, after the second iteration and before its checkpoint."""
+    """Kill the second process's data worker after the second iteration and before its checkpoint."""
 
     priority = 'VERY_HIGH'
 
@@ -108,4 +108,4 @@ class KillDataWorker(Hook):
         if get_rank() == 1 and runner.iter + 1 == 2:
             (worker,) = multiprocessing.active_children()
             os.kill(worker.pid, signal.SIGKILL)
-            time.sleep(600)  # which torch's error interrupts
+            time.sleep(600)  # until torch's error interrupts

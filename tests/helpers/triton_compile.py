@@ -36,9 +36,9 @@ PTXAS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'ptxas'
 
 @contextmanager
 def compiling(capability: int) -> Iterator[list]:
-    """Within it, launches compile for a GPU of this capability, such as 90, and run nothing.
+    """Compile launches for a GPU of this capability, such as 90, without running them.
 
-    Yields the list of what they compiled, as Triton's CompiledKernel, each variant once.
+    Yields the list of the compiled variants, as Triton's CompiledKernel, each once.
     """
     compiled = []
 
@@ -74,7 +74,7 @@ def compiling(capability: int) -> Iterator[list]:
 
 
 def launch_both(length: int, **options) -> None:
-    """A forward and a backward on inputs as of `helpers.kernels.inputs`."""
+    """A forward and a backward on inputs like those of `helpers.kernels.inputs`."""
     tensors = inputs(length, **options)
     out, states = triton_backend.forward(*tensors, True)
     triton_backend.backward(out, *tensors, states, True)
@@ -100,13 +100,13 @@ def convolve_both(*shape: int, side: int, activation: str, dtype: torch.dtype = 
 
 
 def resources(kernel, capability: int) -> tuple[int, int]:
-    """Registers of a thread, and bytes that did not find room in them, by NVIDIA's assembler."""
+    """Registers of a thread and bytes spilled, as reported by NVIDIA's assembler."""
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder, 'kernel.ptx')
         ptx.write_text(kernel.asm['ptx'])
         command = [PTXAS, '-v', f'--gpu-name=sm_{capability}{"a" * (capability == 90)}', ptx, '-o', f'{ptx}.cubin']
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return tuple(int(re.search(rf'(\d+) {what}', told)[1]) for what in ('registers', 'bytes spill stores'))
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return tuple(int(re.search(rf'(\d+) {what}', report)[1]) for what in ('registers', 'bytes spill stores'))
 
 
 def table(capability: int) -> Iterator[str]:

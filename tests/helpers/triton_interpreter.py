@@ -1,4 +1,4 @@
-"""Triton's interpreter, nearer to a GPU: for a process that runs under TRITON_INTERPRET=1.
+"""Changes of Triton's interpreter that bring it closer to a GPU, for a process under TRITON_INTERPRET=1.
 
 Its own scan visits one element after the other, 60 us each and in an order that no GPU takes; it rounds to
 bfloat16 towards zero; its fma rounds twice; and numpy 2.4 refuses its bounds of loops. Written for Triton 3.6,
@@ -15,7 +15,7 @@ def _tensors(self, data, like):
 
 
 def scan_by_doubling(self, inputs):
-    """`associative_scan` as a tree: each element composed with that 1, 2, 4, ... before it."""
+    """`associative_scan` as a tree: each element is composed with the one 1, 2, 4, ... before it."""
     kept = [x.handle.data for x in inputs]
     places = np.arange(kept[0].shape[self.axis])
     for shift in (1 << i for i in range((len(places) - 1).bit_length())):
@@ -27,7 +27,7 @@ def scan_by_doubling(self, inputs):
 
 
 def reduce_by_pairs(self, inputs):
-    """`reduce` as a tree of neighbours, whole slices at a time; its own, too, visits one element after the other."""
+    """`reduce` as a tree of neighbours on whole slices; the interpreter's visits one element after the other, too."""
     kept = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
     while len(kept[0]) > 1:
         pairs = ([x[i::2] for x in kept] for i in (0, 1))
@@ -64,8 +64,8 @@ def _with_index(patch):
     return patched
 
 
-def mend() -> None:
-    """Puts these in the place of its own, for the rest of the process."""
+def install() -> None:
+    """Replace the interpreter's functions by these for the rest of the process."""
     interpreter.ScanOps.generic_scan = scan_by_doubling
     interpreter.ReduceOps.generic_reduce = reduce_by_pairs
     interpreter._convert_float = _round_to_nearest(interpreter._convert_float)

@@ -1,4 +1,4 @@
-"""Files of weights to load: of classifiers and detectors of the small architecture, in published names."""
+"""Files of weights to load: classifiers and detectors of the small architecture, in published names."""
 
 import copy
 from functools import lru_cache
@@ -21,7 +21,7 @@ def build_classifier(num_classes=5):
 
 
 def published_classifier(seed=0):
-    """A flat state dict of published names, as of a classifier of the small architecture."""
+    """A flat state dict with published names, like a classifier's of the small architecture."""
     return dict(_published_classifier(seed))
 
 
@@ -46,7 +46,7 @@ def _published_backbone():
 
 
 def assert_loaded(model, published, prefix=''):
-    """Every tensor of the model that the file has is the file's."""
+    """Assert that every tensor of the model that the file has is the file's."""
     for name, x in model.state_dict().items():
         key = f'{prefix}{SPARX.to_published(name)}'
         if key in published:
@@ -62,7 +62,7 @@ def assert_unchanged(model, before):
 
 
 def assert_same_bits(actual, expected):
-    """Both state dicts have the same names, types, shapes and bits, NaNs included."""
+    """Assert that both state dicts have the same names, types, shapes and bits, NaNs included."""
     assert actual.keys() == expected.keys()
     for name, x in expected.items():
         y = actual[name]

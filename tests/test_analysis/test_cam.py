@@ -1,4 +1,4 @@
-"""Class activation maps, against what is worked out by hand."""
+"""Class activation maps, against maps computed by hand."""
 
 import sys
 
@@ -36,7 +36,7 @@ class TestValues:
         'name',
         [
             'backbone.stages.2',
-            'backbone.stages.1.layers.1',  # a ganglion layer, which is given its input and sources
+            'backbone.stages.1.layers.1',  # a ganglion layer, whose inputs are its input and sources
             'backbone.stages.2.layers.2.mixer',
             'backbone.stages.2.layers.1.ffn',
             'backbone.stem',
@@ -112,7 +112,7 @@ class TestRefusals:
             class_activation(classifier, classifier.backbone.stages[1], torch.randn(1, 3, 32, 32), score)
 
     def test_an_index_error_is_not_swallowed(self, classifier):
-        """Which the library would print, and go on."""
+        """The library would print it and go on."""
         with pytest.raises(IndexError):
             class_activation(
                 classifier, classifier.backbone.stages[1], torch.randn(1, 3, 32, 32), lambda x: classifier(x)[0, 9]

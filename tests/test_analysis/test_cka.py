@@ -1,4 +1,4 @@
-"""Similarity of layers, against the formula written out and what is known of it."""
+"""Similarity of layers, against the explicit formula and its known values."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def rotation(size):
 
 
 def naive_hsic(k, l):  # noqa: E741
-    """As the paper of Nguyen et al. has it, an entry at a time."""
+    """The estimator of Nguyen et al., entry by entry."""
     n = len(k)
     k, l = (x.clone().fill_diagonal_(0) for x in (k, l))  # noqa: E741
     product = k @ l
@@ -76,7 +76,7 @@ class TestKnownValues:
         assert (values < 0).any()
 
     def test_of_many_minibatches_agrees_in_expectation(self):
-        """The standard deviation of what 40 minibatches of 8 give is 0.013."""
+        """The estimate of 40 minibatches of 8 has a standard deviation of 0.013."""
         x, y = related(2048)
         expected = cka(x, y)
         found = [cka(*(part[i : i + 320] for part in (x, y)), 8) for i in range(0, 1920, 320)]
@@ -93,7 +93,7 @@ class TestKnownValues:
         flat = x.flatten(1) - x.flatten(1).mean(0)
         torch.testing.assert_close(gram(x), flat @ flat.T, rtol=1e-10, atol=1e-8)
 
-    def test_a_layer_that_gives_the_same_for_all_images(self):
+    def test_a_layer_with_the_same_output_for_all_images(self):
         total = MinibatchCKA()
         total.update([draw(6, 5), torch.ones(6, 5)])
         assert total.matrix()[0, 0] == 1

@@ -1,4 +1,4 @@
-"""The one counter of multiply-adds, against figures worked out by hand."""
+"""The counter of multiply-adds, against figures computed by hand."""
 
 import copy
 
@@ -93,7 +93,7 @@ class TestNorms:
             mixer, x = SS2D(16), torch.empty(2, 16, 5, 7)
             without, counted = complexity(mixer, x), complexity(mixer, x, norms=True)
         inner = 2 * 32 * 5 * 7
-        assert counted.macs - without.macs == 3 * inner + 5 * inner  # and the norm of the scan's output
+        assert counted.macs - without.macs == 3 * inner + 5 * inner  # the latter for the norm of the scan's output
         scan = 'mmsparx.cross_selective_scan_fwd'
         assert counted.macs_by_op[scan] - without.macs_by_op[scan] == 3 * inner
 

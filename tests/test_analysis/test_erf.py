@@ -1,4 +1,4 @@
-"""Effective receptive fields, against figures worked out by hand."""
+"""Effective receptive fields, against figures computed by hand."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ class TestKnownFields:
         assert (along * (np.arange(33) - 16) ** 2).sum() == pytest.approx(2 * layers / 3)
 
     def test_of_strides_are_centred_on_their_product(self):
-        """An even map, whose centre unit lies behind the image's centre."""
+        """The centre unit of an even map lies after the image's centre."""
         x = images(side=32)
         model = nn.Sequential(ones(3, stride=2), ones(3, stride=2))
         found = field(model, x)
@@ -72,7 +72,7 @@ class TestKnownFields:
         assert field(model, x).map[2, 2] == 3 + 1
 
     def test_of_a_sum_are_the_sum(self):
-        """Of channels beside each other, as of positive maps."""
+        """Channels side by side, as in positive maps."""
         one, other = ones(3, layers=2), ones(5)
         x = images()
         both = receptive_fields(lambda x: [torch.cat([one(x), other(x)], 1)], [x])[0].map
@@ -104,7 +104,7 @@ class TestOfANetwork:
             np.testing.assert_allclose(a.map, b.map, rtol=1e-9, atol=1e-12 * a.map.max())
 
     def test_a_group_norm_makes_every_pixel_act_on_every_unit(self, network):
-        """As docs/analyses.md says of figures of SparX."""
+        """docs/analyses.md explains it for SparX's figures."""
         x = images(1, 64, 3) - 0.5
         first = receptive_fields(network, [x], [0])[0].map
         assert (first > 0).mean() > 0.5

@@ -11,7 +11,7 @@ from mmsparx.models import SparXNet
 
 @pytest.mark.parametrize('name', ['SS2D', 'SSM', 'BiSSM'])
 def test_mmengines_analyzer(name):
-    """fvcore's `FlopCountAnalysis`, of which it is a copy, takes the handles in the same way."""
+    """It is a copy of fvcore's `FlopCountAnalysis`, which takes the handles in the same way."""
     model = SparXNet(TWO_STAGES, out_indices=(1,), **NETWORKS[name]).eval()
     x = torch.randn(1, 3, 40, 56)
     counter = FlopAnalyzer(model, x).unsupported_ops_warnings(False)

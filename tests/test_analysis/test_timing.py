@@ -1,4 +1,4 @@
-"""The protocol, on a clock that the test winds."""
+"""The measurement protocol, on a clock that the test controls."""
 
 import gc
 from collections import Counter
@@ -20,7 +20,7 @@ from mmsparx.analysis.timing import (
 
 
 class Machine:
-    """A clock, and calls that take as long as they are said to."""
+    """A clock, and calls that take a given time."""
 
     def __init__(self):
         self.now = 0.0
@@ -98,7 +98,7 @@ def test_schedule_gives_everybody_their_count(counts):
 
 
 class CompilationError(Exception):
-    """Of no class that other errors have, as Triton's."""
+    """An error that is not derived from usual ones, like Triton's."""
 
 
 def test_an_exception_of_any_class_is_a_row_with_its_text(capsys):

@@ -50,11 +50,11 @@ def test_numpy_is_imported_by_the_check_alone():
 
 
 class TestLabelMaps:
-    """Of three classes, in PNG files."""
+    """Label maps of three classes, in PNG files."""
 
     @pytest.fixture
     def check(self, tmp_path, capsys):
-        """`check({name: label map or bytes}, *options)`: exit status, and what is written."""
+        """`check({name: label map or bytes}, *options)`: exit status and output."""
         image = pytest.importorskip('PIL.Image', reason='it reads label maps')
 
         def check(files, *options):

@@ -1,4 +1,4 @@
-"""Every kind of fault that an annotation file may have, by name; what is no fault; and that no mask is drawn."""
+"""Every kind of fault in an annotation file, by name, and files without faults; no mask is decoded."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ PIXELS = SIZE[0] * SIZE[1]
 
 
 def set_in(part, index=1, **values):
-    """What changes values of one entry; None removes a key."""
+    """A function that changes values of one entry; None removes a key."""
 
     def change(data):
         for key, value in values.items():
@@ -265,7 +265,7 @@ def all_at_once():
                     data[part].append(after)
                     continue
                 entry = dict(after)
-                if part == 'annotations':  # of an image of its own
+                if part == 'annotations':  # each has an image of its own
                     if entry.get('image_id') == 2:
                         entry['image_id'] = number
                         data['images'].append(dict(id=number, file_name=f'{number}.png', width=64, height=48))
@@ -338,7 +338,7 @@ def test_run_length_encodings_of_pycocotools(tmp_path):
 
 
 def test_pycocotools_need_not_be_there_and_takes_no_memory(tmp_path):
-    """With polygons that would take it gigabytes."""
+    """Polygons that would take it gigabytes are checked without it."""
     data = clean()
     mask([[4, 5, 1e9, NAN, 24, 15]])(data)
     set_in('annotations', 2, segmentation=[[0, 0, 2e9, 0, 2e9, 2e9]])(data)
@@ -379,7 +379,7 @@ def test_a_list_of_images_to_be_tested(tmp_path):
 
 
 def test_a_fault_among_many_and_twice_over_chunks(tmp_path):
-    """Annotations are looked at by chunks; a clean chunk knows of the ids before it."""
+    """Annotations are checked in chunks, and a chunk without faults knows the ids before it."""
     data = clean()
     one = data['annotations'][1]
     count = 3 * coco._AT_ONCE
@@ -403,7 +403,7 @@ ODD = [
 
 
 def nodes(tree):
-    """Every place in nested lists and dicts: the one that holds it, and its key."""
+    """Every place in nested lists and dicts, as (container, key)."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield tree, key
         if isinstance(value, (dict, list)):

@@ -1,4 +1,4 @@
-"""Folders of classes: what becomes a class by mistake, what is passed over, and what two splits do not share."""
+"""Folders of classes: accidental classes, files that are passed over, and differences between two splits."""
 
 import pytest
 

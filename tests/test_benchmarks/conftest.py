@@ -1,7 +1,7 @@
-"""The benchmarks are run from the repository's root, where Python finds them as a package; so are their tests."""
+"""Benchmarks and their tests run in the repository's root, where Python finds the package."""
 
 import sys
 from pathlib import Path
 
-# Last, so that an installed mmsparx stays the one that is tested.
+# The root comes last, so that an installed mmsparx stays the one that is tested.
 sys.path.append(str(Path(__file__).parents[2]))

@@ -1,4 +1,4 @@
-"""The benchmark of the annotation check: its files are clean, and its table has what it says."""
+"""The benchmark of the annotation check: its files have no faults, and its table has their figures."""
 
 import pytest
 

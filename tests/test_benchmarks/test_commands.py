@@ -1,4 +1,4 @@
-"""The benchmarks as a user runs them, on sizes that take no time; nothing here depends on how fast it is."""
+"""The benchmarks as a user runs them, on tiny sizes; no test depends on speed."""
 
 import json
 import re
@@ -31,7 +31,7 @@ SCAN = ['--networks', 'tiny', '--images', '32', '--batches', '1', '--stages', '3
 
 @pytest.fixture
 def _quick(monkeypatch):
-    """Samples of one call, however short."""
+    """Let samples have one call, however short."""
     monkeypatch.setattr(command_line, 'Protocol', lambda seconds, samples: Protocol(seconds, samples, 0))
 
 
@@ -112,7 +112,7 @@ def test_network(tmp_path, monkeypatch):
 @pytest.mark.skipif(native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}')
 @pytest.mark.parametrize(('autocast', 'most'), [(None, 76), (torch.bfloat16, 44)])
 def test_memory_kept_by_a_forward_pass(autocast, most):
-    """MiB: less than Swin does, since cheap operations are computed again; see `mmsparx.layers.recompute`."""
+    """In MiB: less than Swin keeps, since cheap operations are recomputed; see `mmsparx.layers.recompute`."""
     images = torch.randn(1, 3, 224, 224)
     ours, swin = (
         network.kept_by_forward(network.build(family, 'tiny'), images, autocast) / 2**20
@@ -136,9 +136,9 @@ def test_the_networks_are_those_of_their_names():
 
 def test_a_training_step_trains_and_leaves_no_gradients():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(1000))
-    pictures = torch.randn(2, 3, 8, 8)
-    model(pictures)
-    step = network.training_of(model, pictures)
+    images = torch.randn(2, 3, 8, 8)
+    model(images)
+    step = network.training_of(model, images)
     losses = [step().item() for _ in range(10)]
     assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -149,11 +149,11 @@ def test_a_training_step_trains_and_leaves_no_gradients():
 def test_compare_takes_any_classifier(mode, precision):
     models = {name: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 1000)) for name in 'ab'}
     models['c'] = SparXClassifier(SparXMamba(SMALL_ARCH, out_indices=(3,), output_norm=False), 1000)
-    pictures = torch.randn(2, 3, 8, 8)
+    images = torch.randn(2, 3, 8, 8)
     protocol = Protocol(1e-3, 3, 0)
     if mode == 'training':
         del models['c']  # too small an image for its batch norms
-    comparison = network.compare(models, pictures, mode, protocol, precision)
+    comparison = network.compare(models, images, mode, protocol, precision)
     assert len(comparison.measured) == len(models)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the cross scan: its contenders compute what the network computes, and its figures say of what."""
+"""The benchmark of cross scans: its contenders compute what the network computes, and its figures are correct."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def gradients(function, inputs):
 
 
 def planted(monkeypatch):
-    """A backend whose kernels for maps cannot run, and whose plain scan can."""
+    """A backend whose kernels for maps cannot run, but whose plain scan can."""
 
     def fail(*_):
         raise RuntimeError('kernels for maps')
@@ -167,7 +167,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     tables = path.with_suffix('.md').read_text()
     assert tables in capsys.readouterr().out
     assert '## Best backend, forward: ns per element' in tables
-    # What the benchmark adds for itself is no backend of the package.
+    # The backends that the benchmark adds are not backends of the package.
     assert not any('plain' in name for name in json.loads(path.read_text())['environment']['scan_backends'])
 
 

@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels, and whether the committed table still says so."""
+"""nvcc's report on the CUDA kernels, and the committed table of it."""
 
 import json
 
@@ -23,7 +23,7 @@ ptxas info    : Used 48 registers, used 1 barriers
 
 
 def disassembly(of_tile: int) -> str:
-    """A loop over parts of tiles, one over whole tiles, of so many instructions more than the powers, and others."""
+    """A loop over parts of tiles, one over whole tiles, which has `of_tile` instructions besides powers, and others."""
     powers = ['MUFU.EX2 R2, R2'] * 16
     loops = [
         [*powers[:4], 'FADD R2, R2, R2'],
@@ -34,7 +34,7 @@ def disassembly(of_tile: int) -> str:
     code = ['MOV R1, c[0x0][0x28]']
     for loop in loops:
         code += [*loop, f'@!P0 BRA {16 * len(code):#x}']
-    # Behind the exit lie the ways of a warp that has come apart.
+    # Code for a diverged warp follows the exit.
     code += ['EXIT', 'WARPSYNC.COLLECTIVE R3, 0x20', *powers, f'BRA {16 * len(code):#x}']
     return '\n'.join(
         [
@@ -89,18 +89,18 @@ def test_instructions_of_a_stretch():
     several, one = ['LDG R2, [R4]', 'LDG R3, [R4]', 'STS [R5], R2'], ['LDG R2, [R4]', 'STS [R5], R2']
     stretch = [several, one, ['MUFU.EX2 R2, R2'] * 16, ['MUFU.EX2 R2, R2'] * 2, 'STG [R4], R2']
     text = assembled('19lane_forward_kernel', 'MOV R2, R3', stretch)
-    # The tile; what moves the stretch there and back, in two turns, and the rest. Not what follows the last tile, nor
-    # what moves single rows.
+    # These are the instructions of the tile, those that copy the stretch in and out in two turns, and the rest; neither
+    # those after the last tile nor those that move single rows.
     assert count_instructions(text) == {('lane_forward', 1): 17 / 8 + (2 * 4 + 2) / 64}
 
 
-@pytest.mark.parametrize('powers', [8, 16])  # on the way back, where float has the derivatives at hand
+@pytest.mark.parametrize('powers', [8, 16])  # of the backward pass, where float has the derivatives already
 def test_instructions_of_a_chunk(powers):
     forth, last = ['MUFU.EX2 R2, R2'] * 16, [*['MUFU.EX2 R2, R2'] * 16, ['STS [R5], R2'], 'MOV R2, R3']
     sums = ['MOV R2, R3', [*['MUFU.EX2 R2, R2'] * powers, *['FADD R2, R2, R2'] * 20], 'STG [R4], R2']
     few_rows, rows = ['@P0 BRA +5', ['LDG R2, [R4]'], 'MOV R2, R3', 'BRA +4'], ['LDG R2, [R4]'] * 3
     text = assembled('20lane_backward_kernel', [*few_rows, *rows, 'MOV R2, R3', forth, last, sums, 'STG [R4], R2'])
-    # Not what moves fewer than 32 rows, but for the jump to what moves 32.
+    # Instructions for fewer than 32 rows do not count, except for the jump to those for 32.
     assert count_instructions(text) == {('lane_backward', 1): 17 / 8 + (powers + 21) / 8 + 3 / 16 + 7 / 64}
 
 
@@ -129,16 +129,16 @@ def test_a_source_that_does_not_compile(tmp_path, monkeypatch):
 
 
 @needs_nvcc
-# Two of the six: each takes nvcc some 20 s.
+# These are two of the six, each of which takes nvcc some 20 s.
 @pytest.mark.parametrize(('kind', 'arch'), [('float', '90'), ('bfloat16', '80')])
 def test_the_committed_table(kind, arch, tmp_path):
-    """Every kernel compiles for it; those for one state have all they need in registers."""
+    """Every kernel compiles; those for one state do not spill registers."""
     found = list(read_report(cuda_kernels.compile_kernels(kind, arch, tmp_path / 'kernels.cubin'), kind, arch))
-    assert len(found) == 2 * 3 + 3 * 2 + 5  # plain, of maps: scans, states; with a lane per row
+    assert len(found) == 2 * 3 + 3 * 2 + 5  # plain scans and cross scans by states, and kernels with a lane per row
     for kernel in found:
         if kernel.states == 1:
             assert kernel.spilled == 0
-            # Half of all warps fit; 28 of small maps, and 20 or 16 where shared memory has no room for more than 22.
+            # Half of all warps fit; 28 with small maps, and 20 or 16 where the shared memory is enough for 22 at most.
             of_stretches = {'float': 128}.get(kind, 96)
             most = dict.fromkeys(cuda_kernels.SCANS_BY_STRETCHES, of_stretches) | {'lane_small_cross_forward': 72}
             assert 'backward' in kernel.scan or kernel.registers <= most.get(kernel.scan, 64)

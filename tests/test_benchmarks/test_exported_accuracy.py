@@ -1,4 +1,4 @@
-"""The accuracies of exported networks, on predictions whose figures are known."""
+"""Accuracies of exported networks, on predictions with known figures."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the benchmarks make of a GPU's figures, from numbers; no GPU is needed or asked."""
+"""Figures that the benchmarks derive from a GPU's measurements; no GPU is used."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from mmsparx.ops import native
 from mmsparx.ops.selective_scan import backends
 
 CPU, GPU = torch.device('cpu'), torch.device('cuda')
-# Of stage 1 of tiny at 224x224, batch 128, with one state and four directions.
+# Sizes of stage 1 of tiny at 224x224, batch 128, with one state and four directions.
 ELEMENTS, SHARED = 128 * 768 * 3136, 128 * 4 * 3136
 CASE = {'network': 'tiny', 'image': '224x224', 'batch': 128, 'stage': 1, 'channels': 768, 'length': 3136}
 
@@ -55,7 +55,7 @@ def test_bytes_that_a_scan_must_move(which, dtype, expected):
 
 @pytest.mark.parametrize('which', ['forward', 'backward'])
 def test_the_bytes_are_those_of_the_tensors(which):
-    """Counted on real tensors: what a pass reads and writes of these sizes."""
+    """The bytes are counted on tensors that a pass reads and writes."""
     inputs = selective_scan.make_inputs(2, 12, 49, CPU, torch.bfloat16)
     x = {name: inputs[name] for name in ('u', 'delta', 'B', 'C')}
     read = [*x.values(), *([inputs['u']] if which == 'backward' else [])]  # the gradient is as large as u

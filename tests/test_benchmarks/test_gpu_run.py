@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: what becomes of stages that pass, fail, hang and cannot be run."""
+"""`python -m benchmarks.gpu`: stages that pass, fail, hang and cannot be run."""
 
 import json
 import os
@@ -33,7 +33,7 @@ TABLE += ' --dtypes float32 --passes forward'
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs stages: -> (whether all have passed, the outcomes by stage, the archive's files by name)."""
+    """Runs stages; returns (whether all have passed, the outcomes by stage, the archive's files by name)."""
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setattr(runner, 'GRACE', 2.0)
 
@@ -67,7 +67,7 @@ def test_a_command_that_hangs_takes_its_stage_alone(run):
     assert time.monotonic() - start < 40
     assert outcomes['hung'].status == TIMED_OUT
     assert outcomes['hung'].remarks == ['a: ended after 6 s, last line: warming up triton']
-    assert 'most recent call first' in files['hung/a.log']  # where it stood
+    assert 'most recent call first' in files['hung/a.log']  # the traceback of the command
     assert 'hung/b.log' not in files
     assert outcomes['next'].status == PASSED
 
@@ -106,7 +106,7 @@ def test_a_process_that_ignores_its_end_is_killed_with_its_children(run, tmp_pat
     _, outcomes, _ = run(Stage('hung', 5, {'a': f'{{python}} -c {shlex.quote(code)}'}))
     assert outcomes['hung'].status == TIMED_OUT
     state = Path(f'/proc/{note.read_text()}/stat')
-    deadline = time.monotonic() + 20  # a signal is not there at once
+    deadline = time.monotonic() + 20  # a signal takes time
     while state.exists() and state.read_text().split()[2] != 'Z':
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -258,7 +258,7 @@ def test_both_devices_have_every_stage_and_the_calls_name_them():
 
 
 def test_benchmarks_accept_the_options_of_the_gpu_stages(monkeypatch, tmp_path):
-    """Every benchmark reads the options that it is given there."""
+    """Every benchmark accepts the options that the stages pass to it."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(command_line, 'run', lambda *_: None)
     for module in (load, sanitize, network_profile):

@@ -1,4 +1,4 @@
-"""The comparison of how well variants learn: its networks, a short run, and the committed figures."""
+"""The comparison of variants by training: its networks, a short run, and the committed figures."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ COMMITTED = sorted((ROOT / report.RESULTS).glob('*/learning_*.json'))
 
 
 def write_digits(folder: Path) -> None:
-    """Two noisy images of each of ten classes, to train and to validate on."""
+    """Write two noisy images of each of ten classes, for training and for validation."""
     rng = np.random.default_rng(0)
     for split in ('train', 'val'):
         for label in range(10):
@@ -100,7 +100,7 @@ def test_a_run_and_its_files(tmp_path, monkeypatch):
     assert facts.keys() == {'parameters', 'multiply_adds', 'accuracy_at_half', 'accuracy', 'loss'}
     assert 0 <= facts['accuracy'] <= 100
     assert '| plain   |' in path.with_suffix('.md').read_text()
-    # What is kept is a model to name, wherever it is moved to.
+    # The kept files are a model that can be named, wherever they are moved to.
     moved = (tmp_path / 'kept').rename(tmp_path / 'moved')
     assert {file.name for file in moved.iterdir()} == {'plain_seed0.py', 'plain_seed0.pth'}
     model = load_model(str(moved / 'plain_seed0.py'), str(moved / 'plain_seed0.pth'), device='cpu')

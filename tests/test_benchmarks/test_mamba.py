@@ -1,4 +1,4 @@
-"""mamba-ssm's scan behind our interfaces, with a stand-in that computes what it documents, on a CPU."""
+"""mamba-ssm's scan behind our interfaces, with a stand-in that computes the documented function on a CPU."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -19,7 +19,7 @@ CPU = torch.device('cpu')
 
 
 def wide(u, delta, A, B, C, D, delta_bias):
-    """In float64, under the rules of the package: types, shapes and layout."""
+    """The scan in float64, under the package's rules for types, shapes and layout."""
     assert u.dtype == delta.dtype == B.dtype == C.dtype != torch.float64
     assert A.dtype == D.dtype == delta_bias.dtype == torch.float32
     assert B.dim() == C.dim() == 4
@@ -29,7 +29,7 @@ def wide(u, delta, A, B, C, D, delta_bias):
 
 @pytest.fixture
 def extension(monkeypatch):
-    """Its extension: forward and backward apart, joined by states of its own shape alone."""
+    """A stand-in for its extension: separate forward and backward, connected only by states of its own shape."""
     kept = []
 
     def fwd(u, delta, A, B, C, D, z, delta_bias, delta_softplus):

@@ -1,4 +1,4 @@
-"""The pure-torch forms compute what the operator computes."""
+"""The pure-torch forms compute the operator's function."""
 
 import pytest
 import torch

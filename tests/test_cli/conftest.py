@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of five images of different sizes and a file that is none."""
+    """A folder of five images of different sizes and a file that is not an image."""
     folder = tmp_path / 'images'
     (folder / 'deep').mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""`mmsparx analyze cam`: what it draws, for every task, says and refuses."""
+"""`mmsparx analyze cam`: drawings for every task, messages and refusals."""
 
 import sys
 
@@ -73,7 +73,7 @@ class TestClassifier:
         ('name', 'layer'),
         [
             ('swin_tiny_patch4_window7_224', 'layers.3'),  # channels last
-            ('vit_tiny_patch16_224', 'blocks.11.norm1'),  # tokens, of which one is of no place
+            ('vit_tiny_patch16_224', 'blocks.11.norm1'),  # tokens, one of which has no place
             ('resnet18', 'layer4'),
         ],
     )
@@ -88,7 +88,7 @@ class TestClassifier:
 class TestDensePrediction:
     @pytest.fixture
     def detector(self, monkeypatch):
-        """One that has seen nothing, and detects with scores of all sizes."""
+        """An untrained detector whose detections have scores of all sizes."""
         pytest.importorskip('mmdet')
         load = models.load_model
 
@@ -156,7 +156,7 @@ class TestDensePrediction:
 
 class TestFeatures:
     def test_a_figure_for_each_image(self, cam, tmp_path, capsys, monkeypatch):
-        monkeypatch.setitem(sys.modules, 'mmsparx.analysis.cam', None)  # it is not needed
+        monkeypatch.setitem(sys.modules, 'mmsparx.analysis.cam', None)  # the command does not need it
         assert cam('--model', DIGITS, '--features', '--channels', 3) == 0
         out = tmp_path / 'out'
         files = {path.relative_to(out).as_posix() for path in out.rglob('*.*')}
@@ -178,7 +178,7 @@ class TestFeatures:
 class TestImagesThatOpenCVCannotResize:
     @pytest.fixture(autouse=True)
     def line(self, images):
-        """One of 1 row, of which nothing is left at the scale of a test pipeline that keeps ratios."""
+        """An image of 1 row, of which a test pipeline that keeps the ratio leaves no row."""
         pytest.importorskip('mmseg')
         Image.new('RGB', (10000, 1)).save(images / 'line.png')
 

@@ -1,4 +1,4 @@
-"""`mmsparx analyze cka`: what it measures, writes, says and refuses."""
+"""`mmsparx analyze cka`: measurements, files, messages and refusals."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def cka(images, tmp_path):
 
 @pytest.fixture
 def matrices(tmp_path):
-    """What the command has written."""
+    """The matrices that the command has written."""
 
     def read():
         with np.load(tmp_path / 'out/cka.npz') as arrays:
@@ -92,7 +92,7 @@ def test_modules_by_name(cka, matrices, images):
 
 
 def test_minibatches_are_not_of_the_order_of_a_folder(matrices, tmp_path):
-    """Folders are sorted by class: minibatches of one class each would show the similarity within classes.
+    """Folders are sorted by class, and minibatches of one class each would show the similarity within classes.
 
     Two layers of a network tell dark images from bright ones alike, and the noise within a class is another for each of
     them: 0.999 over all images at once, and 0.171 over minibatches of one class.
@@ -118,7 +118,7 @@ def test_images_left_out_of_minibatches_are_reported(cka, capsys):
     assert f'{DIGITS}: the last minibatch would be of fewer than 4 images, and is left out: 1.' in said
 
 
-def test_a_layer_that_gives_the_same_for_all_images(cka, monkeypatch, capsys):
+def test_a_layer_with_the_same_output_for_all_images(cka, monkeypatch, capsys):
     load = models.load_model
 
     def broken(*arguments, **options):

@@ -40,7 +40,7 @@ def get_flops(capsys):
 
 
 def figures(printed):
-    """(million parameters, billion multiply-adds) of the model; the latter by operator."""
+    """(million parameters, billion multiply-adds) of the model, the latter per operator."""
     params, macs = re.search(r'^([\d.]+) M parameters, ([\d.]+) G multiply-adds$', printed, re.MULTILINE).groups()
     by_op = {name: float(value) for value, name in re.findall(r'^ +([\d.]+) G  (\S+)$', printed, re.MULTILINE)}
     return float(params), float(macs), by_op
@@ -142,7 +142,7 @@ def test_parts_and_operators_are_the_whole(name, shape, get_flops, tmp_path):
 
 
 def test_a_model_of_timm(get_flops, tmp_path):
-    """ConvNeXt's figures are those of its paper, 4.5 G and 29 M, and 13.1 G at 384x384."""
+    """ConvNeXt's figures are those of its paper: 4.5 G and 29 M, and 13.1 G at 384x384."""
     pytest.importorskip('timm')
     out = tmp_path / 'counted.md'
     assert figures(get_flops('convnext_tiny', '--out', out))[:2] == (28.59, 4.46)
@@ -161,9 +161,9 @@ def test_where_counts_cannot_be_written(get_flops, tmp_path):
 
 
 class TestPaperAgainstCounted:
-    """docs/paper_against_counted.md is what `--paper` prints.
+    """docs/paper_against_counted.md is the output of `--paper`.
 
-    All of it takes minutes, so the GFLOPs of classifiers alone are counted here; the tests of the configs compare the
+    Counting all takes minutes, so only the GFLOPs of classifiers are counted here; the tests of the configs compare the
     parameters of all.
     """
 
@@ -198,7 +198,7 @@ class TestPaperAgainstCounted:
         assert paper_table.compare(MODELS['sparx_mamba_t_in1k'], *costs)[6] == agrees
 
     def test_the_whole_table(self, monkeypatch, get_flops):
-        """Each row once, and a network of two configs is counted once."""
+        """Each row is printed once, and a network of two configs is counted once."""
         pytest.importorskip('mmdet')
         names = [f'mask_rcnn_sparx_t_{schedule}' for schedule in ('1x', '3x')]
         monkeypatch.setattr(

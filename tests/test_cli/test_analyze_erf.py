@@ -1,4 +1,4 @@
-"""`mmsparx analyze erf`: what it measures, writes, says and refuses."""
+"""`mmsparx analyze erf`: measurements, files, messages and refusals."""
 
 import sys
 from itertools import pairwise
@@ -78,7 +78,7 @@ def test_of_a_choice_of_stages_and_images_with_trained_weights(erf, save, tmp_pa
             np.testing.assert_allclose(field, one[name], rtol=1e-3, atol=1e-5 * field.max())
 
 
-def test_units_that_are_dead_and_values_that_are_not_finite_are_said(erf, monkeypatch, capsys):
+def test_dead_units_and_values_that_are_not_finite_are_reported(erf, monkeypatch, capsys):
     def stages(self, x):
         factors = torch.tensor([1, 1, float('nan'), 1, 1]).reshape(5, 1, 1, 1)
         return [-x.square(), x.square() * factors, x.square()]
@@ -113,7 +113,7 @@ class TestRefusals:
         assert said.out == ''
 
     def test_before_anything_is_measured(self, erf, monkeypatch, capsys):
-        """What a later model does not have, after which the work on the others would be lost."""
+        """Without the check, the results of earlier models would be lost when a later one lacks a stage."""
         monkeypatch.setattr('mmsparx.analysis.erf.receptive_fields', None)
         assert erf('--model', 'vit_tiny_patch16_224', '--model', 'resnet18', '--stages', 12, '--size', 32) == 1
         assert '--stages: resnet18 has stages 1 to 4, got 12' in capsys.readouterr().err
@@ -169,14 +169,14 @@ def test_help_needs_neither_torch_nor_mmengine(monkeypatch, capsys):
 
 
 def test_names_are_within_the_figure_however_long(erf, tmp_path, monkeypatch):
-    """And above each other: the text beside a row neither leaves the figure nor meets that of the next one."""
+    """The text beside a row neither leaves the figure nor overlaps that of the next row."""
     drawn = []
     monkeypatch.setattr(figures.Figure, 'savefig', lambda figure, path, **options: drawn.append((figure, options)))
     labels = [f'a_name_that_is_far_too_long_for_a_panel_number_{i}' for i in range(8)]
     pairs = [argument for _ in labels for argument in ('--model', 'resnet10t')]
     assert erf(*pairs, '--labels', *labels, '--size', 32, '--count', 1, '--stages', 1) == 0
     ((figure, options),) = drawn
-    assert options == {'bbox_inches': 'tight'}  # which makes room for what lies outside
+    assert options == {'bbox_inches': 'tight'}  # it makes room for text outside the axes
     figure.draw_without_rendering()
     texts = [panel.yaxis.label for panel in figure.axes[:-1]]
     boxes = [text.get_window_extent() for text in texts]

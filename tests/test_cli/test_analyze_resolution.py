@@ -114,7 +114,7 @@ def test_folders_that_do_not_fit(folders, message, resolution, tmp_path, capsys)
 
 
 def test_models_are_checked_before_anything_is_measured(resolution, data, monkeypatch, tmp_path, capsys):
-    """What is wrong with the last one ends the command before the first is measured."""
+    """A fault of the last model ends the command before the first is measured."""
     from mmsparx.cli.analyze import accuracy
 
     monkeypatch.setattr(accuracy, 'measure', None)
@@ -129,7 +129,7 @@ def test_models_are_checked_before_anything_is_measured(resolution, data, monkey
 
 
 def test_results_are_written_after_every_size(resolution, data, monkeypatch, tmp_path):
-    """An end by Ctrl-C leaves what has been measured."""
+    """Ctrl-C leaves the results measured so far."""
     from mmsparx.cli.analyze import accuracy
 
     measure = accuracy.measure
@@ -162,7 +162,7 @@ def test_the_figure_says_which_weights_are_random(tmp_path, monkeypatch):
     curves.draw_sizes([row], tmp_path / 'x.png')
     curves.draw_sizes([replace(row, accuracies=Accuracies(50.0, None, 2))], tmp_path / 'x.png')
     texts = [figure.legends[0].get_texts()[0].get_text() for figure in drawn]
-    assert texts == ['a', 'a, random weights (seed 0)']  # multiply-adds are the same of any weights
+    assert texts == ['a', 'a, random weights (seed 0)']  # multiply-adds do not depend on weights
 
 
 def test_results_are_not_written_among_images(resolution, data, tmp_path, capsys):

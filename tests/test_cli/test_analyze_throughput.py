@@ -42,7 +42,7 @@ def test_two_models_in_two_cases(throughput, tmp_path, capsys):
         assert row['peak_bytes'] is None
         assert row['saved_bytes_per_image'] > 0
         assert row['paper_images_per_second'] is None
-    # Twice the side, about four times the maps.
+    # Twice the side keeps about four times the maps.
     for i in (0, 1):
         assert 3 < rows[2 + i]['saved_bytes_per_image'] / rows[i]['saved_bytes_per_image'] < 4.5
     out = capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_two_models_in_two_cases(throughput, tmp_path, capsys):
 
 
 def test_a_failure_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, capsys):
-    """As a GPU says it; the paper's figures stand beside it."""
+    """The reason is a GPU's message; the paper's figures stand beside it."""
     call = speed._inference
 
     def inference(model, *arguments):
@@ -72,7 +72,7 @@ def test_a_failure_is_a_row_with_the_reason(throughput, tmp_path, monkeypatch, c
 
 
 def test_images_that_do_not_fit_and_a_size_that_is_not_taken(throughput, tmp_path, capsys):
-    """Rows too, without a traceback; 10^14 bytes are more than any machine's."""
+    """These are rows, too, without a traceback; no machine has 10^14 bytes."""
     pair = ('--model', 'vit_tiny_patch16_224', '--model', DIGITS)
     assert throughput(*pair, '--cases', '7/1', '300000/100') == 0
     rows = json.loads((tmp_path / 'out/throughput.json').read_text())['rows']
@@ -103,9 +103,9 @@ def test_a_protocol_that_is_impossible(throughput, capsys):
 
 
 def test_kept_bytes():
-    """Of linear layers and ReLUs: the output of each ReLU, which is the next layer's input or the model's output."""
+    """Linear layers and ReLUs keep the output of each ReLU: the next layer's input or the model's output."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.ReLU())
     x = torch.randn(5, 8)
     assert kept_bytes(lambda: model(x), x.device) == 4 * 5 * (16 + 4)
-    with torch.no_grad():  # it is of gradients, whoever asks
+    with torch.no_grad():  # the caller's mode does not matter
         assert kept_bytes(lambda: model(x), x.device) == 4 * 5 * (16 + 4)

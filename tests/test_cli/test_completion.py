@@ -1,4 +1,4 @@
-"""What a shell completes, in bash as a user has it."""
+"""Completion by the shell, in bash as users have it."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ def script(capsys):
 
 @pytest.fixture
 def complete(script, tmp_path):
-    """`complete('mmsparx', 'tr')`: what TAB offers after the last word, in a folder with `own.py` and `b.pth`."""
+    """`complete('mmsparx', 'tr')`: completions of the last word by TAB, in a folder with `own.py` and `b.pth`."""
     if not shutil.which('bash'):
         pytest.skip('needs bash')
     (tmp_path / 'completion').write_text(script('bash'))
@@ -68,7 +68,7 @@ def test_files(complete):
 
 @pytest.mark.parametrize('shell', ['zsh', 'tcsh'])
 def test_other_shells(shell, script):
-    """As far as a text tells: names, and the commands that take them."""
+    """The scripts contain the names and the commands that take them."""
     text = script(shell)
     assert all(name in text for name in NAMES)
     assert 'export-config' in text

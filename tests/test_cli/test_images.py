@@ -1,4 +1,4 @@
-"""Images of a folder: which are chosen, and what becomes of those that cannot be read."""
+"""Images of a folder: the choice of images, and files that cannot be read."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from mmsparx.cli.progress import shown
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six images, their red channel their number; two of them in a subfolder."""
+    """Six images whose red channel is their number, two of them in a subfolder."""
     for i in range(6):
         path = tmp_path / ('deep' if i > 3 else '.') / f'{i}.PNG'
         path.parent.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def test_every_kind_of_image_is_rgb_and_upright(tmp_path):
         Image.new(mode, (8, 6)).save(path)
         assert (read_image(path).mode, read_image(path).size) == ('RGB', (8, 6))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
+    exif[0x0112] = 6  # the camera was rotated by 90 degrees
     Image.new('RGB', (8, 6)).save(tmp_path / 'turned.jpg', exif=exif)
     assert read_image(tmp_path / 'turned.jpg').size == (6, 8)
 
@@ -79,7 +79,7 @@ def test_the_upper_8_bits_of_16_are_kept_as_by_opencv(suffix, tmp_path):
     found = np.asarray(read_image(path))
     assert np.array_equal(found, np.repeat(values[..., None] >> 8, 3, axis=2))
     cv2 = pytest.importorskip('cv2')
-    assert np.abs(found.astype(int) - cv2.imread(str(path), cv2.IMREAD_COLOR)).max() <= 1  # it may round
+    assert np.abs(found.astype(int) - cv2.imread(str(path), cv2.IMREAD_COLOR)).max() <= 1  # OpenCV may round
 
 
 @pytest.mark.parametrize(

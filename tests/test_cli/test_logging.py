@@ -1,4 +1,4 @@
-"""Where a run logs to, by one line of a config."""
+"""The place that a run logs to, set by one line of a config."""
 
 import json
 
@@ -16,8 +16,8 @@ from mmsparx.__main__ import main
 
 
 def test_tensorboard(tmp_path):
-    """The line of docs/commands.md: what is in the log of scalars is there as well."""
-    for kept in (MessageHub, MMLogger, Visualizer):  # mmengine keeps them by name for the life of a process
+    """With the line of docs/commands.md, TensorBoard has the scalars of the log."""
+    for kept in (MessageHub, MMLogger, Visualizer):  # mmengine keeps them by name in a process
         kept._instance_dict.clear()
     config = Config({**CONFIG, 'model': dict(type='ToyModel', backbone={})})
     config.default_hooks = dict(logger=dict(type='LoggerHook', interval=1))

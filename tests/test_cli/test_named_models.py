@@ -1,4 +1,4 @@
-"""Models by name: what is built, with which weights, and what each says of itself."""
+"""Models by name: the networks, their weights and their descriptions."""
 
 import sys
 
@@ -28,7 +28,7 @@ def noise(height, width, seed=0):
 class TestStages:
     @pytest.mark.parametrize('name', [DIGITS, 'mask_rcnn_sparx_mini_overfit', 'fpn_sparx_mini_overfit'])
     def test_of_a_config_are_before_any_output_norm(self, name):
-        """The dense ones have output norms, which are given values that would show."""
+        """Dense models have output norms, whose values would show in the outputs."""
         if name != DIGITS:
             pytest.importorskip('mmdet' if 'rcnn' in name else 'mmseg')
         model = load_model(name, device='cpu')
@@ -129,7 +129,7 @@ class TestWeights:
 
 class TestPreprocessing:
     def test_of_timm_is_that_of_timm(self):
-        """Of an image higher than wide, of odd sides."""
+        """The image is higher than wide and has odd sides."""
         image = noise(301, 263)
         for name in ('sparx_mamba_tiny', 'vit_tiny_patch16_224'):
             model = load_model(name, device='cpu')
@@ -138,7 +138,7 @@ class TestPreprocessing:
 
     @pytest.mark.parametrize('name', ['sparx_mamba_t_in1k', DIGITS])
     def test_of_a_classification_config_is_that_of_its_pipeline(self, name, tmp_path):
-        """Of a smooth image, since OpenCV, which resizes digits, does not smooth what it makes smaller."""
+        """The image is smooth, since OpenCV, which resizes digits, does not smooth images that it shrinks."""
         image = noise(12, 16).resize((301, 263), Image.Resampling.BICUBIC)
         image.save(tmp_path / 'image.png')
         model = load_model(name, device='cpu')
@@ -162,12 +162,12 @@ class TestPreprocessing:
         model = load_model('sparx_mamba_tiny', device='cpu').at_size(96)
         resized = model.preprocessing.resize(Image.new('RGB', (1060, 2120)))
         assert resized.size == (96, 96)
-        # The short side becomes 96 / 0.9, rounded down: 106, of which 5 are cut off at either end.
+        # The short side becomes 96 / 0.9, rounded down: 106, and 5 pixels are cut off at either end.
         steps = Image.fromarray(np.tile(np.repeat(np.arange(106, dtype=np.uint8), 10), (1060, 1)))
         assert np.asarray(model.preprocessing.resize(steps))[0, [0, -1]].tolist() == [5, 100]
 
     def test_of_a_long_image_without_the_part_cropped_away(self, monkeypatch):
-        """The same as of a part of it, and no more is made: 1 row would become 248 of 2,480,000 pixels."""
+        """The result is that of a part, and only it is resized: 1 row would become 248 rows of 2,480,000 pixels."""
         model = load_model('sparx_mamba_tiny', device='cpu')
         image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1, 10000, 3), dtype=np.uint8))
         made, resize = [], Image.Image.resize

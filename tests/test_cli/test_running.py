@@ -1,4 +1,4 @@
-"""How commands end: exit statuses, sentences for what a user can fix, tracebacks for bugs, Ctrl-C."""
+"""Ends of commands: exit statuses, sentences for errors of the user, tracebacks for bugs, Ctrl-C."""
 
 import argparse
 import os
@@ -40,7 +40,7 @@ def test_an_error_that_the_package_raises_is_a_sentence(error, tmp_path, capsys,
 
 @pytest.mark.parametrize('text', ['int("a")', '[].pop()', 'x = 1 / 0'])
 def test_an_error_that_nobody_has_foreseen_keeps_its_traceback(text, tmp_path, monkeypatch):
-    """In the package too, where no `raise` statement has made it."""
+    """The same holds for errors in the package that no `raise` statement raised."""
     monkeypatch.setattr(running, 'PACKAGE', tmp_path)
     with pytest.raises((ValueError, IndexError, ZeroDivisionError)):
         end(raised_by(tmp_path, text))
@@ -85,7 +85,7 @@ def test_lack_of_memory_is_a_sentence(error, capsys):
 
 
 def test_a_config_that_is_to_blame(tmp_path, capsys):
-    """Here and in what mmengine raises of it."""
+    """The error is raised here or by mmengine."""
     pytest.importorskip('mmengine')
     from mmengine.registry import MODELS
 
@@ -123,7 +123,7 @@ def test_a_command_says_what_is_wrong(arguments, capsys):
 
 
 def test_a_command_of_its_own(capsys):
-    """As a script of tools/ runs it."""
+    """A script of tools/ runs it so."""
     command = Command('say', 'say a word', lambda parser: parser.add_argument('word'), lambda args: len(args.word))
     assert command.main(['aa']) == 2
     with pytest.raises(SystemExit, match='0'):
@@ -132,7 +132,7 @@ def test_a_command_of_its_own(capsys):
 
 
 def test_help_and_completion_import_little(tmp_path):
-    """Where torch and what stands on it are missing; and `python -m mmsparx` is what usage lines say."""
+    """They work without torch and packages that need it; usage lines name `python -m mmsparx`."""
     code = (
         'import runpy, sys\n'
         "for name in ('torch', 'mmengine', 'numpy', 'mmcv'): sys.modules[name] = None\n"
@@ -146,7 +146,7 @@ def test_help_and_completion_import_little(tmp_path):
 
 
 def test_ctrl_c_in_two_processes(tmp_path):
-    """Sent to all of them, as a terminal does: each says it in a word, and no process is left."""
+    """A terminal sends it to all processes: each reports it in one line, and no process is left."""
     pytest.importorskip('mmengine')
     from helpers.toy_run import CONFIG
     from mmengine.config import Config
@@ -195,7 +195,7 @@ def test_ctrl_c_in_two_processes(tmp_path):
 
 
 def test_parsers_know_the_values_of_the_modules_behind_them():
-    """Values that parsers have in writing, to start without what they are of."""
+    """Parsers repeat the values, so as to start without importing the modules."""
     pytest.importorskip('mmcv')
     from mmsparx.cli.parser import make_parser
     from mmsparx.engine.predictions import MAX_OVERLAP

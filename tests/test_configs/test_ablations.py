@@ -1,4 +1,4 @@
-"""The configs of the paper's ablations: they build, have the recipes of SparX-Mamba-T, and differ where they should."""
+"""The configs of the paper's ablations: they build, have SparX-Mamba-T's recipes, and differ as intended."""
 
 from functools import cache
 
@@ -21,7 +21,7 @@ REFERENCES = {'sparx_mamba': 'classification/sparx_mamba_t_in1k.py', 'fpn': 'seg
 
 @cache
 def reference(kind: str) -> tuple[dict, dict]:
-    """The recipe of the config of SparX-Mamba-T that leaves go by, and the shapes of its model's state."""
+    """The recipe of SparX-Mamba-T's config, which the leaves follow, and the shapes of its model's state."""
     cfg = Config.fromfile(CONFIGS / REFERENCES[kind])
     return recipe(cfg), shapes(build(cfg))
 
@@ -54,7 +54,7 @@ def test_a_leaf(name):
         assert 'init_cfg' not in cfg.model.backbone
     same, others = reference('fpn' if name.startswith('fpn') else 'sparx_mamba')
     assert recipe(cfg) == same
-    assert shapes(model) != others  # it is another network than T
+    assert shapes(model) != others  # the network differs from T
 
 
 def test_the_plan_that_the_variants_change():

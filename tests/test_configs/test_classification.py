@@ -1,4 +1,4 @@
-"""The ImageNet configs: they build, hold the published recipe, and cost what the paper says."""
+"""The ImageNet configs: they build, have the published recipe, and match the paper's parameters and GFLOPs."""
 
 from functools import cache
 
@@ -22,14 +22,14 @@ CLASSIFICATION = CONFIGS / 'classification'
 LEAVES = sorted(path.name for path in CLASSIFICATION.glob('*.py'))
 PUBLISHED = [f'sparx_mamba_{arch}_in1k.py' for arch in 'tsb']
 
-# arch: name, drop path, side to which images are resized, parameters, and the paper's GFLOPs at 224 (Table 2).
+# By arch: name, drop path, side to which images are resized, parameters, and the paper's GFLOPs at 224 (Table 2).
 PAPER = {
     't': ('tiny', 0.2, 248, 27_051_794, 5.2),
     's': ('small', 0.3, 235, 47_444_712, 9.3),
     'b': ('base', 0.5, 235, 83_536_168, 15.9),
 }
 
-# Of the others: family, arch, drop path, and the side to which images are resized.
+# The other configs: family, arch, drop path, and the side to which images are resized.
 OTHERS = {
     'sparx_mamba_t_ssm': ('SparXMamba', 'tiny', 0.2, 248),
     'sparx_mamba_t_bi_ssm': ('SparXMamba', 'tiny', 0.2, 248),
@@ -44,7 +44,7 @@ OTHERS = {
 
 @cache
 def load(name: str) -> Config:
-    """Not to be changed."""
+    """A cached config, which tests must not change."""
     return Config.fromfile(CLASSIFICATION / name)
 
 
@@ -77,7 +77,7 @@ def test_parameters_and_multiply_adds_of_the_paper(published):
 
 
 def test_the_published_set_of_parameters_does_not_decay(published):
-    """Parameters with at most one axis, and biases; what is of two axes decays, whatever it is."""
+    """These are parameters with at most one axis, and biases; all parameters with two axes decay."""
     arch, cfg, model = published
     decays = weight_decays(cfg)
     names = convert_names(model.state_dict(), 'published')
@@ -112,7 +112,7 @@ def test_the_recipe(published):
         f'mmsparx.{hook}Hook' for hook in ('IterationSeed', 'NaNGuard', 'StrictLoad')
     ]
     assert cfg.default_hooks.checkpoint.type == 'mmsparx.SafeCheckpointHook'
-    # A name alone would be imported too late by an inferencer.
+    # An inferencer would import a mere name too late.
     assert cfg.custom_imports.imports == ['mmsparx.models']
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         _, to, crop, _ = loader.dataset.pipeline
@@ -125,7 +125,7 @@ def test_the_recipe(published):
 
 @pytest.mark.parametrize('name', OTHERS)
 def test_the_recipe_of_the_others_is_the_same(name):
-    """But for the drop path and the size of the tested image; Swin's table of biases does not decay."""
+    """The drop path and the size of the tested image differ, and Swin's table of biases does not decay."""
     family, arch, drop_path, resize = OTHERS[name]
     cfg, reference = load(f'{name}_in1k.py'), load(PUBLISHED[0])
     backbone = cfg.model.backbone
@@ -149,8 +149,8 @@ def test_the_recipe_of_the_others_is_the_same(name):
     assert ours == theirs
 
 
-def rates(cfg: Config) -> list[float]:
-    """The rate of each epoch."""
+def learning_rates(cfg: Config) -> list[float]:
+    """The learning rate of each epoch."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(()))], lr=cfg.optim_wrapper.optimizer.lr)
     schedulers = [PARAM_SCHEDULERS.build(part, default_args={'optimizer': optimizer}) for part in cfg.param_scheduler]
     found = []
@@ -162,8 +162,8 @@ def rates(cfg: Config) -> list[float]:
     return found
 
 
-def test_the_rates():
-    found = rates(load(PUBLISHED[0]))
+def test_the_learning_rates():
+    found = learning_rates(load(PUBLISHED[0]))
     assert found[0] == pytest.approx(1e-6)
     assert found[20] == max(found)
     # 1e-5 + (4e-3 - 1e-5) (1 + cos(pi epoch / 300)) / 2
@@ -171,14 +171,14 @@ def test_the_rates():
     assert {epoch: found[epoch] for epoch in known} == pytest.approx(known, rel=1e-4)
 
 
-def test_the_rates_are_those_of_timm():
+def test_the_learning_rates_are_those_of_timm():
     scheduler = pytest.importorskip('timm.scheduler', reason='the published runs used its schedule')
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(()))], lr=4e-3)
     timm = scheduler.CosineLRScheduler(optimizer, t_initial=300, lr_min=1e-5, warmup_t=20, warmup_lr_init=1e-6)
-    found = rates(load(PUBLISHED[0]))
+    found = learning_rates(load(PUBLISHED[0]))
     expected = [timm._get_lr(epoch)[0] for epoch in range(310)]
     assert found[20:] == pytest.approx(expected[20:], rel=1e-4)
-    # During the warm-up mmengine multiplies it with the cosine, whose factor falls to 0.99.
+    # During the warm-up mmengine multiplies the rate by the cosine, whose factor falls to 0.99.
     assert found[:20] == pytest.approx(expected[:20], rel=0.011)
 
 
@@ -196,12 +196,12 @@ def test_the_training_pipeline():
     for (augment,) in augments:
         assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
         assert len(augment.transforms) == 15
-        # From the mildest to the hardest level: what timm calls increasing.
+        # Levels range from the mildest to the hardest, which timm calls increasing.
         ranges = {policy['type']: policy.get('magnitude_range') for policy in augment.policies}
         assert (ranges['Posterize'], ranges['Solarize'], ranges['Sharpness']) == ((4, 0), (256, 0), (0, 0.9))
     assert (erase.erase_prob, erase.mode, erase.min_area_ratio, erase.max_area_ratio) == (0.25, 'rand', 0.02, 1 / 3)
     assert erase.fill_std is not None  # a value for each pixel
-    picture = {'img': np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), 'gt_label': 3}
-    packed = Compose(transforms[1:])(picture)
+    image = {'img': np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), 'gt_label': 3}
+    packed = Compose(transforms[1:])(image)
     assert packed['inputs'].shape == (3, 224, 224)
     assert packed['data_samples'].gt_label.item() == 3

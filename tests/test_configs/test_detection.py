@@ -1,4 +1,4 @@
-"""The Mask R-CNN configs: they build, hold the published recipe, and cost what the paper says."""
+"""The Mask R-CNN configs: they build, have the published recipe, and match the paper's parameters and GFLOPs."""
 
 import re
 
@@ -30,14 +30,14 @@ PUBLISHED = [f'mask_rcnn_sparx_{arch}_{schedule}.py' for arch in 'tsb' for sched
 LAZY = 'examples/mask_rcnn_sparx_t_1x_lazy.py'
 FSDP = 'examples/mask_rcnn_sparx_t_1x_fsdp.py'
 
-# arch: name, drop path, output channels, GFLOPs at 800x1280 and parameters in M of the paper's Table 3.
+# By arch: name, drop path, output channels, GFLOPs at 800x1280 and parameters in M of the paper's Table 3.
 PAPER = {
     't': ('tiny', 0.2, [96, 192, 320, 512], 279, 47),
     's': ('small', 0.3, [96, 192, 328, 544], 361, 67),
     'b': ('base', 0.45, [120, 240, 396, 636], 498, 103),
 }
 
-# Of VMamba: arch, drop path, and published file.
+# VMamba's configs: arch, drop path, and published file.
 VMAMBAS = {
     't': ('tiny', 0.2, 'vssm_tiny_0230_ckpt_epoch_262'),
     's': ('small', 0.3, 'vssm_small_0229_ckpt_epoch_222'),
@@ -85,7 +85,7 @@ def test_a_leaf_holds_the_published_recipe(name):
     assert cfg.auto_scale_lr == {'enable': False, 'base_batch_size': 16}
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (1333, 800)
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
-    # A name alone would be imported too late by an inferencer.
+    # An inferencer would import a mere name too late.
     assert cfg.custom_imports.imports == ['mmsparx.models']
 
 
@@ -102,7 +102,7 @@ def test_vmamba_has_the_same_recipe(size, schedule):
 
 
 def test_the_parameters_of_vmamba_that_do_not_decay():
-    """Those with 'norm' in their published names, which those of stem and downsampling do not have."""
+    """They are those with 'norm' in their published names, which excludes stem and downsampling."""
     cfg = load('mask_rcnn_vmamba_t_1x.py')
     decays = {
         VMAMBA.to_published(name.removeprefix('backbone.')): decay
@@ -153,10 +153,10 @@ def test_parameters_and_multiply_adds_of_the_paper(arch):
 
 
 def test_the_counter_gives_the_papers_figure_for_swin():
-    """One convention for all: 267 G for mmdet's own Swin-T Mask R-CNN (Table 3)."""
+    """All figures follow one convention: 267 G for mmdet's own Swin-T Mask R-CNN (Table 3)."""
     swin = library_config(mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
     swin.model.backbone.init_cfg = None
-    # Its drop-path rates are read from a tensor, so it is built first and moved then.
+    # Its drop-path rates are read from a tensor, so it is moved to the meta device after it is built.
     init_default_scope('mmdet')
     counted = two_stage_complexity(MODELS.build(swin.model).to('meta'), 800, 1280)
     assert round(counted.macs / 1e9) == 267
@@ -169,7 +169,7 @@ def test_the_counter_wants_a_meta_model():
 
 
 def test_the_lazy_config_survives_dump_and_reload(tmp_path):
-    """The Runner dumps a config when it starts; what it dumps must build the same network."""
+    """The Runner dumps a config when it starts, and the dumped config must build the same network."""
     lazy = load(LAZY)
     lazy.dump(tmp_path / 'dumped.py')
     reloaded = Config.fromfile(tmp_path / 'dumped.py')
@@ -182,7 +182,7 @@ def test_the_lazy_config_survives_dump_and_reload(tmp_path):
 
 
 def _values(part):
-    """The settings of a config without types, scopes and defaults spelled out: what must agree."""
+    """The settings of a config that must agree: all but types, scopes and explicit defaults."""
     if isinstance(part, dict):
         dropped = ('type', '_scope_', 'backend_args', 'format_only')
         return {k: _values(v) for k, v in part.items() if k not in dropped}

@@ -17,14 +17,14 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmsparx.engine.hooks import schedule_check
 
-# One of each schedule; the tests of the tasks compare the recipes of the other sizes with these.
+# Configs of each schedule; the tests of the tasks compare the recipes of the other sizes with these.
 LEAVES = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.glob('*ion/**/*.py')
     if re.search('sparx_t_|sparx_mamba_t_(in1k|own)|mini|shapes', path.name)
     if not re.search('_base_|ssm', str(path))
 )
-BATCHES = {'mmdet': 7330, 'mmseg': 1264, 'mmpretrain': 625}  # of an epoch: COCO and ADE20K by 16, ImageNet by 2048
+BATCHES = {'mmdet': 7330, 'mmseg': 1264, 'mmpretrain': 625}  # per epoch: COCO and ADE20K by 16, ImageNet by 2048
 
 
 class Loader(SimpleNamespace):
@@ -35,7 +35,7 @@ class Loader(SimpleNamespace):
 
 
 def built(cfg: Config) -> SimpleNamespace:
-    """What the hook reads of a runner, with the dataset's published number of batches."""
+    """The parts of a runner that the hook reads, with the dataset's published number of batches."""
     train_cfg, loader = cfg.train_cfg, Loader(batches=BATCHES[cfg.default_scope])
     by_epoch = 'max_epochs' in train_cfg
     loop = object.__new__(EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop)

@@ -1,4 +1,4 @@
-"""The UperNet and Semantic FPN configs: they build, hold the published recipes, and cost what the paper says."""
+"""The UperNet and Semantic FPN configs: they build, have the published recipes, and match the paper's costs."""
 
 import math
 import re
@@ -32,7 +32,7 @@ LEAVES = sorted(path.name for path in SEGMENTATION.glob('*.py'))
 UPERNET = [f'upernet_sparx_{arch}_160k.py' for arch in 'tsb']
 FPN = [f'fpn_sparx_{arch}_80k.py' for arch in 'tsb']
 
-# By head and arch, as the paper's Table 6: GFLOPs at 512x2048, parameters in M; and the drop path.
+# By head and arch: GFLOPs at 512x2048 and parameters in M of the paper's Table 6, and the drop path.
 PAPER = {
     ('upernet', 't'): (954, 57, 0.2),
     ('upernet', 's'): (1039, 77, 0.4),
@@ -43,7 +43,7 @@ PAPER = {
 }
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
-# Of the others: family, arch, drop path, and whether there are published ImageNet weights.
+# The other configs: family, arch, drop path, and whether there are published ImageNet weights.
 OTHERS = {
     'upernet_sparx_t_ssm_160k.py': ('SparXMamba', 'tiny', 0.2, False),
     'upernet_sparx_t_bi_ssm_160k.py': ('SparXMamba', 'tiny', 0.2, False),
@@ -59,7 +59,7 @@ OTHERS = {
 
 @cache
 def load(name: str) -> Config:
-    """Not to be changed."""
+    """A cached config, which tests must not change."""
     return Config.fromfile(SEGMENTATION / name)
 
 
@@ -145,7 +145,7 @@ def test_the_recipe_of_the_others_is_the_same(name):
 
 
 def test_the_parameters_of_swin_that_do_not_decay():
-    """As in Swin: the norms, that of the stem included, and the tables of relative positions' biases."""
+    """They are those of Swin: the norms, including the stem's, and the tables of relative position biases."""
     decays = weight_decays(load('upernet_sparx_swin_t_160k.py'))
     spared = {name for name, decay in decays.items() if decay == 0}
     expected = ('norm', 'relative_position_bias_table', 'backbone.stem.1.')
@@ -176,7 +176,7 @@ def test_pipelines(name):
         assert loader.dataset.data_prefix.img_path == 'images/validation'
 
 
-def rates(cfg: Config, iters: int) -> list[float]:
+def learning_rates(cfg: Config, iters: int) -> list[float]:
     """The learning rate of each of the first iterations."""
     wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
     wrapper.optimizer.step()
@@ -189,18 +189,18 @@ def rates(cfg: Config, iters: int) -> list[float]:
     return found
 
 
-def test_the_rates_of_upernet():
-    """A linear warm-up from 1e-6 of the rate, then linearly to 0 at the last iteration."""
-    found = rates(load(UPERNET[0]), 3001)
+def test_the_learning_rates_of_upernet():
+    """A linear warm-up from 1e-6 of the learning rate, then a linear decay to 0 at the last iteration."""
+    found = learning_rates(load(UPERNET[0]), 3001)
     assert found[0] == pytest.approx(6e-5 * 1e-6)
     assert found[750] == pytest.approx(6e-5 * 750 / 1499, rel=1e-5)
     assert found[1500] == pytest.approx(6e-5)
     assert found[3000] == pytest.approx(6e-5 * (1 - 1500 / 158499))
 
 
-def test_the_rates_of_semantic_fpn():
-    """A cosine from the first iteration to the last; over the first 1000 times a factor that rises from 0.1 to 1."""
-    found = rates(load(FPN[0]), 3001)
+def test_the_learning_rates_of_semantic_fpn():
+    """A cosine over all iterations, multiplied over the first 1000 by a factor that rises from 0.1 to 1."""
+    found = learning_rates(load(FPN[0]), 3001)
     for i in (0, 500, 999, 1000, 3000):
         cosine = 1e-8 + (1 - 1e-8) * (1 + math.cos(math.pi * i / 80000)) / 2
         assert found[i] == pytest.approx(2e-4 * cosine * min(1, 0.1 + 0.9 * i / 999), rel=1e-7)
@@ -221,10 +221,10 @@ def test_parameters_and_multiply_adds_of_the_paper(kind, arch):
 
 
 def test_the_counter_gives_the_papers_figures_for_swin():
-    """One convention for all: 945 G and 60 M for mmseg's own Swin-T UperNet (Table 6), without its auxiliary loss."""
+    """All figures follow one convention: 945 G and 60 M for mmseg's Swin-T UperNet (Table 6) without auxiliary loss."""
     swin = library_config(mmseg, 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py')
     swin.model.backbone.init_cfg = None
-    # Its drop-path rates are read from a tensor, so it is built first and moved then.
+    # Its drop-path rates are read from a tensor, so it is moved to the meta device after it is built.
     init_default_scope('mmseg')
     counted = count(MODELS.build(swin.model).to('meta'))
     assert counted.macs / 1e9 == pytest.approx(945, rel=0.001)

@@ -1,4 +1,4 @@
-"""The check of the scan's numbers: what it lets pass, and what not."""
+"""The check of the scan's numbers: results that pass, and results that fail."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:selective scan runs on the slowe
 
 @pytest.fixture
 def replace(monkeypatch):
-    """Puts functions in place of those of a new best backend, 'broken', which is else the reference."""
+    """Replaces functions of a new best backend, 'broken', which is the reference otherwise."""
 
     def replace(**functions):
         broken = backends.Backend(
@@ -62,7 +62,7 @@ def test_a_backend_that_refuses(replace):
 
 @pytest.mark.parametrize('built', [True, False])
 def test_compiled_kernels_that_are_missing(monkeypatch, built):
-    """The command that compiles them stands apart; kernels that were there are lost."""
+    """The command that compiles them is a field of its own; kernels of an earlier build are lost."""
     missing = f'another torch{native.REMEDY}pip install .'
     compiled = dataclasses.replace(backends.BACKENDS[0], name='native', missing=lambda: missing)
     monkeypatch.setattr(doctor, 'BACKENDS', [compiled])
@@ -89,7 +89,7 @@ def cross_off(*arguments):
     return out * 1.1, states
 
 
-# In a map's scan u and delta are x, step and weight.
+# In a cross scan, x, step and weight take the place of u and delta.
 @pytest.mark.parametrize(
     ('functions', 'found'),
     [

@@ -1,4 +1,4 @@
-"""Every clash is recognised where it is, with the command that fixes it, and nowhere else."""
+"""Every clash is recognised, with the command that fixes it, and nothing else is."""
 
 import re
 import subprocess
@@ -76,7 +76,7 @@ def variable(name, value):
 
 
 CLASHES = [
-    # what is changed, check, status, found, fix
+    # changes, check, status, found, fix
     (dict(python='3.13.1'), 'python_version', 'note', 'Python 3.13.1', 'python3.12 -m venv .venv'),
     (dict(versions={'torch': '2.3.1'}), 'torch_version', 'error', '2.3.1 is untested; tested are 2.4 to 2.11', TORCH),
     (dict(versions={'torch': '2.12.0'}), 'torch_version', 'warning', 'torch 2.12.0 is untested', TORCH),
@@ -256,7 +256,7 @@ def test_the_tables_are_whole():
 
 
 def test_every_command_runs(tmp_path):
-    """In an environment that begins empty, from an index of stand-ins."""
+    """They run in an empty environment, with an index of stand-ins."""
     index = tmp_path / 'index'
     index.mkdir()
     stands_in = VERSIONS | {'torch': '2.11.0', 'einops': '0.8.2', 'ninja': '1.13.2', 'psutil': '7.2.2'}
@@ -267,7 +267,7 @@ def test_every_command_runs(tmp_path):
     for name in ('setuptools', 'wheel', 'packaging'):
         installed_wheel(index, name)
     fixes = [fix for *_, fix in CLASHES if re.match('pip install [^.]|pip uninstall', fix)]
-    commands = {}  # those that differ in names alone run once
+    commands = {}  # commands that only differ in names run once
     for part in ' && '.join(fixes).split(' && '):
         options = tuple(word for word in part.split() if word.startswith('-') or word.isupper())
         commands.setdefault(options or part, part)

@@ -21,7 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(mmsparx.__file__))
 
 
 def run_doctor(*arguments, planted=None):
-    """In another process; `planted` is a folder of packages that are found first."""
+    """Run the doctor in another process; `planted` is a folder of packages that are found first."""
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     path = os.pathsep.join(filter(None, [planted and str(planted), os.environ.get('PYTHONPATH')]))
     command = [sys.executable, '-m', 'mmsparx', 'doctor', *arguments]
@@ -55,7 +55,7 @@ def test_this_environment():
         assert row['found'] in text
 
 
-# Beside stand-ins for the packages that take long to import.
+# Stand-ins for packages that take long to import.
 STAND_INS = {'torchvision/__init__.py': '', 'mmcv/__init__.py': '', 'mmcv/ops.py': 'get_compiling_cuda_version = str'}
 PARTS = ('models', 'datasets', 'engine', 'evaluation', 'visualization')
 STAND_INS |= {f'{name}/{part}.py': '' for name in ('mmdet', 'mmseg', 'mmpretrain') for part in ('__init__', *PARTS)}
@@ -111,7 +111,7 @@ def test_a_broken_one(planted, found, also, fix, tmp_path):
     [(lambda *x: tuple(1.1 * y for y in reference.forward(*x)), 'ArithmeticError: relative error'), (len, 'TypeError')],
 )
 def test_a_broken_backend(function, found, monkeypatch, capsys):
-    """In this process, where a test can break it; torch and the scan are all that is tried."""
+    """The check runs in this process, where a test can break a backend; it only tries torch and the scan."""
 
     def run(calls):
         outcomes = {}
@@ -139,7 +139,7 @@ def test_a_broken_backend(function, found, monkeypatch, capsys):
 
 
 def test_distributions(tmp_path, monkeypatch):
-    """As pip leaves them: the two families of OpenMMLab, in another spelling, and one that was cut off."""
+    """pip leaves such folders: both families of OpenMMLab, another spelling, and a distribution that was cut off."""
     for name, version in {'mmengine': '0.10.7', 'onedl_mmengine': '0.10.12', 'onedl-mmcv': '2.3.6'}.items():
         folder = tmp_path / f'{name}-{version}.dist-info'
         folder.mkdir()

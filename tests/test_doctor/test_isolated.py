@@ -1,4 +1,4 @@
-"""What ends a process is told, and a fresh one goes on."""
+"""The end of a process is reported, and a new process continues."""
 
 from mmsparx.doctor import isolated
 

@@ -1,4 +1,4 @@
-"""Which arguments a class takes."""
+"""The arguments that a class takes."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_an_optimizer_of_torch():
 
 
 def test_arguments_that_a_metric_of_mmseg_ignores_are_not_accepted():
-    """Its `**kwargs` go nowhere."""
+    """It drops its `**kwargs`."""
     pytest.importorskip('mmseg')
     (metric,) = find_classes('IoUMetric', 'val_evaluator', 'mmseg')
     accepted = accepted_arguments(metric)

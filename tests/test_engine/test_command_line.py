@@ -42,7 +42,7 @@ def test_missing_config():
 
 @pytest.fixture
 def logged(monkeypatch):
-    """What the first process logs, line by line."""
+    """The lines that the first process logs."""
     monkeypatch.delenv('RANK', raising=False)
     lines = []
     monkeypatch.setattr(command_line, 'print_log', lambda message, **_: lines.append(message))

@@ -1,4 +1,4 @@
-"""What is read from batches."""
+"""Functions that read batches."""
 
 from types import SimpleNamespace
 

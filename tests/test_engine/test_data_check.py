@@ -1,4 +1,4 @@
-"""Which paths and files of a config are checked before a run, and what is read then."""
+"""The paths and files of a config that are checked and read before a run."""
 
 import pytest
 from helpers.annotations import NAN, clean, write
@@ -14,9 +14,9 @@ def data_config(**dataset):
 
 
 def test_existing_data(tmp_path):
-    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'images').mkdir()
     (tmp_path / 'list.json').touch()
-    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures', 'seg': ''}}
+    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'images', 'seg': ''}}
     check_data(data_config(**dataset), ('train_dataloader', 'val_dataloader'))
 
 
@@ -29,7 +29,7 @@ def test_existing_data(tmp_path):
     ],
 )
 def test_missing_data_is_named_with_its_setting(tmp_path, wrap, key):
-    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'pictures'}}
+    dataset = {'data_root': str(tmp_path), 'ann_file': 'list.json', 'data_prefix': {'img': 'images'}}
     with pytest.raises(FileNotFoundError) as error:
         check_data(data_config(**wrap(dataset)), ('train_dataloader',))
     assert str(tmp_path / 'list.json') in str(error.value)
@@ -42,7 +42,7 @@ def test_remote_data_is_left_to_its_backend():
 
 @pytest.fixture
 def logged(monkeypatch):
-    """What the first process logs, line by line."""
+    """The lines that the first process logs."""
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(name, raising=False)
     lines = []
@@ -53,7 +53,7 @@ def logged(monkeypatch):
 @pytest.mark.parametrize('name', ['backend_args', 'file_client_args'])
 @pytest.mark.parametrize('backend', ['petrel', 'lmdb', 'memcached', 'http', 'my_own'])
 def test_data_behind_a_backend_is_left_to_it(logged, name, backend):
-    """Annotations are read by the dataset's backend, images by that of the transform that reads them."""
+    """The dataset's backend reads annotations, and that of the loading transform reads images."""
     behind = {name: {'backend': backend}}
     pipeline = [{'type': 'LoadImageFromFile', **behind}]
     paths = {'data_root': 'nowhere', 'ann_file': 'list.json', 'data_prefix': {'img': 'images'}}
@@ -62,9 +62,9 @@ def test_data_behind_a_backend_is_left_to_it(logged, name, backend):
         f'train_dataloader.dataset: {path} is behind a storage backend, and is not checked'
         for path in ('nowhere/list.json', 'nowhere/images', 'nowhere/')
     ]
-    with pytest.raises(FileNotFoundError, match=r'nowhere/list\.json'):  # the images alone are behind it
+    with pytest.raises(FileNotFoundError, match=r'nowhere/list\.json'):  # only the images are behind it
         check_data(data_config(**paths, pipeline=pipeline), ('train_dataloader',))
-    with pytest.raises(FileNotFoundError, match='nowhere/images'):  # the annotations alone are
+    with pytest.raises(FileNotFoundError, match='nowhere/images'):  # only the annotations are
         check_data(data_config(**paths, **behind), ('train_dataloader',))
 
 
@@ -134,7 +134,7 @@ def test_faults_in_annotations_end_the_run(tmp_path, mmdet, logged, monkeypatch)
     text = str(error.value)
     assert f'{tmp_path}/train.json: {coco_faults.BOX.text}' in text
     assert f'{tmp_path}/val.json: {coco_faults.ANNOTATION_CATEGORY.text}' in text
-    assert text.count('val.json') == 1  # of the loader and of its evaluator
+    assert text.count('val.json') == 1  # once for the loader and its evaluator
     assert text.endswith('or go on with --annotation-faults warn')
     assert coco_faults.AREA_0.text in logged[0]
     logged.clear()

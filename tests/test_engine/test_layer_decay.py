@@ -14,7 +14,7 @@ from mmsparx.models import SparXMamba, SparXSwin, VMamba
 
 RATE, LR, DECAY = 0.5, 0.01, 0.1
 FAMILIES = (SparXMamba, SparXSwin, VMamba)
-# Of the layers of SMALL_ARCH: 1, 2, 3, 1.
+# Depth of the first layer of each stage of SMALL_ARCH, whose stages have 1, 2, 3 and 1 layers.
 FIRST = (1, 2, 4, 7)
 COUNT = 9
 MODELS = {
@@ -42,7 +42,7 @@ def groups(model, cfg):
 
 
 def expected_depth(name):
-    """Of a parameter of a model whose backbone is of SMALL_ARCH."""
+    """The depth of a parameter of a model whose backbone has SMALL_ARCH."""
     _, place, name = f'.{name}'.rpartition('.backbone.')
     parts = name.split('.')
     if not place or parts[0] == 'out_norms':
@@ -101,7 +101,7 @@ def test_every_parameter_in_the_models_of_every_library(library, family):
 
 class TestOtherModels:
     def test_backbones_within_others(self):
-        """As in semi-supervised and tracking models: each has depths of its own, and what is fixed is left out."""
+        """Each backbone of a semi-supervised or tracking model has its own depths; fixed parameters are left out."""
         model = nn.Module()
         for name in ('student', 'teacher'):
             model.add_module(name, nn.ModuleDict({'backbone': SparXMamba(SMALL_ARCH), 'neck': nn.Linear(1, 1)}))

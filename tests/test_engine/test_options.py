@@ -1,4 +1,4 @@
-"""`--cfg-options`: what is typed, which keys are known, and which arguments the parts of a run take."""
+"""`--cfg-options`: values, known keys, and the arguments that the parts of a run take."""
 
 import argparse
 
@@ -67,7 +67,7 @@ def test_arguments_that_are_no_options(argument, message, capsys):
 
 @pytest.fixture(scope='module')
 def run():
-    """A config of mmengine alone, with what a run has."""
+    """A config with the parts of a run, for mmengine only."""
     return dict(
         model=dict(
             type='mmsparx.SparXMamba',
@@ -108,7 +108,7 @@ def run():
             r'optimizer \(AdamW\) has no .*mean optim_wrapper\.optimizer\.weight_dec',
         ),
         ('optim_wrapper.loss_scal', r'\(AmpOptimWrapper\) has no .* mean optim_wrapper\.loss_scale\?'),
-        ('optim_wrapper.acumulative_counts', r'mean optim_wrapper\.accumulative_counts\?'),  # of its base
+        ('optim_wrapper.acumulative_counts', r'mean optim_wrapper\.accumulative_counts\?'),  # a key of its base
         ('optim_wrapper.clip_grad.max_nrom', r'mean optim_wrapper\.clip_grad\.max_norm\?'),
         ('optim_wrapper.paramwise_cfg.norm_decay_mul', r'mean optim_wrapper\.paramwise_cfg\.norm_decay_mult\?'),
         ('train_cfg.max_iter', r'mean train_cfg\.max_iters\?'),
@@ -156,7 +156,7 @@ def test_typos_are_named_with_the_nearest_key(run, key, message):
         'train_dataloader.num_workers',
         'train_dataloader.prefetch_factor',
         'train_dataloader.sampler.type',
-        'train_dataloader.dataset.pipeline.1.anything',  # a type of nobody's
+        'train_dataloader.dataset.pipeline.1.anything',  # an unknown type
         'model.with_cp',
         'model.drop_path_rate',
         'model.init_cfg.checkpoint',
@@ -225,7 +225,7 @@ def test_new_keys_can_be_allowed(run):
     ],
 )
 def test_arguments_of_a_config_are_checked_like_options(run, key, message):
-    """But for those of classes that take any: an EMAHook hands them to the average that it builds."""
+    """Classes that take any arguments are not checked: an EMAHook passes them to the average that it builds."""
     cfg = Config(run)
     check_arguments(cfg)
     apply_options(cfg, {key: 7}, allow_new_keys=True)

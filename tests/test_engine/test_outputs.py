@@ -23,7 +23,7 @@ def test_a_name_with_its_suffix_may_be_the_stem_of_a_third():
 
 
 def test_a_folder_that_is_to_be_filled(tmp_path):
-    """It may be there, if it is empty; what is in it is written over with `force` alone."""
+    """An existing folder must be empty; `force` overwrites its files."""
     for folder in (tmp_path, tmp_path / 'new', tmp_path / 'new/deep'):
         check_empty(folder)
         check_empty(folder, force=True)

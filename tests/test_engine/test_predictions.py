@@ -1,4 +1,4 @@
-"""What a test leaves besides metrics: which hooks draw, how and where to, and what of a prediction is written."""
+"""Files that a test writes besides metrics: drawings, and predictions."""
 
 import pickle
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def test_a_config_that_draws_nothing_is_refused(hooks):
         draw_predictions(Config(hooks), 'shown')
 
 
-class Pictures:
+class Images:
     def __init__(self, *paths):
         self.infos = [dict(img_path=str(path)) if path else {} for path in paths]
 
@@ -81,7 +81,7 @@ class Pictures:
 
 
 def start(hook, *paths):
-    hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Pictures(*paths)))))
+    hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Images(*paths)))))
 
 
 def test_tested_images_are_not_overwritten(tmp_path):
@@ -94,7 +94,7 @@ def test_tested_images_are_not_overwritten(tmp_path):
 
 
 def test_drawings_do_not_mix_with_tested_images(tmp_path):
-    """Below a tested image's folder, below the folder whose subfolders are classes, and through a link to an image."""
+    """Below a tested image's folder, below a folder of classes, and through a link to an image."""
     folder = tmp_path / 'val'
     images = [folder / 'cat/0.png', folder / 'dog/0.png']
     for image in images:
@@ -103,9 +103,9 @@ def test_drawings_do_not_mix_with_tested_images(tmp_path):
     with pytest.raises(ValueError, match=r'--show-dir: .*drawn lies in .*cat, where results would mix with images'):
         start(DrawPredictionsHook(str(folder / 'cat/drawn')), images[0])
     hook = DrawPredictionsHook(str(folder / 'drawn'))
-    dataset = Pictures(*images)
+    dataset = Images(*images)
     dataset.data_prefix = {'img_path': str(folder)}
-    wrapped = Pictures(*images)
+    wrapped = Images(*images)
     wrapped.dataset = dataset
     for each in (dataset, wrapped):
         with pytest.raises(ValueError, match=r'--show-dir: .*drawn lies in .*val, where results would mix with images'):
@@ -138,7 +138,7 @@ def test_results_that_cannot_be_written_end_the_run_before_the_test(tmp_path):
 
 
 def test_images_without_a_file_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='expected images in files; Pictures holds some that are in none'):
+    with pytest.raises(ValueError, match='expected images in files; Images holds some that are in none'):
         start(DrawPredictionsHook(str(tmp_path)), 'a/0.png', None)
 
 
@@ -203,7 +203,7 @@ def test_a_header_names_the_columns(width):
 
 
 class TestColours:
-    """Of mmdet's visualizer: each class has one, whatever else is drawn."""
+    """With mmdet's visualizer each class has one colour, whatever else is drawn."""
 
     classes = ('a', 'b', 'c')
 
@@ -249,7 +249,7 @@ class TestColours:
 
 @pytest.fixture
 def dumped(tmp_path):
-    """What a file holds of predictions, which are left as they were."""
+    """The contents of a file of predictions, which stay unchanged themselves."""
 
     def run(*predictions):
         before = [list(each) for each in predictions]
@@ -274,7 +274,7 @@ def test_a_segmentation_is_kept_as_label_maps(dumped, tmp_path):
     assert [result.keys() for result in results] == [{'pred_sem_seg', 'img_path'}] * 3
     assert all(result['pred_sem_seg']['data'].long().equal(label_map) for result in results)
     assert (tmp_path / 'out.pkl').stat().st_size / 3 < 3 * 64 * 96  # two bytes per pixel, and names
-    assert whole['pred_sem_seg']['data'] is label_map  # other metrics see it as it was
+    assert whole['pred_sem_seg']['data'] is label_map  # other metrics see it unchanged
 
 
 def test_masks_of_instances_are_encoded(dumped):

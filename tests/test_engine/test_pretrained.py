@@ -1,4 +1,4 @@
-"""Pretrained weights of a config's model, wherever it names them."""
+"""Pretrained weights of a config's model, wherever the config names them."""
 
 import argparse
 
@@ -22,7 +22,7 @@ NORMAL = dict(type='TruncNormal', layer='Linear', std=0.02)
             dict(type='SoftTeacher', detector=dict(type='FasterRCNN', backbone=BACKBONE)),
             ['model.detector.backbone.init_cfg'],
         ),
-        (  # retrieval, whose encoder may be a list
+        (  # retrieval; the encoder may be a list
             dict(type='ImageToImageRetriever', image_encoder=[BACKBONE, dict(type='GlobalAveragePooling')]),
             ['model.image_encoder.0.init_cfg'],
         ),

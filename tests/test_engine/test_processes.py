@@ -1,4 +1,4 @@
-"""Several processes without GPUs: what becomes of the config, and what becomes of the gradients."""
+"""Several processes without GPUs: the config, and the gradients."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from helpers import relative_error
-from helpers.toy_run import CONFIG, PICTURES, ToyModel, launched_alone
+from helpers.toy_run import CONFIG, IMAGES, ToyModel, launched_alone
 from mmengine.config import Config
 
 from mmsparx.engine import processes
@@ -116,7 +116,7 @@ def test_after_an_error_the_group_is_ended_when_the_interpreter_has_said_so(laun
 
 
 def test_an_error_amid_a_collective_ends_the_process(tmp_path):
-    """Which the other one will never answer; the error is said, and the status is that of an error."""
+    """The other process will never answer; the error is reported, and the exit status is that of an error."""
     script = tmp_path / 'script.py'
     script.write_text("""
 import os, time
@@ -160,12 +160,12 @@ def test_without_a_launcher_nothing_is_started_or_changed():
 
 
 def test_with_gpus_nothing_is_changed(monkeypatch):
-    """But mpi's processes learn which of the machine's GPUs is theirs."""
+    """mpi's processes learn which of the machine's GPUs is theirs."""
     monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
     monkeypatch.setenv('LOCAL_RANK', '0')
     for name, value in dict(RANK=3, SIZE=4, LOCAL_RANK=1).items():
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', str(value))
-    for name in ('RANK', 'WORLD_SIZE'):  # for monkeypatch to take back
+    for name in ('RANK', 'WORLD_SIZE'):  # monkeypatch restores them
         monkeypatch.setenv(name, '')
     cfg = Config(dict(launcher='mpi', model=dict(norm_cfg=dict(type='SyncBN'))))
     prepare_processes(cfg)
@@ -228,7 +228,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     assert (done.stdout + done.stderr).count('2 processes on the CPU') == 1
 
     model = ToyModel(dict(norm_cfg=dict(type='BN'), norm_eval=True))
-    model(PICTURES)['loss'].backward()
+    model(IMAGES)['loss'].backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
     for iteration in range(2):
         first, second = (

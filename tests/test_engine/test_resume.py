@@ -1,4 +1,4 @@
-"""Finding the newest checkpoint that is whole."""
+"""The search for the newest checkpoint that is whole."""
 
 import os
 from fractions import Fraction
@@ -34,7 +34,7 @@ def damage(path):
 
 
 def flip(after=b'', distance=0):
-    """Flips a bit of a file, some bytes after what it holds there."""
+    """Flips a bit of a file, some bytes after a given sequence."""
 
     def damage(path):
         data = bytearray(path.read_bytes())
@@ -59,7 +59,7 @@ def without(*keys):
     return lambda path: torch.save({key: x for key, x in WHOLE.items() if key not in keys}, path)
 
 
-# What may become of the newest file, and what is said of it.
+# Faults of the newest file, and the messages about them.
 FAULTS = {
     'cut off': (damage, 'is damaged: cut off after'),
     'first bit': (flip(), 'is damaged, or no checkpoint: no known format begins with'),

@@ -1,4 +1,4 @@
-"""Hooks of this package in a config: each of them once, and none lost without a word."""
+"""Hooks of this package in a config: each of them once, and a warning for a missing one."""
 
 import pytest
 from helpers import SMALL_ARCH
@@ -14,13 +14,13 @@ from mmsparx.engine.run_hooks import EXPECTED, merge_hooks, warn_of_missing_hook
 BASE = Config.fromfile(CONFIGS / '_base_/sparx_runtime.py').custom_hooks
 MODEL = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH)
 EMA = dict(type='EMAHook')
-UNUSED_OUTPUTS = ConfigDict(type='mmsparx.UnusedOutputsHook')  # which the tools add
+UNUSED_OUTPUTS = ConfigDict(type='mmsparx.UnusedOutputsHook')  # the tools add it
 ALL = [cls.__name__ for cls in EXPECTED]
 
 
 @pytest.fixture
 def warned(monkeypatch):
-    """Asks for the warnings of a config's hooks."""
+    """Returns the warnings about a config's hooks."""
     lines = []
     monkeypatch.setattr(run_hooks, 'print_log', lambda message, **_: lines.append(message))
 
@@ -34,7 +34,7 @@ def warned(monkeypatch):
 
 def test_they_are_those_of_the_base_configs():
     names = {hook['type'].removeprefix('mmsparx.') for hook in BASE}
-    assert names == {*ALL, 'StrictLoadHook'}  # which the tools add
+    assert names == {*ALL, 'StrictLoadHook'}  # the tools add it
 
 
 class TestMissing:

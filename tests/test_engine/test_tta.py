@@ -1,4 +1,4 @@
-"""The two protocols of the multi-scale test: what the model is shown, and what cannot be tested so."""
+"""The two protocols of the multi-scale test: the model's inputs, and unsupported models."""
 
 import math
 
@@ -29,7 +29,7 @@ def cfg(given):
 
 @pytest.fixture
 def views(cfg, tmp_path):
-    """What a protocol shows of an image of 30 x 20 pixels: images, and their annotations' shapes."""
+    """A protocol's views of an image of 30 x 20 pixels: images, and the shapes of their annotations."""
 
     def look(protocol):
         rng = np.random.default_rng(0)
@@ -60,9 +60,9 @@ def test_the_model_is_wrapped(cfg):
     ],
 )
 def test_sizes_and_flips(views, protocol, size):
-    pictures = views(protocol)
-    assert [tuple(x.shape[1:]) for x in pictures] == [size(ratio) for ratio in RATIOS for _ in range(2)]
-    assert all(x.equal(flipped.flip(2)) for x, flipped in zip(pictures[::2], pictures[1::2], strict=True))
+    images = views(protocol)
+    assert [tuple(x.shape[1:]) for x in images] == [size(ratio) for ratio in RATIOS for _ in range(2)]
+    assert all(x.equal(flipped.flip(2)) for x, flipped in zip(images[::2], images[1::2], strict=True))
 
 
 def test_an_unknown_protocol_lists_the_known_ones(cfg):

@@ -63,7 +63,7 @@ def test_again_after_an_error(tmp_path):
 @pytest.mark.parametrize('place', ['a file', 'a read-only folder'])
 def test_folders_that_cannot_be_written_to(place, tmp_path):
     (tmp_path / 'file').touch()
-    # Not even root writes in the second, on Linux.
+    # Not even root can write to the second one, on Linux.
     path = {'a file': tmp_path / 'file', 'a read-only folder': '/sys/kernel'}[place]
     if place == 'a read-only folder' and sys.platform != 'linux':
         pytest.skip('needs a folder that root cannot write to')

@@ -1,4 +1,4 @@
-"""The JSON file beside an exported file is data: what it may hold is checked."""
+"""The JSON file beside an exported file is data, and its contents are checked."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Detectors as graphs find what mmdet finds."""
+"""Detectors as graphs give mmdet's detections."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ FASTER, MASK = '_base_/models/faster-rcnn_r50_fpn.py', '_base_/models/mask-rcnn_
 
 
 def small(base=MASK, roi_head=None, rpn_head=None, **test):
-    """A detector of few channels and 3 classes, of which every box is one with a score above 0.1."""
+    """A detector of few channels and 3 classes, whose boxes all have a class with a score above 0.1."""
     extractor = dict(out_channels=8)
     heads = {'bbox_roi_extractor': extractor, 'bbox_head': dict(in_channels=8, fc_out_channels=16, num_classes=3)}
     if base == MASK:
@@ -34,7 +34,7 @@ def small(base=MASK, roi_head=None, rpn_head=None, **test):
 
 
 def predict(model, image, valid):
-    """Boxes, scores, labels, and masks of a predicted image that `valid` pixels of are no padding."""
+    """Boxes, scores, labels, and masks of a predicted image whose `valid` pixels are not padding."""
     height, width = valid
     sample = DetDataSample(metainfo=dict(img_shape=valid, ori_shape=valid, scale_factor=(1.0, 1.0)))
     padded = torch.nn.functional.pad(image, (0, -width % 32, 0, -height % 32))
@@ -107,13 +107,13 @@ def test_detections_match_in_any_order_and_once():
     assert list(matches([boxes, scores, labels + 5], given, 1e-4)) == []
     masks = np.zeros((3, 4, 4), np.float32)
     masks[0, 0, 0] = 1
-    assert list(matches([*given, masks[::-1]], [*given, masks], 1e-4)) == [(1, 1)]  # the others have other masks
+    assert list(matches([*given, masks[::-1]], [*given, masks], 1e-4)) == [(1, 1)]  # masks differ in the reversed list
     empty = [x[:0] for x in given]
     assert list(matches(empty, given, 1e-4)) == list(matches(given, empty, 1e-4)) == []
 
 
 def test_a_detector_of_one_size_as_a_file_of_torch_export(tmp_path):
-    """With none, one and many detections."""
+    """The file is run with no, one and many detections."""
     from mmsparx.export import open_file
 
     model = small(FASTER)
@@ -152,7 +152,7 @@ def test_other_settings_are_refused(options, message):
     ids=['option of the boxes', 'option of the proposals', 'clipping', 'decoding', 'features', 'masks'],
 )
 def test_other_detections_than_those_of_mmdet_are_refused(options, change, message, tmp_path, monkeypatch):
-    """Before a graph is traced."""
+    """They are refused before a graph is traced."""
     if change:
         monkeypatch.setattr(detection, *change)
     model = small(**options)

@@ -1,4 +1,4 @@
-"""The program of docs/deployment.md: it classifies by an exported file where mmsparx and torch cannot be imported."""
+"""The program of docs/deployment.md: it classifies with an exported file, without mmsparx and torch."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Networks as files: each is run in its runtime and gives what the network gives, at any size."""
+"""Networks as files: each is run in its runtime and gives the network's outputs, at any size."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from mmsparx.export import DisagreementError, Exported, export, open_file
 from mmsparx.models import SparXClassifier, SparXNet
 from mmsparx.ops import native
 
-# Of few layers, since tracing with open sizes takes seconds a layer.
+# The networks have few layers, since tracing with open sizes takes seconds per layer.
 SMALL = {'channels': (8,), 'stages': [{'depth': 2, 'stride': 1}]}
 TINY = {'channels': (8,), 'stages': [{'depth': 1}]}
 TWO = {'channels': (8, 16), 'stages': [{'depth': 1}, {'depth': 1}]}
@@ -32,7 +32,7 @@ def make(name='SS2D', arch=SMALL, **options):
 
 
 def runtimes(name):
-    """Those that a file of ONNX is compared in, by the name of its network."""
+    """Runtimes that an ONNX file is compared in, by the name of its network."""
     library = name != 'WindowAttention' and native.without_ort() is None
     return ['onnxruntime', 'onnxruntime with mmsparx'] if library else ['onnxruntime']
 
@@ -56,7 +56,7 @@ def test_a_file_of_onnx_of_open_sizes(name, arch, tmp_path):
     assert list(done.errors) == [(runtime, shape) for runtime in runtimes(name) for shape in shapes]
     assert done.largest_error < 1e-5
     assert {path.name for path in tmp_path.iterdir()} == {'network.onnx', 'network.json'}
-    # Sizes that the export has not tried, on both sides of a window and of a shift.
+    # The export has not tried these sizes, on both sides of a window and of a shift.
     run = open_file(done.file)
     for shape in ((1, 3, 33, 65), (4, 3, 48, 32)):
         image = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
@@ -83,7 +83,7 @@ def test_a_fixed_size_inlined_in_16_bits(tmp_path):
     assert list(done.errors) == [('onnxruntime', (1, 3, 40, 48))]
     assert 0 < done.rounding < 1e-2
     model = onnx.load(done.file)
-    assert model.ir_version == 8  # what onnxruntime 1.17 reads
+    assert model.ir_version == 8  # onnxruntime 1.17 reads it
     assert not model.functions
     assert {node.domain for node in model.graph.node} == {''}
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 40, 48]
@@ -172,7 +172,7 @@ def test_a_pickle_in_an_archive_is_refused_unread(tmp_path):
 
 @pytest.mark.parametrize('kept', [True, False])
 def test_a_file_that_does_not_agree_is_not_left(kept, tmp_path, monkeypatch):
-    """One that was there before is."""
+    """An earlier file stays."""
     from mmsparx.export import scan_functions
 
     right = scan_functions._output

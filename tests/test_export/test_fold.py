@@ -1,4 +1,4 @@
-"""Folding for inference computes the same, but for rounding."""
+"""Folding for inference computes the same up to rounding."""
 
 from itertools import pairwise
 
@@ -42,7 +42,7 @@ def test_a_folded_network_computes_the_same(name):
 
 @pytest.mark.parametrize('converted', [False, True], ids=['autocast', 'converted'])
 def test_a_folded_network_in_16_bits(converted):
-    """Its shortcuts, too."""
+    """Its shortcuts have 16 bits, too."""
     folded = fold(make('SS2D').float())
     x = torch.randn(1, 3, 36, 44)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_the_network_itself_stays_as_it_is():
 
 
 class Doubling(nn.Module):
-    """A mixer that nothing here knows."""
+    """A mixer that is unknown to the package."""
 
     def __init__(self, dim, aggregator=None, *, index=0):
         super().__init__()
@@ -84,7 +84,7 @@ class Doubling(nn.Module):
         return 2 * x
 
 
-def test_the_bias_stays_beside_a_mixer_of_somebody_elses(monkeypatch):
+def test_the_bias_stays_beside_an_unknown_mixer(monkeypatch):
     monkeypatch.setitem(TOKEN_MIXERS._module_dict, 'Doubling', Doubling)
     network = make('SS2D', token_mixer={'type': 'Doubling'})
     folded = fold(network)

@@ -1,4 +1,4 @@
-"""Modules in their forms for export give what they give themselves, at sizes on both sides of every decision."""
+"""Modules in their form for export give the same outputs, at sizes on both sides of every decision."""
 
 import copy
 

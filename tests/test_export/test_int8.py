@@ -1,4 +1,4 @@
-"""Files of ONNX in 8 bits, of a graph of one convolution."""
+"""ONNX files in 8 bits, of a graph with one convolution."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from mmsparx.export.int8 import quantise
 
 @pytest.fixture
 def model():
-    """A convolution of 3 channels to 16, whose weights are exact in 16 bits and of another size in each channel."""
+    """A convolution of 3 channels to 16, whose weights are exact in 16 bits and have another scale in each channel."""
     weight = np.random.default_rng(0).standard_normal((16, 3, 3, 3)) * np.logspace(0, -3, 16)[:, None, None, None]
     weight = weight.astype(np.float16).astype(np.float32)
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""The library for onnxruntime: its scans against the reference in float64, and what files may ask of it."""
+"""The library for onnxruntime: its scans against the reference in float64, and the nodes that it accepts."""
 
 import ctypes
 import json
@@ -42,10 +42,10 @@ def model_of(name, inputs, functions=(), output=TensorProto.FLOAT):
 
 
 def run(name, inputs, threads=1, **options):
-    """A node by the library, without a function that could stand in for it."""
+    """Run a node by the library, without a function that could take its place."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4  # fatal: what fails here is meant to
+    settings.log_severity_level = 4  # fatal only: failures here are intended
     settings.register_custom_ops_library(str(ort_library()))
     model = model_of(name, inputs, **options).SerializeToString()
     session = onnxruntime.InferenceSession(model, settings, providers=['CPUExecutionProvider'])
@@ -106,7 +106,7 @@ def used_instruction_set():
 @built
 @pytest.mark.parametrize('states', [1, 2, 16])
 def test_maps(states, instruction_set):
-    # One position; odd sides; several tiles of a kernel, and a number of channels that no block divides.
+    # One position; odd sides; several tiles of a kernel, and a number of channels that no block size divides.
     for size in ({'height': 1, 'width': 1}, {'height': 7, 'width': 4}, {'height': 21, 'width': 37, 'channels': 11}):
         inputs = map_inputs(states, **size)
         expected = exact(map_reference, inputs)
@@ -169,7 +169,7 @@ def test_shapes_that_disagree(name, inputs, change, message):
 @built
 @pytest.mark.parametrize('types', [{'output': TensorProto.FLOAT16}, {'output': TensorProto.DOUBLE}, {}])
 def test_other_types(types):
-    """Of the output, or of an input; in files whose own function has them, too."""
+    """They belong to the output or to an input, in files whose own function has them, too."""
     inputs = map_inputs() if types else map_inputs() | {'A': torch.ones(20, 1, dtype=torch.float64)}
     kind = types.get('output', TensorProto.FLOAT)
     function = helper.make_function(
@@ -207,7 +207,7 @@ def test_a_network(tmp_path):
     with torch.no_grad():
         expected = network(torch.from_numpy(image))[0]
     assert max(relative_error(torch.from_numpy(output), expected) for output in outputs) < 1e-5
-    assert not np.array_equal(outputs[0], outputs[1])  # by other operators
+    assert not np.array_equal(outputs[0], outputs[1])  # other operators ran
     assert np.array_equal(outputs[1], outputs[2])
 
 

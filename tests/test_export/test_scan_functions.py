@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from mmsparx.export import scan_functions
 from mmsparx.ops import cross_scan, cross_selective_scan, selective_scan
 
-# -log(sigmoid(-x)) rounds 1 + exp(x): an error of 6e-8 in steps that start at some 1e-2 here.
+# -log(sigmoid(-x)) rounds 1 + exp(x), which causes an error of 6e-8 in steps that start at some 1e-2 here.
 TOLERANCE = 3e-5
 SIZES = [(1, 1), (1, 5), (3, 5), (7, 4)]
 

@@ -1,4 +1,4 @@
-"""Model cards: what they say of a network, and whose figures they hold."""
+"""Model cards: the description of a network, and the origin of their figures."""
 
 import pytest
 from helpers import SMALL_ARCH

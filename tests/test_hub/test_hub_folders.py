@@ -1,4 +1,4 @@
-"""Networks as folders: what is saved comes back, bit for bit, and nothing else does."""
+"""Networks as folders: saved networks are restored bit for bit, and nothing else is loaded."""
 
 import json
 import os
@@ -62,7 +62,7 @@ class TestRoundTrips:
         assert type(found.backbone) is family
 
     def test_a_classifier_of_imagenet(self, folder):
-        """Whose number of classes is not given."""
+        """Its number of classes is not given."""
         classifier = randomise(SparXClassifier(build(out_indices=(3,), output_norm=False))).eval()
         classifier.save_pretrained(folder)
         assert read(folder)['num_classes'] == 1000
@@ -76,7 +76,7 @@ class TestRoundTrips:
         assert_same(SparXMamba.from_pretrained(folder), network)
 
     def test_defaults_are_written(self, saved, monkeypatch):
-        """Since those of a later version may be others."""
+        """A later version may have other defaults."""
         network, folder = saved
         assert [read(folder)[name] for name in ('in_channels', 'output_norm', 'out_indices')] == [3, True, [0, 1, 2, 3]]
         monkeypatch.setitem(SparXNet.__init__.__kwdefaults__, 'output_norm', False)
@@ -99,7 +99,7 @@ class TestRoundTrips:
         assert_same(found, network)
 
     def test_the_arguments_are_those_of_the_call(self, saved):
-        """And not of dicts that were changed after it, nor of how weights were found."""
+        """Dicts that changed after the call do not count, nor does the source of the weights."""
         _, folder = saved
         mixer = {'type': 'SS2D', 'expand': 1}
         network = build(token_mixer=mixer, init_cfg={'type': 'Pretrained', 'checkpoint': 'secret.pth'})
@@ -114,7 +114,7 @@ class TestRoundTrips:
         torch.compile(network).save_pretrained(folder)
         assert_same(SparXMamba.from_pretrained(folder), network)
 
-    def test_a_mixer_of_ones_own(self, folder, monkeypatch):
+    def test_a_custom_mixer(self, folder, monkeypatch):
         monkeypatch.setattr(TOKEN_MIXERS, '_module_dict', dict(TOKEN_MIXERS.module_dict))
 
         class Mine(nn.Conv2d):
@@ -133,7 +133,7 @@ class TestRoundTrips:
         assert read(folder)['token_mixer'] == {'type': 'Mine'}
         assert_same(SparXMamba.from_pretrained(folder), network)
 
-    def test_a_class_of_ones_own(self, folder, monkeypatch):
+    def test_a_custom_class(self, folder, monkeypatch):
         monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
 
         class Gated(SparXMamba):
@@ -266,7 +266,7 @@ class TestRefusals:
         ],
     )
     def test_names_of_classes(self, saved, monkeypatch, changes, place):
-        """Nothing is imported for a name that is not registered."""
+        """A name that is not registered does not import anything."""
         asked = []
         monkeypatch.setattr('mmsparx.registry.get_object_from_string', lambda name: asked.append(name))
         change(saved[1], **changes)
@@ -369,7 +369,7 @@ class TestNotSaved:
 
 
 def test_nothing_but_names_of_the_files(saved):
-    """No temporary file stays, and no path of the machine is written."""
+    """No temporary file remains, and no path of the machine is written."""
     _, folder = saved
     assert sorted(path.name for path in folder.iterdir()) == ['README.md', 'config.json', 'model.safetensors']
     assert not [path for path in folder.iterdir() if str(Path.home()).encode() in path.read_bytes()]

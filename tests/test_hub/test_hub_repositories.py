@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face Hub, without network: by the layout of its cache, and a stand-in for its API."""
+"""Repositories of the Hugging Face Hub, without network: the layout of its cache, and a stand-in for its API."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ class TestReading:
 @pytest.mark.parametrize('name', ['./folder', '/no/folder', 'a/b/c', 'owner/na me', '', '../x', 'https://x.org/a'])
 def test_neither_folder_nor_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)  # it is not even asked
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)  # the package is not used
     if name:
         with pytest.raises(ValueError, match=r"or the id of a repository as 'owner/name', got .*, which is no folder"):
             SparXMamba.from_pretrained(name)
@@ -88,7 +88,7 @@ class TestWithoutTheHub:
 class TestUploading:
     @pytest.fixture
     def api(self, monkeypatch, tmp_path):
-        """In the place of huggingface_hub.HfApi: notes the calls, and keeps what is uploaded."""
+        """A stand-in for huggingface_hub.HfApi, which records calls and keeps uploaded files."""
         hub = pytest.importorskip('huggingface_hub', reason='its API is replaced')
 
         class Api:

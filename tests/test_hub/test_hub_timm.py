@@ -54,12 +54,12 @@ class TestTimmReadsOurs:
         assert_same_bits(model.state_dict(), classifier.state_dict())
         x = images()
         assert torch.equal(model(x), classifier(x))
-        # Preparation of images is that of the named network.
+        # Images are prepared as for the named network.
         assert model.pretrained_cfg['crop_pct'] == timm.create_model(name, device='meta').pretrained_cfg['crop_pct']
         assert (model.pretrained_cfg['classifier'], model.num_classes) == ('head.fc', 5)
 
     def test_a_repository(self, template, tmp_path, monkeypatch):
-        """As huggingface_hub has it in its cache after a download."""
+        """The folder is that of huggingface_hub's cache after a download."""
         hub = pytest.importorskip('huggingface_hub', reason='it is what reads')
         monkeypatch.setattr(hub.constants, 'HF_HUB_OFFLINE', True)
         classifier, folder = template
@@ -120,7 +120,7 @@ class TestTimmReadsOurs:
         ],
     )
     def test_a_config_that_names_classes(self, saved, monkeypatch, changes):
-        """Nothing is imported for what model_args name."""
+        """Names in model_args do not import anything."""
         asked = []
         monkeypatch.setattr('mmsparx.registry.get_object_from_string', lambda name: asked.append(name))
         _, folder = saved
@@ -156,7 +156,7 @@ class TestWeReadTimms:
         assert len(found.out_norms) == 4
 
     def test_there_and_back_again(self, template, tmp_path):
-        """There and back again, of sizes without a name."""
+        """The networks have sizes without a name."""
         classifier, folder = template
         save_for_hf(timm.create_model(f'local-dir:{folder}', pretrained=True), tmp_path / 'timm')
         assert_same_bits(SparXClassifier.from_pretrained(tmp_path / 'timm').state_dict(), classifier.state_dict())

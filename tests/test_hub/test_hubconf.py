@@ -23,7 +23,7 @@ def load(name, **options):
 
 
 def entries():
-    """Those that torch.hub.list, which knows no local folders, would find."""
+    """Entry points that torch.hub.list would find; it does not take local folders."""
     module = runpy.run_path(str(ROOT / 'hubconf.py'))
     return {name: x for name, x in module.items() if callable(x) and not name.startswith('_')}
 
@@ -53,7 +53,7 @@ def test_it_leaves_the_path_as_it_is():
 class TestPretrained:
     @pytest.fixture(autouse=True)
     def _published(self, monkeypatch, save):
-        """A small network's file in the place of the authors'."""
+        """A small network's file in place of the authors'."""
         for family in (SparXMamba, SparXSwin):
             monkeypatch.setitem(family.ARCHITECTURES, 'tiny', Architecture.of(SMALL_ARCH, {}))
         published = published_classifier()

@@ -1,4 +1,4 @@
-"""The aggregators beside DMCA against independent computations, and what all aggregators share."""
+"""The aggregators besides DMCA against independent computations, and properties of all aggregators."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ VARIANTS = {
 
 @pytest.fixture(params=VARIANTS)
 def variant(request):
-    """Makes an aggregator as a network does."""
+    """Builds an aggregator as a network does."""
     cls, options = VARIANTS[request.param]
     return lambda *shape, reduction=2, norm_cfg=BN, **more: cls(
         *shape, reduction=reduction, norm_cfg=norm_cfg, **options, **more
@@ -137,7 +137,7 @@ class TestSRA:
         )
 
     def test_input_is_kept_where_nothing_is_reduced(self):
-        # Unlike DMCA's: with the attention's and the values' part of the mix at 0, the query has no effect.
+        # Unlike in DMCA, the query has no effect if the attention's and the values' part of the mix are 0.
         layer = build(SRA, 8, 24, 1)
         with torch.no_grad():
             kept = torch.zeros(3 * 8)
@@ -184,7 +184,7 @@ class TestSCA:
 
 
 class TestParameters:
-    """Of the ganglion layers of SparX-Mamba-T, (channels, sources, reduction), in the paper's ablations."""
+    """Ganglion layers of SparX-Mamba-T in the paper's ablations, (channels, sources, reduction)."""
 
     LAYERS = [(192, 2, 4), (320, 1, 2), (320, 2, 2), (320, 3, 2), (320, 4, 2), (512, 1, 1), (512, 1, 1)]
 
@@ -238,7 +238,7 @@ class TestAll:
         layer, maps = variant(8, 16, 2), [x.float().requires_grad_() for x in inputs(8, 2, (6, 6), batch=4)]
         layer(*maps).square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
-        # A bias of all keys changes no softmax over them (SRA), and one of the rest is rounding.
+        # A bias of all keys changes no softmax over them (SRA), so its gradient is only rounding.
         idle = {name for name, p in layer.named_parameters() if not p.grad.any()}
         assert idle <= {'k.1.bias'}
         assert all(x.grad.any() for x in maps)
@@ -253,13 +253,13 @@ class TestAll:
         with torch.autocast('cpu', dtype, enabled=autocast):
             out = layer(*maps)
         assert out.dtype == dtype
-        # Some ten roundings of 2^-9 or 2^-12 on the way.
+        # There are some ten roundings of 2^-9 or 2^-12 on the way.
         assert relative_error(out, expected) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
         out.float().square().sum().backward()
         assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in layer.parameters())
 
     def test_large_values_in_float16(self, variant):
-        # Their scores exceed 65504, as far as there is attention.
+        # The scores exceed 65504, if there is attention.
         layer, maps = variant(8, 16, 2).half().eval(), [300 * x.half() for x in inputs(8, 2, (7, 9))]
         assert layer(*maps).isfinite().all()
 

@@ -1,4 +1,4 @@
-"""The small parts and the norms."""
+"""The small modules and the norms."""
 
 import copy
 import math
@@ -230,7 +230,7 @@ class TestChannelScale:
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize('parameters', ['float32', '16 bits'])
     def test_16_bits(self, dtype, parameters):
-        """With float32 parameters nothing is converted, and their gradients are sums in float32."""
+        """Float32 parameters are not converted, and their gradients are sums in float32."""
         scale, x = randomise(ChannelScale(4)), torch.randn(8, 4, 16, 16).to(dtype).requires_grad_()
         if parameters == '16 bits':
             scale = scale.to(dtype)
@@ -253,7 +253,7 @@ class TestDropPath:
         out = drop(x)
         assert out.unique().tolist() == pytest.approx([0, 4 / 3])
         assert (out == out[:, :1, :1, :1]).all()  # a sample is dropped whole
-        # The share of dropped samples, to five standard deviations.
+        # This is the share of dropped samples, to five standard deviations.
         assert (out[:, 0, 0, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / 20000) ** 0.5)
 
     @pytest.mark.parametrize(('rate', 'training'), [(0.5, True), (0.5, False), (0.0, True)])
@@ -298,7 +298,7 @@ class TestInitialValues:
         count = weight.numel()
         assert weight.std().item() == pytest.approx(0.02, rel=5 / (2 * count) ** 0.5)
         assert abs(weight.mean().item()) < 5 * 0.02 / count**0.5
-        # Cut at +-2, a hundred standard deviations: as good as a normal distribution.
+        # The cut at +-2 is a hundred standard deviations away: this is as good as a normal distribution.
         assert weight.abs().max() > 3.5 * 0.02
 
     def test_leaves_scales_and_norms_alone(self):
@@ -371,7 +371,7 @@ class TestNorms:
         norm = build_norm(4, cfg)
         assert norm.eps == 1e-3
         assert not any(p.requires_grad for p in norm.parameters())
-        assert cfg == {'type': name, 'requires_grad': False, 'eps': 1e-3}  # left alone
+        assert cfg == {'type': name, 'requires_grad': False, 'eps': 1e-3}  # the argument is unchanged
         with pytest.raises(TypeError, match='epz'):
             build_norm(4, {'type': name, 'epz': 1})
 

@@ -70,7 +70,7 @@ class TestCompiled:
 
     @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')
     def test_attention_by_inductor(self):
-        """Which fuses what it takes for scaled_dot_product_attention: garbage in torch 2.11, where it is recomputed."""
+        """inductor fuses what it takes for scaled_dot_product_attention: garbage in torch 2.11 if it is recomputed."""
         torch.manual_seed(0)
         layer = randomise(DMCA(8, 16, sources=1, reduction=1, norm_cfg={'type': 'BN'}))
         inputs = [torch.randn(2, 8, 4, 4) for _ in range(2)]

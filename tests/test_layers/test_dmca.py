@@ -1,4 +1,4 @@
-"""DMCA against an independent computation, a formula at a time."""
+"""DMCA against an independent computation, formula by formula."""
 
 import math
 
@@ -14,7 +14,7 @@ from mmsparx.layers.aggregators.parts import channel_attention, interleave
 
 
 def naive_dmca(weights, x, *sources, reduction, out_dim, groups=4, shortcut=True, training=False):
-    """The DMCA of the published checkpoints from its parameters by name."""
+    """The DMCA of the published checkpoints, from its parameters by name."""
     layer, channels = Naive(weights, training), x.shape[1]
 
     def project(name, x, *, reduced):
@@ -51,7 +51,7 @@ class TestTruth:
     @pytest.mark.parametrize('reduction', [1, 2, 4, 8])
     @pytest.mark.parametrize('size', [(1, 1), (1, 5), (4, 4), (5, 7), (8, 9)], ids=str)
     def test_sizes_and_reductions(self, size, reduction):
-        # At 1x1, and for a reduction of 1, the query takes the input's place.
+        # At 1x1, and with a reduction of 1, the query takes the place of the input.
         layer, (x, *sources) = build(12, 2, reduction), inputs(12, 2, size)
         expected = naive_dmca(layer.state_dict(), x, *sources, reduction=reduction, out_dim=24)
         assert relative_error(layer(x, *sources), expected) < 1e-12
@@ -198,7 +198,7 @@ class TestPrecision:
         else:
             out = layer.bfloat16()(*(x.bfloat16() for x in features))
         assert out.dtype == torch.bfloat16
-        # Some ten roundings of 2^-9 on the way.
+        # There are some ten roundings of 2^-9 on the way.
         assert relative_error(out, expected) < 2e-2
 
     @pytest.mark.parametrize('autocast', [True, False])
@@ -221,7 +221,7 @@ class TestPrecision:
             inputs = [x.requires_grad_() for x in inputs]
             out = channel_attention(*inputs, 4, None)
             results.append([out, *torch.autograd.grad(out, inputs, grad)])
-        # Two roundings: of the weights, or of their gradient, and of the result.
+        # There are two roundings: of the weights, or of their gradient, and of the result.
         assert all(relative_error(a, b) < torch.finfo(dtype).eps for a, b in zip(*results, strict=True))
 
     def test_attention_of_large_values_does_not_overflow_16_bits(self):

@@ -1,4 +1,4 @@
-"""1x1 convolutions as products, and as the convolutions that others see."""
+"""1x1 convolutions as matrix products, and as convolutions for other tools."""
 
 import copy
 import pickle
@@ -89,7 +89,7 @@ def test_other_channels_are_refused():
 
 
 def test_it_is_a_convolution_by_type():
-    """Also once it is copied, pickled, or has other weights; and transforms of torch.func run it."""
+    """It stays one when it is copied, pickled, or given other weights; transforms of torch.func run it."""
     conv, x = pointwise_conv(6, 9), inputs()[0].detach()
     assert type(conv) is torch.nn.Conv2d
     for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):

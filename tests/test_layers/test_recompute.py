@@ -1,4 +1,4 @@
-"""Activations that the backward computes again: the same results with less memory."""
+"""Activations that the backward recomputes: the same results with less memory."""
 
 import copy
 from functools import partial
@@ -43,7 +43,7 @@ class Layer(nn.Module):
 
 @pytest.fixture
 def layers():
-    """The layer, and its twin that keeps everything; in float64."""
+    """The layer and its twin that keeps everything, in float64."""
     torch.manual_seed(0)
     layer = randomise(Layer().double())
     plain = copy.deepcopy(layer)
@@ -78,7 +78,7 @@ def test_the_same_bits_and_statistics(layers, training):
 
 @needs_hooks
 def test_bytes_that_are_kept(layers):
-    """Of x, which is not the layer's, nothing; the first convolution's output, and the layer's own; statistics beside.
+    """The layer keeps the first convolution's output, its own output, and statistics; x is not the layer's.
 
     The plain layer keeps the outputs of the norm, the depthwise convolution, the batch norm and SiLU as well.
     """
@@ -95,7 +95,7 @@ def test_a_graph_can_be_used_again(layers):
     out = layer(x).sin().sum()
     inputs = [x, *layer.parameters()]
     first = torch.autograd.grad(out, inputs, retain_graph=True)
-    torch.autograd.grad(out, inputs[-1:], retain_graph=True)  # a part of it
+    torch.autograd.grad(out, inputs[-1:], retain_graph=True)  # part of the graph
     assert_equal(torch.autograd.grad(out, inputs), first)
 
 
@@ -116,7 +116,7 @@ def test_inputs_that_were_modified_are_refused(layers):
     kept = x * 1
 
     def forward(h):
-        return recomputable(torch.neg, h).square()  # neg keeps nothing: the recipe alone has h
+        return recomputable(torch.neg, h).square()  # neg keeps nothing: only the recipe has h
 
     out = recomputing(forward, kept)
     kept.add_(1)
@@ -125,7 +125,7 @@ def test_inputs_that_were_modified_are_refused(layers):
 
 
 def test_outputs_that_were_modified_are_kept():
-    """What an operation was given is no longer what the function had returned."""
+    """An operation's input is no longer the tensor that the function returned."""
     x = torch.randn(5, requires_grad=True)
 
     def forward(x):
@@ -137,7 +137,7 @@ def test_outputs_that_were_modified_are_kept():
 
 @needs_hooks
 def test_a_tuple():
-    """Each part is computed again; a part's gradient is no map of zeros around it."""
+    """Each part is recomputed; the gradient of a part is not padded with zeros."""
     x = torch.randn(2, 8, 32, 32, requires_grad=True)
 
     def forward(x):
@@ -155,7 +155,7 @@ def test_a_tuple():
 
 
 class TestWhoElseDecides:
-    """Where others decide what is kept, their way is followed."""
+    """Other mechanisms decide what is kept."""
 
     @pytest.mark.parametrize(
         'wrap',
@@ -263,7 +263,7 @@ class TestModulesThatAreKept:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_is_that_of_the_forward(dtype):
-    """The backward runs outside of it, and on other threads."""
+    """The backward runs outside autocast, and on other threads."""
     torch.manual_seed(0)
     layer = Layer()
     plain = copy.deepcopy(layer)

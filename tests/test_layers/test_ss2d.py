@@ -12,7 +12,7 @@ from mmsparx.layers.mixers import SS2D
 
 
 def naive_ss2d(weights, x, state_size, step_rank, norm='GN'):
-    """SS2D as written down: the projections follow the cross-scan, a direction at a time."""
+    """SS2D by definition: the projections follow the cross-scan, direction by direction."""
     h = F.conv2d(x, weights['in_proj.weight'], weights.get('in_proj.bias'))
     kernel = weights['conv.weight']
     h = F.conv2d(h, kernel, weights.get('conv.bias'), padding=kernel.shape[-1] // 2, groups=h.shape[1])
@@ -179,7 +179,7 @@ class TestInitialValues:
         step = F.softplus(layer.dt_proj_bias.detach().double())
         assert 1e-3 * (1 - 1e-5) < step.min() < 1.05e-3
         assert 0.095 < step.max() < 0.1 * (1 + 1e-5)
-        # Of 4096 draws that are uniform in log, quartile by quartile, to five standard deviations.
+        # 4096 draws that are uniform in log, by quartile, agree to five standard deviations.
         quarter = ((step.log() - math.log(1e-3)) / math.log(100) * 4).floor().clamp(0, 3)
         counts = torch.bincount(quarter.flatten().long(), minlength=4) / step.numel()
         assert (counts - 0.25).abs().max() < 5 * (0.25 * 0.75 / step.numel()) ** 0.5
@@ -192,7 +192,7 @@ class TestInitialValues:
         for weight, fan_in in ((layer.dt_proj_weight, dim // 16), (layer.x_proj_weight, 2 * dim)):
             bound = fan_in**-0.5
             assert 0.98 * bound < weight.abs().max() <= bound
-            # A uniform distribution's, to ten standard errors.
+            # This is a uniform distribution's, to ten standard errors.
             assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=10 / weight.numel() ** 0.5)
 
     def test_decays_and_skips(self):

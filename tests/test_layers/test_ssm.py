@@ -24,7 +24,7 @@ class Sum(nn.Module):
 
 
 def naive_block(weights, x, average=True):
-    """Mamba's block, or Vim's where there are weights of a second direction, a position at a time."""
+    """Mamba's block, or Vim's if there are weights of a second direction, position by position."""
     u, z = torch.einsum('od,bdl->bol', weights['in_proj.weight'], x.flatten(2)).chunk(2, 1)
     outs = [naive_direction(weights, u, z, '', 'A_log')]
     if 'A_b_log' in weights:
@@ -152,7 +152,7 @@ class TestPrecision:
         # A, D and the step's bias, and all of the scan with its gate, which belongs to its arithmetic.
         assert set(watch.types['mmsparx.selective_scan_fwd.default']) == {torch.float32}
         assert set(watch.types['aten.exp.default']) == {torch.float32}  # of A_log
-        # Some five roundings of 2^-9 or 2^-12 on the way.
+        # There are some five roundings of 2^-9 or 2^-12 on the way.
         assert relative_error(out, expected) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
         out.float().square().sum().backward()
         assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in mixer.parameters())
@@ -160,7 +160,7 @@ class TestPrecision:
     @pytest.mark.parametrize('cls', MIXERS)
     @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'whole'])
     def test_a_scan_beyond_float16(self, autocast, cls):
-        # The scan grows with the fourth power of its input, and what is small again is its projection.
+        # The scan grows with the fourth power of its input, and its projection makes it small again.
         mixer = build(cls)
         with torch.no_grad():
             mixer.out_proj.weight.mul_(1e-5)
@@ -205,7 +205,7 @@ class TestInitialValues:
             assert before[f'D{suffix}'].eq(1).all()
 
     def test_parameters_of_sparx_mamba_t(self):
-        # All of the stages' mixers without aggregators, against the formula of the spec.
+        # The mixers of all stages without aggregators, against the formula of the spec.
         for dim in (96, 192, 320, 512):
             with torch.device('meta'):
                 counts = [sum(p.numel() for p in cls(dim).parameters()) for cls in MIXERS]

@@ -1,4 +1,4 @@
-"""Shifted-window attention against timm's, mmdetection's, and a computation a position at a time."""
+"""Shifted-window attention against timm's, mmdetection's, and a computation position by position."""
 
 import math
 
@@ -25,7 +25,7 @@ class Triple(nn.Module):
 
 
 def naive_windows(weights, x, *sources, window, heads, shifted):
-    """The attention of every position of the padded map, to those of its window and its part of the map."""
+    """The attention of every position of the padded map to the positions of its window and its part of the map."""
 
     def pointwise(name, x):
         kernel, bias = weights[f'{name}.weight'][:, :, 0, 0], weights[f'{name}.bias']
@@ -42,14 +42,14 @@ def naive_windows(weights, x, *sources, window, heads, shifted):
     shifts = [window // 2 if shifted and side > window else 0 for side in (height, width)]
 
     def place(position, shift, size):
-        """The window of a position along an axis, and whether it has come round the map's end into it."""
+        """The window of a position along an axis, and whether the shift has wrapped it around the map's end."""
         return ((position - shift) % size) // window, position < shift
 
     places = {}
     for i in range(rows):
         for j in range(columns):
             places.setdefault((place(i, shifts[0], rows), place(j, shifts[1], columns)), []).append((i, j))
-    # q, k and v one after the other, and within each the heads one after the other.
+    # q, k and v follow each other, and so do the heads within each.
     size = channels // heads
     table = weights['relative_position_bias_table']
     out = [[[None] * columns for _ in range(rows)] for _ in range(heads)]
@@ -68,7 +68,7 @@ def naive_windows(weights, x, *sources, window, heads, shifted):
 
 def build(dim=8, aggregator=None, **options):
     mixer = randomise(WindowAttention(dim, aggregator, **options).double())
-    with torch.no_grad():  # in proportion to the scores
+    with torch.no_grad():  # as large as the scores
         mixer.relative_position_bias_table.normal_()
     return mixer
 
@@ -90,7 +90,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('size', [(9, 11), (7, 8), (5, 15)], ids=str)
     def test_windows_of_7(self, size):
-        # Shifted and padded, along a side of 7 and below unshifted: where neither library does the same.
+        # The map is shifted and padded, but not shifted along a side of 7 or less, which neither library does.
         check_against(
             build(index=1, num_heads=1, dim=4),
             lambda *args: naive_windows(*args, window=7, heads=1, shifted=True),
@@ -102,7 +102,7 @@ class TestTruth:
     def test_an_aggregator_takes_the_place_of_qkv(self, size, index):
         mixer = build(aggregator=Triple, window_size=3, index=index, num_heads=2)
         assert mixer.qkv.shape == (8, 24)
-        # On the map before the padding: unlike qkv's, its bias is not in the padding.
+        # The aggregator takes the map before the padding: unlike qkv's, its bias is not in the padding.
         check_against(
             mixer,
             lambda *args: naive_windows(*args, window=3, heads=2, shifted=index == 1),
@@ -166,7 +166,7 @@ class TestPrecision:
         assert out.dtype == dtype
         assert set(watch.types['aten.bmm.default']) == {dtype}
         assert set(watch.types['aten._softmax.default']) == {torch.float32}
-        # Some five roundings of 2^-9 or 2^-12 on the way.
+        # There are some five roundings of 2^-9 or 2^-12 on the way.
         assert relative_error(out, expected) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
         out.float().square().sum().backward()
         assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in mixer.parameters())
@@ -202,7 +202,7 @@ class TestPrecision:
 
 class TestAttend:
     def test_infinite_scores_of_float16(self):
-        # Two scores of 90000 share the value, and one of -90000 has none of it.
+        # Two scores of 90000 share the value, and one of -90000 gets none of it.
         query = torch.full((1, 1, 4), 300.0).half()
         key = torch.tensor([1.0, 1, -1])[None, :, None].half() * 150 * torch.ones(4).half()
         value = torch.tensor([1.0, 3, 100])[None, :, None].half()
@@ -242,7 +242,7 @@ class TestOptions:
             WindowAttention(8, **{option: value})
 
     def test_a_window_of_one_position(self):
-        # Attends to itself alone: the values, projected.
+        # The position attends to itself only, so the output is the values, projected.
         mixer, x = build(window_size=1, index=1), torch.randn(2, 8, 3, 4, dtype=torch.float64)
         expected = mixer.proj(mixer.qkv(x)[:, 16:])
         assert relative_error(mixer(x), expected) < 1e-14

@@ -1,7 +1,7 @@
-"""16 bit: what stays in float32 under autocast, values that no 16-bit scan survives, and training.
+"""16 bit: types that stay float32 under autocast, values that no 16-bit scan survives, and training.
 
-On a GPU, too, where torch sees one. Users train in 16 bit by mmengine's AmpOptimWrapper. It is autocast and
-torch's GradScaler, and it asserts a GPU: here the two are used as they are.
+The tests also run on a GPU if torch sees one. Users train in 16 bit by mmengine's AmpOptimWrapper, autocast and
+torch's GradScaler, which asserts a GPU: here the two are used directly.
 """
 
 from functools import cache
@@ -17,13 +17,13 @@ from mmsparx.models import SparXClassifier, SparXMamba
 from mmsparx.ops import cross_merge, cross_scan
 
 BITS_16 = [torch.bfloat16, torch.float16]
-# One ganglion layer: every part of the network once.
+# With one ganglion layer, every part of the network occurs once.
 SMALLEST = {'channels': (8,), 'stages': [{'depth': 1, 'stride': 1}], 'reductions': (2,), 'shortcut_scales': (True,)}
 
 
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
-    if request.param == 'cuda':  # TF32 is as coarse as float16, and float32 is the measure here
+    if request.param == 'cuda':  # TF32 is as coarse as float16, and float32 is the reference here
         monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
     return request.param
 
@@ -34,13 +34,13 @@ def dtype(request):
 
 
 def autocast(device: str, dtype: torch.dtype) -> torch.autocast:
-    """Of a type; off for float32."""
+    """Autocast to a type; off for float32."""
     enabled = dtype != torch.float32
     return torch.autocast(device, dtype if enabled else torch.bfloat16, enabled=enabled)
 
 
 def scan_in(dtype: torch.dtype):
-    """`cross_selective_scan`, all of it computed and kept in one type."""
+    """`cross_selective_scan`, computed and kept in one type."""
 
     def scan(x, step, weight, A, B, C, D, delta_bias, delta_softplus, backend):
         kept = x.dtype
@@ -81,7 +81,7 @@ def scaled_step(model, x: Tensor, dtype: torch.dtype) -> tuple[tuple[Tensor, ...
 class TestTypes:
     @pytest.fixture
     def watch(self, device, dtype):
-        """The types that occurred in a training step of a network with four ganglion layers."""
+        """Types that occur in a training step of a network with four ganglion layers."""
         model = randomise(SparXMamba(SMALL_ARCH)).to(device)
         with Watch() as watch:
             with autocast(device, dtype):
@@ -103,14 +103,14 @@ class TestTypes:
         assert backward == [data, *inputs, exact, *inputs] * 7  # grad, states, and the gradients
 
     def test_of_the_channel_attention(self, watch, dtype):
-        # Per ganglion layer two products of two, a softmax, and twice the products backwards.
+        # Each ganglion layer has two products of two matrices, a softmax, and twice as many products in the backward.
         scores, values = [torch.float32] * 3, [dtype] * 3
         assert watch.types['aten.bmm.default'] == (scores + values) * 4 + (values * 2 + scores * 2) * 4
         assert watch.types['aten._softmax.default'] == [torch.float32] * 4 * 2
         assert watch.types['aten._softmax_backward_data.default'] == [torch.float32] * 4 * 3
 
     def test_of_statistics(self, watch, device):
-        # Of input, weight, bias, output, mean and 1 / deviation, the last two.
+        # mean and 1 / deviation are the last two of input, weight, bias, output, mean and 1 / deviation.
         map_norm = 'mmsparx.map_norm.default' if device == 'cpu' else 'aten.native_group_norm.default'
         for norm in (map_norm, 'aten.native_layer_norm.default'):
             types = watch.types[norm]
@@ -118,7 +118,7 @@ class TestTypes:
 
 
 class TestLargeValues:
-    """Weights that make what goes into the scans large, and with it the step, B and C, so that the scans
+    """Weights that make the inputs of the scans large, and with them the step, B and C, so that the scans
     grow with the fourth power. The norm after them brings the network back into range."""
 
     @staticmethod
@@ -137,7 +137,7 @@ class TestLargeValues:
         outs, gradient = scaled_step(model, x, dtype)
         assert all(out.isfinite().all() for out in outs)
         assert gradient.isfinite().all()
-        # Some seventy roundings of 2^-9 or 2^-12, of which those of the steps weigh the more the larger the steps are.
+        # There are some seventy roundings of 2^-9 or 2^-12; those of the steps weigh more for larger steps.
         tolerance = 1.5e-1 if dtype == torch.bfloat16 else 3e-2
         assert all(relative_error(out, y) < tolerance for out, y in zip(outs, expected, strict=True))
         if scale <= 16:  # beyond it, bfloat16's gradient has little to do with float32's
@@ -167,7 +167,7 @@ class TestLargeValues:
 
 
 def test_a_long_memory_needs_more_than_a_16_bit_state(device, dtype, monkeypatch):
-    """bfloat16 does not overflow. It stands still: steps of a thousandth no longer change a state."""
+    """bfloat16 does not overflow, but steps of a thousandth no longer change a state."""
     layer, x = randomise(SS2D(8)).to(device), torch.rand(1, 8, 32, 32).to(device)
     with torch.no_grad():
         layer.dt_proj_weight.mul_(0.01)
@@ -184,19 +184,19 @@ def test_a_long_memory_needs_more_than_a_16_bit_state(device, dtype, monkeypatch
 
 
 def bars(generator: torch.Generator, count: int = 16, side: int = 16) -> tuple[Tensor, Tensor]:
-    """Noisy images of a bar, and which of four ways it lies."""
+    """Noisy images of a bar, and labels of its four orientations."""
     labels = torch.randint(4, (count,), generator=generator)
     position = torch.arange(side) - (side - 1) / 2
     y, x = position[:, None], position[None, :]
     distance = torch.stack(torch.broadcast_tensors(y, x, (y - x) / 2**0.5, (y + x) / 2**0.5))[labels]
     shift = 8 * torch.rand(count, 1, 1, generator=generator) - 4
-    picture = ((distance - shift).abs() < 1.5).float()[:, None]
-    return picture + 0.5 * torch.randn(count, 3, side, side, generator=generator), labels
+    image = ((distance - shift).abs() < 1.5).float()[:, None]
+    return image + 0.5 * torch.randn(count, 3, side, side, generator=generator), labels
 
 
 @cache
 def train(device: str, dtype: torch.dtype, steps: int = 400) -> tuple[Tensor, list[int]]:
-    """Losses of every step, and the steps that were skipped; 3559 parameters, one ganglion layer."""
+    """Losses of all steps, and the skipped steps, of a network of 3559 parameters with one ganglion layer."""
     torch.manual_seed(0)
     model = SparXClassifier(SparXMamba(SMALLEST, out_indices=(0,), output_norm=False), num_classes=4).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
@@ -205,9 +205,9 @@ def train(device: str, dtype: torch.dtype, steps: int = 400) -> tuple[Tensor, li
     generator = torch.Generator().manual_seed(1)
     losses, skipped = [], []
     for step in range(steps):
-        pictures, labels = (x.to(device) for x in bars(generator))
+        images, labels = (x.to(device) for x in bars(generator))
         with autocast(device, dtype):
-            logits = model(pictures)
+            logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -235,14 +235,14 @@ class TestTraining:
 
     def test_follows_float32(self, device, dtype):
         expected, curve = (self.smoothed(train(device, x)[0]) for x in (torch.float32, dtype))
-        # Each the mean of 50 steps of 16 images; measured on a CPU: 0.004 in bfloat16, 0.024 in float16.
+        # Each value is the mean of 50 steps of 16 images; measured on a CPU: 0.004 in bfloat16, 0.024 in float16.
         torch.testing.assert_close(curve, expected, rtol=0, atol=0.05)
 
     def test_few_steps_are_skipped_once_the_loss_scale_has_settled(self, device):
         losses, skipped = train(device, torch.float16)
         assert losses.isfinite().all()
         assert len(skipped) <= 8
-        # Rounding differs from CPU to CPU, and with it the run: on some, none overflows late, on others one does.
+        # Rounding, and with it the run, differs from CPU to CPU: on some no step overflows late, on others one does.
         assert sum(step >= 200 for step in skipped) <= 2
         assert not train(device, torch.bfloat16)[1]
 

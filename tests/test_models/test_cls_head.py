@@ -77,7 +77,7 @@ def test_other_classes(save):
 
 
 def test_loss_and_prediction():
-    """Label smoothing spreads 0.1 over the classes, of mixed labels, too."""
+    """Label smoothing spreads 0.1 over the classes, for mixed labels, too."""
     model = randomise(build(loss={'type': 'LabelSmoothLoss', 'label_smooth_val': 0.1, 'mode': 'original'})).eval()
     x = torch.randn(2, 3, 64, 64)
     logits = model(x)
@@ -109,7 +109,7 @@ def test_other_styles(family, style):
 
 
 def test_the_style_of_another_backbone(save):
-    """Its norm has the same weights, so that a file would fit, and results be wrong."""
+    """Its norm has the same weights, so that a file would fit and the results would be wrong."""
     init_default_scope('mmpretrain')
     backbone = {'type': 'mmsparx.VMamba', 'arch': SMALL_ARCH, 'out_indices': (3,), 'output_norm': False}
     head = {'type': 'mmsparx.SparXClsHead', 'in_channels': 32, 'num_classes': 5}
@@ -118,7 +118,7 @@ def test_the_style_of_another_backbone(save):
     said = r"the norm of the backbone, a VMamba with 'LN2d', got a style with 'GN'\..* style='vmamba'"
     with pytest.raises(ValueError, match=said):
         load_pretrained(model, path)
-    # What a head of the same norm loads: swin's is vmamba's.
+    # A head with the same norm loads the weights: swin's is vmamba's.
     head['style'] = 'swin'
     load_pretrained(MODELS.build({'type': 'ImageClassifier', 'backbone': backbone, 'head': head}), path)
 

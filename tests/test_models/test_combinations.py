@@ -15,7 +15,7 @@ from mmsparx.layers.norm import BatchNorm
 from mmsparx.models import SparXClassifier, SparXMamba, SparXNet
 from mmsparx.models.style import STYLES
 
-# Ganglion layers that read the input, normal layers and earlier ganglion layers; 2C and C that are no multiples of 3.
+# Ganglion layers read the input, normal layers and earlier ganglion layers; 2C and C are no multiples of 3.
 ARCH = {
     'channels': (24, 32, 48, 64),
     'stages': [
@@ -44,7 +44,7 @@ AGGREGATORS = {
     'own tokens': {'type': 'SCA', 'own_tokens': True},
 }
 COMBINATIONS = list(itertools.product(STYLES, MIXERS, AGGREGATORS))
-# Each style, mixer and aggregator at least once, for what costs more.
+# Each style, mixer and aggregator occurs at least once; these are for the slower tests.
 SOME = [
     (*pair, aggregator)
     for pair, aggregator in zip(
@@ -102,7 +102,7 @@ def digits():
 
 @pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
 def test_learns_digits(style, mixer, aggregator, digits):
-    """Within 25 steps, in which no image comes twice, the loss falls below half of the first."""
+    """Within 25 steps, in which no image occurs twice, the loss falls below half of the first."""
     images, labels = digits
     steps, batch = 25, 32
     arch = {**SMALL_ARCH, 'channels': (16, 32, 48, 64)}
@@ -225,7 +225,7 @@ def test_compiles_to_one_graph(style, mixer, aggregator):
 @pytest.mark.parametrize('aggregator', AGGREGATORS)
 @pytest.mark.parametrize(('style', 'mixer'), [('sparx', 'SS2D'), ('vmamba', 'SSM'), ('swin', 'WindowAttention')])
 def test_without_the_aggregators_effect_it_is_a_plain_network(style, mixer, aggregator):
-    """Where what follows the aggregator in its layer has zero weights, the layer is its feed-forward alone.
+    """If the modules after the aggregator in its layer have zero weights, the layer is only its feed-forward.
 
     So is a layer of the plain network with the same weights and zeros there, and all sources are without effect.
     """
@@ -246,7 +246,7 @@ def test_without_the_aggregators_effect_it_is_a_plain_network(style, mixer, aggr
         x = torch.randn(2, 3, *SIZE, dtype=torch.float64)
         for out, expected in zip(model(x), plain(x), strict=True):
             assert relative_error(out, expected) < 1e-14
-    # And with their own weights, the sources matter.
+    # With their own weights, the sources have an effect.
     changed = randomise(build(style, mixer, aggregator)).double().eval()
     assert relative_error(changed(x)[3], expected) > 1e-3
 
@@ -260,7 +260,7 @@ def test_a_classifier_has_the_norm_of_the_style(style, mixer, aggregator):
 
 @pytest.mark.parametrize(('style', 'mixer', 'aggregator'), SOME)
 def test_initial_values_after_the_meta_device(style, mixer, aggregator):
-    """As drawn by the constructor, whatever was in memory."""
+    """The values are those that the constructor draws, whatever was in memory."""
     fresh = build(style, mixer, aggregator)
     with torch.device('meta'):
         model = build(style, mixer, aggregator)
@@ -280,7 +280,7 @@ def test_initial_values_after_the_meta_device(style, mixer, aggregator):
 
 
 def forget(model):
-    """What may be in memory that `to_empty` has taken."""
+    """Values that may be in memory that `to_empty` has allocated."""
     with torch.no_grad():
         for x in (*model.parameters(), *model.buffers()):
             x.fill_(math.nan if x.is_floating_point() else 7)
@@ -321,7 +321,7 @@ def test_fake_tensors(style, mixer, aggregator):
 
 @pytest.mark.skipif(not hasattr(torch.export.Dim, 'AUTO'), reason='torch 2.6 has it')
 def test_export_of_any_size(tmp_path):
-    """Saved with batch, height and width left open."""
+    """The file is saved with open batch, height and width."""
     model = randomise(SparXMamba(SMALL_ARCH)).eval()
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(sizes,), strict=False)
@@ -336,7 +336,7 @@ def test_averaged_copies(style, mixer, aggregator):
     model, x = randomise(build(style, mixer, aggregator)), torch.randn(2, 3, *SIZE)
     average = ExponentialMovingAverage(model, momentum=0.5, update_buffers=True)
     average.update_parameters(model)
-    # Not bit for bit: how torch.matmul multiplies depends on whether its factors require a gradient.
+    # Outputs are not equal bit for bit: torch.matmul's method depends on whether its factors require a gradient.
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(average.module.eval()(x), model.eval()(x), strict=True))
     before = {name: p.clone() for name, p in model.named_parameters()}
     randomise(model, 1)

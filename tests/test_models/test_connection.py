@@ -109,7 +109,7 @@ class TestPublished:
         assert [plan.sources(i) for i in range(7)] == [(0,), (), (2, 1), (), (4, 1, 3), (), (6, 1, 3, 5)]
 
 
-# Stage 3 of SparX-Mamba-T in the paper's ablations, and the stages that go with it.
+# Stage 3 of SparX-Mamba-T in the paper's ablations, with the stages that belong to it.
 VARIANTS = {
     'DGC': (
         StagePlan(7, 2, dense=True),
@@ -194,7 +194,7 @@ class TestVariants:
         assert str(plan) == rows
 
     def test_m_4_is_m_3_in_t(self):
-        """By the paper's rule: its last ganglion layer has three before it."""
+        """The paper's rule makes them equal: its last ganglion layer has three before it."""
         three, four = StagePlan(7, 2, 3), StagePlan(7, 2, 4)
         assert [three.sources(i) for i in range(7)] == [four.sources(i) for i in range(7)]
 

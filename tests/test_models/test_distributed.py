@@ -1,4 +1,4 @@
-"""A network per token mixer in two processes: DDP that looks for no unused parameters, and FSDP2 stage by stage."""
+"""A network per token mixer in two processes: DDP without a search for unused parameters, and FSDP2 by stage."""
 
 import copy
 import multiprocessing
@@ -33,7 +33,7 @@ def averaged_gradients(model: nn.Module) -> list[Tensor]:
 def check_ddp(name: str, x: Tensor, with_cp: bool) -> None:
     reference = build(name, with_cp=with_cp)
     model = DistributedDataParallel(copy.deepcopy(reference), find_unused_parameters=False)
-    for _ in range(2):  # the second step fails where a parameter of the first had no gradient
+    for _ in range(2):  # the second step fails if a parameter had no gradient in the first
         backward(model, x)
     for _ in range(2):
         backward(reference, x)

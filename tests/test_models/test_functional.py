@@ -17,7 +17,7 @@ def network(request):
 
 
 def test_tangents(network):
-    """By finite differences, and against the transpose: <J t, c> = <t, J^T c>."""
+    """Tangents agree with finite differences, and with the transpose: <J t, c> = <t, J^T c>."""
     x, t = torch.randn(2, 2, 3, 22, 17, dtype=torch.float64)
     (out,), (tangent,) = jvp(network, (x,), (t,))
     step = 1e-6
@@ -54,12 +54,12 @@ def test_gradients_per_sample(network):
     for i, image in enumerate(images):
         expected = torch.autograd.grad(network(image[None])[0].square().sum(), list(network.parameters()))
         for (name, gradient), truth in zip(found.items(), expected, strict=True):
-            # The bias of a key has none but rounding: it adds the same to every score.
+            # The gradient of a key's bias is only rounding: it adds the same to every score.
             assert relative_error(gradient[i], truth) < 1e-9 or max(gradient[i].norm(), truth.norm()) < 1e-12, name
 
 
 def test_drop_path_per_sample():
-    """Every sample draws of its own, as it is asked for by `randomness`."""
+    """Every sample draws its own numbers, as `randomness` requests."""
     network = SparXNet(TWO_STAGES, out_indices=(1,), drop_path_rate=0.9, norm_eval=True)
     image = torch.randn(3, 16, 16)
     draw = torch.vmap(lambda image: network(image[None])[0], randomness='different')

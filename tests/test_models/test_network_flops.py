@@ -22,7 +22,7 @@ KNOWN = [
 
 
 def layer_macs(dim, sources, positions, reduced, scaled):
-    """Multiply-adds of one layer; `sources` is 0 in a normal one, `reduced` is N'."""
+    """Multiply-adds of one layer; `sources` is 0 in a normal layer, `reduced` is N'."""
     inner, rank = 2 * dim, math.ceil(dim / 16)
     per_position = 9 * dim  # DPE
     per_position += 2 * dim if scaled else 0

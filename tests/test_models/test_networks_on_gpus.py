@@ -1,4 +1,4 @@
-"""Whole networks on a GPU: every backend of the scan, graphs, and more than one image size. Truth: `test_oracle`."""
+"""Whole networks on a GPU: every backend of the scan, graphs, several image sizes; `test_oracle` tests the truth."""
 
 import copy
 

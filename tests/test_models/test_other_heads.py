@@ -1,4 +1,4 @@
-"""Heads of mmdet and mmseg that ask more of a backbone: a training step and a prediction each."""
+"""Heads of mmdet and mmseg with more requirements of a backbone: a training step and a prediction each."""
 
 import copy
 import math
@@ -43,7 +43,7 @@ def test_pointrend_of_mmdet():
 
 
 def test_pointrend_of_mmseg():
-    """Its `mode='tensor'`, which mmseg's own get_flops.py asks for, fails with any backbone."""
+    """Its `mode='tensor'`, which mmseg's get_flops.py uses, fails with any backbone."""
     size = dict(type='SegDataPreProcessor', size=(64, 96), seg_pad_val=255)
     base = 'point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py'
     model = build('mmseg', base, pretrained=None, data_preprocessor=size)

@@ -13,8 +13,8 @@ from mmsparx.layers.mixers import SS2D
 from mmsparx.models import SparXMamba, SparXSwin, VMamba
 from mmsparx.registry import MODELS, TOKEN_MIXERS, lookup, register_backbone
 
-# `type='mmsparx.SparXMamba'` in a library's scope, nothing of ours imported; then the bare name,
-# which is known once mmsparx.models is imported: the first build has done that.
+# The process builds `type='mmsparx.SparXMamba'` in a library's scope without an import of mmsparx, then the bare name,
+# which is known once mmsparx.models is imported: the first build does that.
 CODE = """
 import sys
 from {library}.registry import MODELS
@@ -35,12 +35,12 @@ def test_by_name_in_a_fresh_process(library):
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == 'mmsparx.models.backbones.sparx_mamba 4'
-    # mmengine logs so when it has to look in another library's scope.
+    # mmengine logs this when it has to look in another library's scope.
     assert 'Failed to search registry' not in result.stdout + result.stderr
 
 
 def test_the_bare_name_is_known_in_the_tools():
-    """They import the engine, and the networks with it."""
+    """They import the engine, and with it the networks."""
     code = f"""
 import mmsparx.engine
 from mmengine.registry import MODELS
@@ -51,7 +51,7 @@ MODELS.build(dict(type='SparXMamba', arch={SMALL_ARCH!r}))
 
 
 def test_lookup_takes_a_class_and_its_path():
-    """What a pure-Python config holds, before and after it is dumped."""
+    """A pure-Python config holds them, before and after it is dumped."""
     assert lookup(TOKEN_MIXERS, SS2D) is SS2D
     assert lookup(TOKEN_MIXERS, 'mmsparx.layers.mixers.SS2D') is SS2D
     with pytest.raises(ValueError, match=r"unknown token mixer 'mmsparx\.layers\.mixers'; known ones: .*SS2D"):
@@ -60,14 +60,14 @@ def test_lookup_takes_a_class_and_its_path():
 
 @pytest.mark.parametrize('base', ['upernet_r50', 'fpn_r50', 'deeplabv3plus_r50-d8'])
 def test_pretrained_weights_of_a_base_config(base):
-    """mmseg's base configs name those of a ResNet, which a segmenter hands on to whatever its backbone is."""
+    """mmseg's base configs name those of a ResNet, which a segmenter passes on to any backbone."""
     mmseg = pytest.importorskip('mmseg')
     cfg = library_config(mmseg, f'_base_/models/{base}.py')
     cfg.default_scope = 'mmseg'
     cfg.model.backbone = dict(type='mmsparx.SparXMamba', arch=SMALL_ARCH)
     with pytest.raises(ValueError, match=r"got pretrained='open-mmlab://resnet50_v1c'\. .* set model\.pretrained=None"):
         build(cfg)
-    assert cfg.model.backbone.pop('pretrained')  # mmseg has written it there
+    assert cfg.model.backbone.pop('pretrained')  # mmseg has written it
     cfg.model.pretrained = None
     assert type(build(cfg).backbone).__name__ == 'SparXMamba'
 

@@ -60,7 +60,7 @@ class TestShapes:
         model, whole = build(out_indices=indices), build()
         missing, unexpected = model.load_state_dict(whole.state_dict(), strict=False)
         assert not missing
-        # What is left over is a stage that is not built, or an output norm.
+        # A stage that is not built, or an output norm, is left over.
         last = max(indices)
         assert len(model.stages) == last + 1
         later = [f'stages.{i}.' for i in range(last + 1, 4)]
@@ -121,7 +121,7 @@ class TestWiring:
                 _, (x, *sources), out = next(calls)
                 if not features:
                     features.append(x)
-                # The very tensors: a layer's input and its sources are outputs of layers, as they are.
+                # The tensors are identical: a layer's input and its sources are outputs of layers.
                 assert x is features[-1]
                 assert len(sources) == len(plan.sources(i))
                 assert all(source is features[j] for source, j in zip(sources, plan.sources(i), strict=True))
@@ -227,7 +227,7 @@ class TestTraining:
     @pytest.mark.parametrize('indices', [(0,), (0, 1), (0, 1, 2, 3)], ids=str)
     @pytest.mark.parametrize('size', [(1, 1), (4, 4), (4, 5), (5, 1), (32, 32), (33, 1), (32, 33)], ids=str)
     def test_small_images_train_or_are_refused_clearly(self, size, indices):
-        # A batch norm needs two values: either all goes well or we say so, before torch does.
+        # A batch norm needs two values: the step works, or the package raises an error before torch does.
         stride = 4 if indices == (0,) else 32
         model = build(out_indices=indices)
         x = torch.randn(1, 3, *size)
@@ -314,7 +314,7 @@ class TestNorms:
 
     @pytest.mark.parametrize('options', [{'norm_eval': True}, {'with_cp': True}], ids=str)
     def test_where_mmengine_has_reverted_sync_to_plain(self, options):
-        """In one process the Runner does so, and by a class of its own."""
+        """In one process the Runner does so, with a class of its own."""
         model = revert_sync_batchnorm(build(norm_cfg={'type': 'SyncBN'}, **options)).train()
         train_step(model, torch.randn(4, 3, 64, 64))
         tracked = {int(x) for name, x in model.state_dict().items() if name.endswith('num_batches_tracked')}
@@ -332,7 +332,7 @@ class TestNorms:
     @pytest.mark.parametrize('cfg', [{'type': 'GN'}, {'type': 'LN2d'}, {'type': 'LN'}, {}, None], ids=str)
     @pytest.mark.parametrize('style', ['sparx', 'swin'])
     def test_no_batch_norm(self, cfg, style):
-        """Refused in a network that has none, as well."""
+        """The option is also refused in a network that has none."""
         with pytest.raises(ValueError, match=r"norm_cfg: expected dict\(type='BN'\) or dict\(type='SyncBN'\), .*got "):
             build(norm_cfg=cfg, style=style)
 
@@ -341,7 +341,7 @@ class TestCheckpointing:
     @pytest.mark.parametrize('options', [{}, {'norm_eval': True}, {'norm_cfg': {'type': 'SyncBN'}}], ids=str)
     @pytest.mark.parametrize('with_cp', [True, (2,), [0, 3]], ids=str)
     def test_changes_nothing(self, with_cp, options):
-        # The recomputation sees the same drop path, and counts no batch twice in a running mean.
+        # The recomputation has the same drop path, and does not count a batch twice in a running mean.
         plain = randomise(build(drop_path_rate=0.5, **options))
         checkpointed = build(drop_path_rate=0.5, with_cp=with_cp, **options)
         checkpointed.load_state_dict(plain.state_dict())
@@ -394,7 +394,7 @@ class TestPrecision:
             outs = model(x)
         for out, y in zip(outs, expected, strict=True):
             assert out.isfinite().all()
-            # Some seventy roundings of 2^-9 down to the last stage, and norms that divide by small numbers.
+            # There are some seventy roundings of 2^-9 down to the last stage, and norms that divide by small numbers.
             assert relative_error(out, y) < 5e-2
 
     def test_bfloat16_autocast_trains(self):
@@ -425,7 +425,7 @@ class TestCopies:
         x = torch.randn(2, 3, 64, 64)
         assert all(torch.equal(a, b) for a, b in zip(twin(x), model(x), strict=True))
         assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in model.parameters()}
-        twin.load_state_dict(build().state_dict())  # its hook has come along
+        twin.load_state_dict(build().state_dict())  # its hook was copied, too
 
     def test_state_dict_round_trip(self):
         model, other = randomise(build()).eval(), build().eval()
@@ -438,7 +438,7 @@ class TestCopies:
 
     @pytest.mark.parametrize('training', [True, False])
     def test_compiles_to_one_graph(self, training):
-        # aot_eager stops where inductor, which is tested on the operator, takes over.
+        # aot_eager stops before inductor, which is tested on the operator.
         torch._dynamo.reset()
         stages = ({'depth': 1}, {'depth': 2, 'stride': 2})
         model = SparXMamba({'channels': (8, 8), 'stages': stages, 'shortcut_scales': (False, True)}, out_indices=(0, 1))
@@ -468,7 +468,7 @@ def registered():
 
 
 class TestComposition:
-    def test_a_mixer_of_ones_own(self, registered):
+    def test_a_custom_mixer(self, registered):
         @registered(TOKEN_MIXERS)
         class Pooling(nn.Module):
             def __init__(self, dim, aggregator=None, *, index, size=3):
@@ -487,7 +487,7 @@ class TestComposition:
         _, _, gradients = train_step(model, torch.randn(2, 3, 64, 64))
         assert all(gradient.any() for gradient in gradients.values())
 
-    def test_an_aggregator_of_ones_own(self, registered):
+    def test_a_custom_aggregator(self, registered):
         made = []
 
         @registered(AGGREGATORS)

@@ -1,4 +1,4 @@
-"""Operators and bytes of a network on a GPU that need not be there, on tensors without memory."""
+"""Operators and bytes of a network on a GPU, counted without a GPU on tensors without memory."""
 
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ from mmsparx.models import SparXMamba
 
 @contextmanager
 def autocast_without_a_gpu(dtype):
-    """As torch.autocast('cuda', dtype), which is switched off where there is no GPU."""
+    """torch.autocast('cuda', dtype), which torch disables without a GPU."""
     before = torch.is_autocast_enabled('cuda'), torch.get_autocast_dtype('cuda')
     torch.set_autocast_enabled('cuda', True)
     torch.set_autocast_dtype('cuda', dtype)
@@ -42,14 +42,14 @@ def test_bytes_of_a_network(inference):
 
 
 def test_operators_of_a_network(inference):
-    """Nearly all conversions are autocast's, of every weight and bias by itself."""
+    """Nearly all conversions are autocast's, one for every weight and bias."""
     casts = inference.calls['aten._to_copy']
     assert inference.total_calls - casts <= 453, str(inference)
     assert casts <= 202, str(inference)
 
 
 def test_a_folded_network():
-    """Folded and converted to bfloat16 once, where autocast converts weights in every pass."""
+    """It is folded and converted to bfloat16 once, while autocast converts weights in every pass."""
     with torch.device('meta'):
         model = fold(SparXMamba('tiny', output_norm=False)).to(torch.bfloat16)
     with FakeTensorMode(), torch.device('cuda'):
@@ -66,7 +66,7 @@ def test_a_folded_network():
 
 @pytest.mark.skipif(recompute._outer_hooks is None, reason='before torch 2.8 nothing is computed again')
 def test_a_training_step():
-    """Forward and backward, which computes cheap activations again."""
+    """A step is a forward and a backward, which recomputes cheap activations."""
     with FakeTensorMode():
         model = SparXMamba('tiny', output_norm=False, out_indices=(3,), drop_path_rate=0.2)
         x = torch.empty(128, 3, 224, 224)
@@ -79,7 +79,7 @@ def test_a_training_step():
         found = traffic(step)
     assert found.total_bytes <= 89.5e9, str(found)
     assert found.total_calls <= 1691, str(found)
-    # Gradients of slices, of what operators keep, and of products with a scalar pass over memory for nothing.
+    # Gradients of slices, of kept outputs, and of products with a scalar would pass over memory for nothing.
     assert not found.calls.keys() & {'aten.slice_backward', 'aten.zeros'}, str(found)
 
 

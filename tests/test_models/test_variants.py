@@ -31,7 +31,7 @@ def plain(*depths) -> list[dict]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network, and what it has to have.
+    """A network and its expected figures.
 
     Attributes:
         params: Number of parameters.
@@ -42,7 +42,7 @@ class Variant:
         options: Its other options.
         norms: G multiply-adds by the second rule; None where they are not known.
         by_norms: Whether the paper's figure is by the second rule; it mixes the two.
-        disagrees: Why the paper's figures cannot be met; None where they are.
+        disagrees: Reason why the paper's figures cannot be met; None where they are.
     """
 
     params: int
@@ -176,7 +176,7 @@ def test_the_papers_figures(name):
     assert any(misses) == (variant.disagrees is not None)
 
 
-# Table 15: by the first rule for SparX, by the second for VMamba.
+# Table 15 follows the first rule for SparX, the second for VMamba.
 @pytest.mark.parametrize(
     ('name', 'norms', 'printed'),
     [

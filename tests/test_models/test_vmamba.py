@@ -1,4 +1,4 @@
-"""VMamba: outputs of the public model, and its published files in all their spellings."""
+"""VMamba: outputs of the public model, and its published files in all spellings of names."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def models():
             with torch.device('meta'):
                 model = classifier(ARCHS[letter], 1000, 3)
             model = model.double().to_empty(device='cpu')
-            # Strictly, by published names.
+            # The weights are loaded strictly, by published names.
             model.load_state_dict(oracle_weights(oracle_shapes(letter, 'vmamba_')))
             built[letter] = model.eval()
         return built[letter]
@@ -70,11 +70,11 @@ def test_names_and_shapes_of_the_public_model(letter):
 
 
 class TestFiles:
-    """Of a small network, in what the released files, the newer code and others hold."""
+    """Files of a small network in the forms of the released files, the newer code and other code."""
 
     @staticmethod
     def released(model, prefix=''):
-        """A state dict as the released files have it; detectors' begin with `backbone.`."""
+        """A state dict in the released form; names of detectors begin with `backbone.`."""
         state = {}
         for name, x in model.state_dict().items():
             published = VMAMBA.to_published(name.removeprefix('backbone.'))
@@ -83,7 +83,7 @@ class TestFiles:
 
     @staticmethod
     def newer(released):
-        """As the newest public code writes it."""
+        """A state dict in the form of the newest public code."""
         state = {}
         for name, x in released.items():
             if name.endswith(('.x_proj_weight', '.dt_projs_weight')):
@@ -93,7 +93,7 @@ class TestFiles:
 
     @staticmethod
     def convolutions(released):
-        """With projections as 1x1 convolutions."""
+        """A state dict with projections as 1x1 convolutions."""
         wide = ('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')
         return {name: x[:, :, None, None] if name.endswith(wide) else x for name, x in released.items()}
 
@@ -159,7 +159,7 @@ class TestFiles:
         with pytest.raises(RuntimeError, match=r'1 MISSING .*: backbone\.stages\.1\.layers\.0\.mixer\.x_proj_w'):
             load_pretrained(classifier(), save(state))
 
-    def test_a_shape_that_is_none_of_the_published_ones(self, trained, save):
+    def test_an_unknown_shape(self, trained, save):
         state = self.released(trained)
         state['layers.0.blocks.0.op.in_proj.weight'] = torch.zeros(16, 7)
         with pytest.raises(RuntimeError, match=r'mixer\.in_proj\.weight'):

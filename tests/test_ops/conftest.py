@@ -13,24 +13,24 @@ from mmsparx.ops.selective_scan import backends
 if os.environ.get(triton_runtime.INTERPRET):
     from helpers import triton_interpreter
 
-    triton_interpreter.mend()
+    triton_interpreter.install()
 
 
 def compiled() -> list:
-    """The compiled kernels: those for CPUs by instruction set, those for GPUs emulated, and on a GPU."""
+    """The compiled kernels: those for CPUs by instruction set, those for GPUs in emulation and on a GPU."""
     names = [f'native-{name}' for name in native.instruction_sets()]
     names += [pytest.param(name, marks=pytest.mark.emulated) for name in ('emulated', 'emulated-lanes')]
     return names if gpu_kernels.gpu_missing() else [*names, pytest.param('gpu', marks=pytest.mark.gpu)]
 
 
 def others() -> list[str]:
-    """The backends besides that can run on a CPU here."""
+    """The other backends that can run on this CPU."""
     u = torch.empty(1, 1, 1)
     return [x.name for x in backends.BACKENDS if x.name != 'native' and (x.missing() or x.refusal(u)) is None]
 
 
 def pytest_collection_modifyitems(items):
-    """Drops tests of the kernels with a lane per row where others are called: in float64, and for several states."""
+    """Drop tests of the kernels with a lane per row in float64 and with several states, which other kernels run."""
     items[:] = [item for item in items if not left_to_others(item)]
 
 
@@ -44,7 +44,7 @@ def left_to_others(item) -> bool:
 
 @pytest.fixture
 def use(monkeypatch):
-    """Makes one of `compiled()` or `others()` ready: -> the name for `backend=`, on CPU tensors."""
+    """Prepares one of `compiled()` or `others()`; returns the name for `backend=`, on CPU tensors."""
 
     def use(name):
         name, _, variant = name.partition('-')

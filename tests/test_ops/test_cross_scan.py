@@ -52,7 +52,7 @@ class TestCrossScan:
 
 class TestCrossMerge:
     def test_by_hand(self):
-        # Direction k carries 10^k at the position that it visits first, and 0 elsewhere.
+        # Direction k has 10^k at the position that it visits first, and 0 elsewhere.
         y = torch.zeros(1, 4, 1, 6)
         y[0, :, 0, 0] = torch.tensor([1.0, 10.0, 100.0, 1000.0])
         assert cross_merge(y, 2, 3)[0, 0].tolist() == [[11, 0, 0], [0, 0, 1100]]

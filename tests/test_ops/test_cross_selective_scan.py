@@ -1,4 +1,4 @@
-"""The scan of a map along four directions, against its definition by the plain scan."""
+"""The scan of a map in four directions, against its definition by the plain scan."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from mmsparx.ops import cross_merge, cross_scan, cross_selective_scan, native, s
 FORWARD = torch.ops.mmsparx.cross_selective_scan_fwd.default
 BACKWARD = torch.ops.mmsparx.cross_selective_scan_bwd.default
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
-# Rounded after every step by backends without kernels of their own, of which there are four.
+# Backends without kernels of their own round after every step, of which there are four.
 TOLERANCE_16_BIT = {torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 NAMES = ('x', 'step', 'weight', 'A', 'B', 'C', 'D', 'delta_bias')
 
@@ -23,7 +23,7 @@ NAMES = ('x', 'step', 'weight', 'A', 'B', 'C', 'D', 'delta_bias')
 def inputs(
     height, width, channels=3, states=1, rank=2, *, batch=2, dtype=torch.float64, requires_grad=False, device='cpu'
 ):
-    """By name, as `cross_selective_scan` takes them."""
+    """Arguments of `cross_selective_scan`, by name."""
     generator = torch.Generator().manual_seed(0)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -53,7 +53,7 @@ def definition(x, step, weight, A, B, C, D=None, delta_bias=None, delta_softplus
 
 
 def same(found, expected, backend, moved):
-    """Whether results are the same bits, where another layout or alignment of the input `moved` must not change them.
+    """Whether results have the same bits, if another layout or alignment of the input `moved` must not change them.
 
     On GPUs delta comes from cuBLAS, which chooses its kernel by the layout and alignment of step and weight; then they
     are the same but for rounding.
@@ -64,7 +64,7 @@ def same(found, expected, backend, moved):
 
 
 def assert_agrees(tensors, backend, tolerance, delta_softplus=True):
-    """Output and all gradients, with the definition in float64."""
+    """Assert that output and all gradients agree with the definition in float64."""
     ours = {name: x.detach().clone().requires_grad_() for name, x in tensors.items()}
     truth = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
     out = cross_selective_scan(**ours, delta_softplus=delta_softplus, backend=backend)
@@ -81,23 +81,23 @@ def assert_agrees(tensors, backend, tolerance, delta_softplus=True):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 class TestTruth:
-    # Sides around the blocks of 8 in which a map is transposed, lengths around chunks and tiles, and 16 x 16 = a tile.
+    # Sides are around the blocks of 8 in which a map is transposed, lengths around chunks and tiles; 16 x 16 is a tile.
     @pytest.mark.parametrize(
         ('height', 'width'), [(1, 1), (1, 9), (9, 1), (7, 7), (8, 8), (5, 13), (16, 16), (17, 15), (9, 40)]
     )
     def test_sizes(self, height, width, dtype, backend):
         assert_agrees(inputs(height, width, dtype=dtype), backend, TOLERANCE[dtype])
 
-    # Channels are scanned four abreast, and added up in blocks of 16.
+    # Channels are scanned four at a time, and summed in blocks of 16.
     @pytest.mark.parametrize('channels', [1, 4, 6, 18, 33])
     def test_channels(self, channels, dtype, backend):
         assert_agrees(inputs(6, 7, channels, dtype=dtype), backend, TOLERANCE[dtype])
 
-    # With a lane per row, warps of 32 rows that are read by 16 bytes.
+    # With a lane per row, warps have 32 rows, which are read 16 bytes at a time.
     def test_whole_warps(self, dtype, backend):
         assert_agrees(inputs(12, 12, 33, batch=1, dtype=dtype), backend, TOLERANCE[dtype])
 
-    # Beyond a GPU block's shared memory for every type, in squares of 32 pixels a side and parts of them.
+    # The maps exceed a GPU block's shared memory for every type; there are whole squares of 32 x 32 pixels and parts.
     @pytest.mark.parametrize(('height', 'width', 'states'), [(63, 81, 1), (96, 64, 1), (1, 4999, 1), (71, 71, 2)])
     def test_large_maps(self, height, width, states, dtype, kernels):
         assert_agrees(inputs(height, width, 2, states, batch=1, dtype=dtype), kernels, 2 * TOLERANCE[dtype])
@@ -127,7 +127,7 @@ class TestTruth:
     [(9, 33, 6), (7, 7, 33), (14, 14, 2), (8, 16, 3), (28, 28, 2), (17, 23, 33), (8, 17, 33)],
 )
 def test_16_bit(height, width, channels, dtype, backend):
-    # Kernels of their own round once, the others after every step.
+    # Backends with kernels of their own round once, the others after every step.
     own = backend == 'native'
     tolerance = {torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype] if own else TOLERANCE_16_BIT[dtype]
     assert_agrees(inputs(height, width, channels, dtype=dtype), backend, tolerance)
@@ -145,7 +145,7 @@ def test_many_rows_go_by_lanes(use):
         out = cross_selective_scan(**tensors, delta_softplus=True, backend=backend)
         return [out, *torch.autograd.grad(out.square().sum(), [tensors[name] for name in 'xABC'])]
 
-    for size in ((7, 7), (64, 80)):  # in shared memory, and in memory
+    for size in ((7, 7), (64, 80)):  # maps in shared memory, and in global memory
         warps, lanes = (run(use(name), size) for name in ('emulated', 'emulated-lanes'))
         for ours, theirs in zip(lanes, warps, strict=True):
             assert not torch.equal(ours, theirs)  # the same but for rounding

@@ -1,4 +1,4 @@
-"""The depthwise convolution: its numbers against float64, cases that fall to torch, and what torch makes of it."""
+"""The depthwise convolution: results against float64, cases left to torch, and the operator in torch's tools."""
 
 import warnings
 from functools import partial
@@ -17,9 +17,9 @@ from mmsparx.ops.depthwise_conv import available_backends, backends, triton_back
 
 ACTIVATIONS = {'none': lambda z: z, 'gelu': F.gelu, 'silu': F.silu}
 KINDS = list(product((3, 5), (False, True), ACTIVATIONS))
-# Rounding of the output; of sums of some terms that cancel, in float32.
+# These are the rounding of the output, and in float32 that of sums of terms that cancel.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-# Around vectors of 4, 8 and 16 lanes and blocks of 4 rows; the maps of an image of 224 x 224.
+# Sizes are around vectors of 4, 8 and 16 lanes and blocks of 4 rows; the maps are those of an image of 224 x 224.
 SHAPES = [
     (2, 3, 1, 1),
     (1, 2, 1, 5),
@@ -58,7 +58,7 @@ def by_torch(x, weight, bias, *, residual, activation):
 
 
 def run(function, tensors, rounded=None):
-    """The output and the gradients of all inputs, for a gradient of that type that depends on the shape alone."""
+    """The output and the gradients of all inputs, for a gradient of that type that only depends on the shape."""
     leaves = [None if x is None else x.detach().requires_grad_() for x in tensors]
     out = function(*leaves)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -68,7 +68,7 @@ def run(function, tensors, rounded=None):
 
 
 def assert_close_to_truth(tensors, kind, backend, tolerance=None):
-    """Against float64 on the same inputs."""
+    """Assert agreement with float64 on the same inputs."""
     _, residual, activation = kind
     options = dict(residual=residual, activation=activation)
     truth = run(partial(by_torch, **options), [None if x is None else x.double() for x in tensors], tensors[0].dtype)
@@ -92,7 +92,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'none')], ids=str)
     def test_maps_of_several_programs(self, kind, backend, monkeypatch):
-        """Triton's, of which each has rows, columns, channels and samples, and is not filled by any."""
+        """Each of Triton's programs has rows, columns, channels and samples, and none of them fills it."""
         if backend != 'triton':
             pytest.skip('the other backends split maps in their own way')
         monkeypatch.setattr(triton_backend, 'tile', lambda *_: (8, 2, 3))
@@ -106,7 +106,7 @@ class TestTruth:
         tolerance = 2e-2 if backend == 'reference' else None
         tensors = inputs((2, 3, 9, 18), kind[0], dtype)
         assert_close_to_truth(tensors, kind, backend, tolerance)
-        # Parameters in float32 beside, as under autocast.
+        # The parameters are in float32, as under autocast.
         mixed = [tensors[0], tensors[1].float(), tensors[2].float()]
         out, dx, dweight, dbias = run(
             partial(depthwise_conv2d, residual=kind[1], activation=kind[2], backend=backend), mixed
@@ -129,11 +129,11 @@ class TestTruth:
 
     @pytest.mark.parametrize('activation', ['gelu', 'silu'])
     def test_activations_far_from_zero(self, activation, backend):
-        """To a few units in the last place of the value, where torch's GELU cancels."""
-        count = 161 if backend == 'triton' else 4001  # a map takes its interpreter milliseconds
+        """Values are exact to a few units in the last place, where torch's GELU cancels."""
+        count = 161 if backend == 'triton' else 4001  # a map takes the interpreter milliseconds
         z = torch.cat([torch.linspace(-8, 8, count), torch.tensor([-80.0, -30.0, 0.0, 30.0, 80.0, torch.nan])])
         weight = torch.zeros(len(z), 1, 3, 3)
-        x = z.view(1, -1, 1, 1).requires_grad_()  # a map each: 0 times NaN is NaN
+        x = z.view(1, -1, 1, 1).requires_grad_()  # each value is a map: 0 times NaN is NaN
         out = depthwise_conv2d(x, weight, residual=True, activation=activation, backend=backend)
         (slope,) = torch.autograd.grad(out.sum(), x)
         exact = z.double().requires_grad_()
@@ -158,7 +158,7 @@ class TestTruth:
 class TestMemory:
     @pytest.mark.parametrize('kind', [(3, True, 'gelu'), (5, False, 'silu')], ids=str)
     def test_layouts(self, kind, backend):
-        """Channels last, inner parts of larger tensors, transposed maps, expanded gradients."""
+        """Tests channels last, inner parts of larger tensors, transposed maps, expanded gradients."""
         x, weight, bias = inputs((2, 6, 8, 9), kind[0])
         function = partial(depthwise_conv2d, residual=kind[1], activation=kind[2], backend=backend)
         ways = [
@@ -184,7 +184,7 @@ class TestMemory:
 
     @pytest.mark.parametrize('activation', ACTIVATIONS)
     def test_kept_for_the_backward(self, activation):
-        """x and the parameters, which are there anyway."""
+        """Only x and the parameters are kept, which exist anyway."""
         tensors = [x.requires_grad_() for x in inputs()]
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
@@ -210,7 +210,7 @@ class TestMemory:
 
 
 class TestTorch:
-    """What torch makes of the operator."""
+    """The operator in torch's tools."""
 
     @pytest.mark.parametrize('kind', KINDS, ids=str)
     def test_gradcheck(self, kind, backend):
@@ -273,14 +273,14 @@ class TestTorch:
         with FlopCounterMode(display=False) as theirs:
             by_torch(*inputs(), residual=True, activation='gelu')
         assert ours.get_total_flops() == theirs.get_total_flops() == 2 * 2 * 3 * 6 * 7 * 9
-        # The backward counts twice the forward; torch's formula forgets the groups of a weight's gradient.
+        # The backward counts twice as much as the forward; torch's formula ignores the groups of a weight's gradient.
         with FlopCounterMode(display=False) as both:
             run(partial(depthwise_conv2d, residual=True, activation='gelu'), inputs())
         assert both.get_total_flops() == 3 * ours.get_total_flops()
 
 
 class TestOtherCases:
-    """They are torch's operations, with the same result."""
+    """Other cases run torch's operations, with the same result."""
 
     @pytest.mark.parametrize(
         ('sizes', 'options'),
@@ -388,7 +388,7 @@ class TestChoice:
         assert torch.equal(depthwise_conv2d(*inputs()), depthwise_conv2d(*inputs(), backend='reference'))
 
     def test_tiles(self):
-        """Tiles have the pixels that they should, and detectors' maps enough programs for a GPU."""
+        """Tiles have the intended number of pixels, and detectors' maps enough programs for a GPU."""
         for shape in ((1, 1, 1, 1), (128, 384, 56, 56), (128, 1024, 7, 7), (2, 96, 200, 334), (2, 512, 25, 42)):
             for pixels in (triton_backend.PIXELS, triton_backend.PIXELS_OF_MANY_SUMS):
                 columns, planes, rows = triton_backend.tile(*shape, pixels)

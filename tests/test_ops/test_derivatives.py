@@ -64,7 +64,7 @@ def naive_plain(*tensors):
 
 
 def naive_cross(x, step, weight, *others):
-    """The scans of a map by a loop over positions."""
+    """The cross scan by a loop over positions."""
     delta = torch.matmul(weight.unflatten(0, (4, -1)), step).flatten(1, 2)
     out = naive_plain(cross_scan(x).flatten(1, 2), delta, *others)
     return cross_merge(out.unflatten(1, (4, -1)), *x.shape[2:])
@@ -85,7 +85,7 @@ def leaves(tensors):
 
 
 class TestChecks:
-    """torch's own checks, by finite differences. Backends differ in the gradients alone."""
+    """torch's own checks, by finite differences. Backends only differ in the gradients."""
 
     def test_forward_mode(self, scans, backend):
         scan, _, tensors = scans
@@ -126,7 +126,7 @@ def loss(scan):
     return lambda *tensors: scan(*tensors).pow(3).sum()
 
 
-# By name: (function, tensors, tangents) -> tensors.
+# Functions (function, tensors, tangents) -> tensors, by name.
 TRANSFORMS = {
     'jvp': lambda f, x, t: jvp(f, x, t),
     'vjp': lambda f, x, t: vjp(f, *x)[1](f(*x)),
@@ -251,10 +251,10 @@ class TestCompiled:
             with pytest.raises(RuntimeError, match=r'Enter torch\.autograd\.forward_ad\.dual_level\(\) outside'):
                 torch.compile(tangent, backend='eager')(tensors[0])
         finally:
-            torch._C._exit_dual_level(level=0)  # the graph, which torch has left in its midst, does not
+            torch._C._exit_dual_level(level=0)  # the graph, which torch has left midway, does not
 
 
-class TestGradientsThatAreNotThere:
+class TestMissingGradients:
     def test_no_zeros_are_made_for_kept_outputs(self, scans):
         scan, _, tensors = scans
         out = scan(*leaves(tensors)).sum()
@@ -315,7 +315,7 @@ class TestVmap:
 
 
 def test_plain_autograd_around_transforms():
-    """Gradients of what torch.func has computed."""
+    """Gradients of results of torch.func."""
     for transform, argnum in itertools.product(('jvp', 'grad'), range(3)):
         results = []
         for f in (plain, naive_plain):

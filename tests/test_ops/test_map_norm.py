@@ -1,4 +1,4 @@
-"""The norm over whole maps: its numbers against float64, cases that fall to torch, and what torch makes of it."""
+"""The norm over whole maps: results against float64, cases left to torch, and the operator in torch's tools."""
 
 import warnings
 from functools import partial
@@ -13,9 +13,9 @@ from mmsparx.ops import backends as common
 from mmsparx.ops import map_norm, native
 from mmsparx.ops.map_norm import available_backends, backends, reference, triton_backend
 
-# Rounding of the output; of sums of some terms that cancel, in float32.
+# These are the rounding of the output, and in float32 that of sums of terms that cancel.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-# Around vectors of 4, 8 and 16 lanes, four of them, and parts of 4096 numbers.
+# Sizes are around vectors of 4, 8 and 16 lanes, four of them, and parts of 4096 numbers.
 SHAPES = [
     (2, 9, 1, 1),
     (2, 3, 1, 5),
@@ -41,7 +41,7 @@ def backend(request):
 
 
 def inputs(shape=(2, 3, 6, 7), dtype=torch.float32, seed=0):
-    """x, whose mean is not 0, weight and bias."""
+    """x (with a mean other than 0), weight and bias."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in (shape, shape[1:2], shape[1:2])]
     return [(x + shift).to(dtype) for x, shift in zip(tensors, (2, 1, 0), strict=True)]
@@ -52,7 +52,7 @@ def by_torch(x, weight, bias, eps=1e-5):
 
 
 def run(function, tensors, rounded=None):
-    """The output and the gradients of all inputs, for a gradient of that type that depends on the shape alone."""
+    """The output and the gradients of all inputs, for a gradient of that type that only depends on the shape."""
     leaves = [x.detach().requires_grad_() for x in tensors]
     out = function(*leaves)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -61,7 +61,7 @@ def run(function, tensors, rounded=None):
 
 
 def assert_close_to_truth(tensors, backend):
-    """Against float64 on the same inputs."""
+    """Assert agreement with float64 on the same inputs."""
     truth = run(by_torch, [x.double() for x in tensors], tensors[0].dtype)
     found = run(partial(map_norm, backend=backend), tensors)
     for name, ours, exact in zip(('out', 'x', 'weight', 'bias'), found, truth, strict=True):
@@ -87,7 +87,7 @@ class TestTruth:
         for eps in (1e-12, 0.5):
             found, truth = map_norm(x, weight, bias, eps, backend=backend), by_torch(x, weight, bias, eps)
             assert relative_error(found, truth) < 1e-6
-        # Of a flat map nothing is left but the bias, and in torch's what its mean was rounded by.
+        # A constant map becomes the bias; torch's result also has the rounding of its mean.
         flat = map_norm(torch.full_like(x, 3.0), weight, bias, backend=backend)
         assert (flat - bias.view(-1, 1, 1)).abs().max() <= (1e-3 if backend == 'reference' else 0)
 
@@ -99,7 +99,7 @@ class TestTruth:
         assert not dbias.any()
 
     def test_samples_of_many_parts(self, backend, monkeypatch):
-        """Triton's, that are joined: parts, and chunks of a channel."""
+        """Triton combines parts of a sample, and chunks of a channel."""
         if backend != 'triton':
             pytest.skip('the other backends split samples in their own way')
         monkeypatch.setattr(triton_backend, 'parts', lambda *_: (4, 2))
@@ -115,7 +115,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('narrow', [torch.bfloat16, torch.float16])
     def test_mixed_types(self, narrow, backend):
-        """Parameters in float32 beside 16 bits, as under autocast, and the other way round, as after a wide scan."""
+        """Parameters in float32 with 16-bit maps, as under autocast, and the reverse, as after a float32 scan."""
         for types in ((narrow, torch.float32), (torch.float32, narrow)):
             x, weight, bias = inputs()
             tensors = [x.to(types[0]), weight.to(types[1]), bias.to(types[1])]
@@ -168,7 +168,7 @@ class TestMemory:
 
 
 class TestTorch:
-    """What torch makes of the operator."""
+    """The operator in torch's tools."""
 
     def test_gradcheck(self, backend):
         tensors = [x.requires_grad_() for x in inputs((2, 2, 3, 4), torch.float64)]
@@ -210,7 +210,7 @@ class TestTorch:
 
 
 class TestOnGpus:
-    """What runs there, as far as a CPU shows it."""
+    """The code for GPUs, as far as a CPU can test it."""
 
     @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
     @pytest.mark.parametrize('shape', [(2, 9, 1, 1), (3, 5, 7, 9), (1, 4, 64, 61), (2, 40)], ids=str)

@@ -1,4 +1,4 @@
-"""The compiled kernels: every instruction set at every border, threads, memory, and what is said without them."""
+"""The compiled kernels: every instruction set at every border, threads, memory, and messages without them."""
 
 import json
 import multiprocessing
@@ -23,8 +23,8 @@ needs_native = pytest.mark.skipif(
     native.missing() is not None, reason=f'the compiled kernels are not here: {native.missing()}'
 )
 
-# Around vectors of 4, 8 and 16 lanes, chunks of 64 and tiles of 256 positions; the stages of an image of
-# 224 x 224; and long ones.
+# Lengths are around vectors of 4, 8 and 16 lanes, chunks of 64 and tiles of 256 positions; those of the stages of an
+# image of 224 x 224; and long ones.
 LENGTHS = [
     1,
     2,
@@ -88,7 +88,7 @@ class TestTruth:
     def test_states(self, length, states, kernels):
         u, delta, A, B, C, D, bias = inputs(length, states=states)
         assert_close_to_truth((u, delta, A, B, C, D, bias), kernels)
-        # Without the softplus the step itself must be positive for the recurrence to be bounded.
+        # The recurrence without the softplus is only bounded if the step is positive.
         assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), kernels, softplus=False)
 
     @pytest.mark.parametrize(('dim', 'groups'), [(656, 4), (792, 4), (1272, 4), (1, 1), (3, 3), (33, 1)])
@@ -153,7 +153,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('length', [1, 17, 64])
     def test_a_state_that_forgets_at_once(self, length, kernels):
-        # A = -inf: the decay is 0, and behind the end, where the step is 0, it must not be exp(0 * inf).
+        # A = -inf: the decay is 0, but beyond the end, where the step is 0, it must not be exp(0 * inf).
         u, delta, A, B, C, D, bias = inputs(length)
         tensors = (u, delta, torch.full_like(A, -torch.inf), B, C, D, bias)
         for ours, expected in zip(run(tensors, kernels), run(tensors, 'reference'), strict=True):
@@ -162,7 +162,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_every_16_bit_number_is_read_and_written_exactly(self, dtype, kernels):
-        # out = D u with D = 1, and nothing else.
+        # The output is D u with D = 1, and nothing else.
         bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(16, -1)
         u = bits.view(dtype).unsqueeze(0)
         u = u.where(u.isfinite(), torch.ones_like(u))  # times B = 0 they would be NaN
@@ -181,7 +181,7 @@ class TestTruth:
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_rounding_at_the_largest_numbers_is_torchs(self, dtype, kernels):
-        # A channel of one position for each pair, since a state that is NaN stays so.
+        # There is a channel of one position for each pair, since a state that is NaN stays so.
         numbers = torch.tensor([1.0, -1.0, torch.inf, -torch.inf, torch.nan])
         factors = torch.tensor([65503.0, 65519.0, 65520.0, 1e5, 3.39e38, 3.4e38])
         u = numbers.repeat(6).to(dtype).view(1, 30, 1)
@@ -196,7 +196,7 @@ class TestTruth:
 class TestMemory:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     def test_misaligned_storage(self, dtype, kernels):
-        """Of any tensor alone, which must not be read as widely as the others, and of all."""
+        """A single misaligned tensor must not be read as widely as the others; all are tested, too."""
         tensors = inputs(136, states=2, batch=2, dtype=dtype)
         out, states = forward(*tensors, True, kernels)
         arguments = [torch.randn(out.shape).to(out), *tensors]
@@ -226,7 +226,7 @@ class TestMemory:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize('length', [1, 49, 300])
     def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype, kernels):
-        # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
+        # All inputs are in one storage with NaN between them; a read beyond an end would show in the results.
         tensors = inputs(length, states=2, dtype=dtype)
 
         def guarded(x):
@@ -279,7 +279,7 @@ class TestThreads:
 
 
 def _run_in_child(length):
-    # Lists: tensors would travel by shared memory, which is not this test's matter.
+    # The results are lists: tensors would travel by shared memory, which this test is not about.
     return [x.tolist() for x in run(inputs(length, dim=64, groups=4), 'native')]
 
 
@@ -391,7 +391,7 @@ def test_other_devices_are_refused_with_the_reason():
         (['7.5', '9.0a'], (9, 0), True),
         (['9.0a'], (9, 3), False),
         (['8.0', '12.1+PTX'], (9, 0), False),
-        (['Hopper'], (7, 0), True),  # for torch to know
+        (['Hopper'], (7, 0), True),  # for torch to identify
     ],
 )
 def test_gpus_that_the_kernels_were_not_compiled_for(archs, capability, fits):
@@ -407,7 +407,7 @@ def test_gpus_that_the_kernels_were_not_compiled_for(archs, capability, fits):
 
 
 class TestLoading:
-    """Every way in which a library can be absent or of no use: a reason in one line, and no crash."""
+    """Every way in which a library can be missing or unusable gives a reason in one line, and no crash."""
 
     @staticmethod
     def record(folder, **info):
@@ -419,7 +419,7 @@ class TestLoading:
         monkeypatch.setattr(native, '_loaded', lambda *_: False)
 
     def test_a_library_of_older_sources(self, tmp_path, monkeypatch):
-        """It lacks an operator, which is found before it is called for."""
+        """It lacks an operator, which is detected before its first use."""
         self.record(tmp_path)
         library = tmp_path / '_C.so'
         library.write_bytes(b'')
@@ -459,7 +459,7 @@ class TestLoading:
         assert f'compiled for torch {version}, and this is torch {torch.__version__}' in reason
 
     def test_a_library_for_several_versions(self, tmp_path):
-        """Whatever torch it was compiled against, from the oldest on."""
+        """It loads in every torch from the oldest on, whatever it was compiled against."""
         for oldest in ('2.4', torch.__version__):
             self.record(tmp_path, torch='99.1.0', torch_from=oldest)
             assert native.load(tmp_path).startswith('expected one library _C*.so')
@@ -495,7 +495,7 @@ class TestLoading:
         ],
     )
     def test_the_source_of_a_rebuild(self, origin, source, tmp_path):
-        """As pip has recorded it; `test_packaging` runs the commands."""
+        """pip has recorded the source; `test_packaging` runs the commands."""
         metadata = tmp_path / 'mmsparx-0.1.0.dist-info'
         metadata.mkdir()
         (metadata / 'METADATA').write_text('Name: mmsparx\nVersion: 0.1.0\n')
@@ -508,7 +508,7 @@ class TestLoading:
             assert {'built', 'reason', 'torch', 'compiler', 'flags'} <= info.keys()
 
     def test_a_lost_library_warns_at_import(self, tmp_path):
-        """A copy of the package whose record is of another torch: a warning, and the pure-torch scan works."""
+        """A copy of the package whose record names another torch warns, and the pure-torch scan works."""
         package = Path(native.__file__).parents[1]
         copy = tmp_path / 'mmsparx'
         for source in [package / '__init__.py', package / 'version.py', *(package / 'ops').rglob('*.py')]:

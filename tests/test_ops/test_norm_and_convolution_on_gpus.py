@@ -8,7 +8,7 @@ from helpers import relative_error
 from mmsparx.ops import depthwise_conv2d, map_norm
 
 pytestmark = pytest.mark.gpu
-# Two roundings to 16 bits; of sums of some terms that cancel, in float32.
+# These are two roundings to 16 bits, and in float32 that of sums of terms that cancel.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 every_case = pytest.mark.parametrize(
     ('shape', 'dtype'),
@@ -24,7 +24,7 @@ every_case = pytest.mark.parametrize(
 
 
 def compare(function, exact, tensors):
-    """Outputs and gradients, twice the same bits."""
+    """Assert that outputs and gradients agree, and have the same bits twice."""
     truth = results(exact, [x.double() for x in tensors], tensors[0].dtype)
     found, again = (results(function, [x.cuda() for x in tensors], tensors[0].dtype) for _ in range(2))
     for ours, repeated, theirs in zip(found, again, truth, strict=True):

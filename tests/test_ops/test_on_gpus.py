@@ -1,4 +1,4 @@
-"""What only a GPU has: streams, graphs, several devices. The numbers are tested with every backend's, elsewhere."""
+"""Features that only a GPU has: streams, graphs, several devices. Other tests check the results of all backends."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ cross_backward = torch.ops.mmsparx.cross_selective_scan_bwd
 
 
 def usable() -> list[str]:
-    """The backends with kernels for GPUs that can run."""
+    """Backends with kernels for GPUs that can run."""
     if not torch.cuda.is_available():
         return []
     u = torch.empty(1, 1, 1, device=GPU)
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def scan(tensors, backend):
-    """out, states and all gradients, of a plain scan or a map's."""
+    """out, states and all gradients, of a plain scan or a cross scan."""
     forth, back = (forward, backward) if tensors[0].dim() == 3 else (cross_forward, cross_backward)
     out, states = forth(*tensors, True, backend)
     return [out, states, *back(torch.ones_like(out), *tensors, states, True, backend)]
@@ -48,7 +48,7 @@ def map_inputs(height, width, *, channels, states=1, batch=1, dtype=torch.float3
     return [x.to(dtype), step.to(dtype), weight.to(dtype), *others]
 
 
-# By name: what makes inputs of a seed. Of maps, one that fits into a block's shared memory and one that does not.
+# Functions that make inputs from a seed, by name. One map fits into a block's shared memory, and one does not.
 CASES = {
     'sequences': partial(inputs, 784, dim=64, groups=4),
     'small maps': partial(map_inputs, 28, 28, channels=48),
@@ -127,7 +127,8 @@ def test_a_device_that_is_not_the_current_one(make, backend):
     ids=['sequences', '7 x 7', '8 x 8', '14 x 14', '28 x 28', '64 x 80'],
 )
 def test_many_rows_agree_with_few(make, backend, dtype, tolerance):
-    # The CUDA kernels give a row a lane where 60 000 fill the GPU, and a warp otherwise: here to 131 072 and to 1024.
+    # The CUDA kernels use a lane per row if the rows fill the GPU, which takes some 60 000, else a warp: here there are
+    # 131 072 rows and 1024.
     copies = 128
     tensors = to(GPU, make(batch=2, dtype=dtype))
     of_samples = [x.dim() > 2 for x in tensors]

@@ -1,4 +1,4 @@
-"""Which implementation of the selective scan runs, and what is said about it."""
+"""The choice of the selective scan's implementation, and messages about it."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ from mmsparx.ops.selective_scan.backends import BACKENDS, VARIABLE, Backend
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    """No environment variable, and nothing told yet."""
+    """Unset the environment variable, and forget earlier warnings."""
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(common, '_warned', set())
 
@@ -288,12 +288,12 @@ class TestTriton:
         monkeypatch.setattr(triton_runtime, '_interpreted', lambda: True)
         monkeypatch.setattr(triton_runtime, '_uninterpretable', lambda: None)
         assert triton_runtime.refusal(torch.zeros(1)) is None
-        # Set too late: Triton had read it before.
+        # The variable was set too late: Triton had read it before.
         monkeypatch.setattr(triton_runtime, '_interpreted', lambda: False)
         assert 'before Python starts' in triton_runtime.refusal(torch.zeros(1))
 
-    def test_the_interpreter_runs_or_says_why_not(self):
-        """As users have it, without what the tests fix in it; in a process of its own, since Triton reads it once."""
+    def test_the_interpreter_runs_or_gives_a_reason(self):
+        """The interpreter is unpatched, and in a process of its own, since Triton reads the variable once."""
         if triton_runtime.missing():
             pytest.skip(triton_runtime.missing())
         numpy = pytest.importorskip('numpy')
@@ -334,7 +334,7 @@ class TestTriton:
         )
 
     def test_is_imported_by_nothing_but_its_use(self):
-        # torch's FLOP counter imports Triton by itself, where there is one.
+        # torch's FLOP counter imports Triton itself, if it is installed.
         code = (
             'import sys, torch.utils.flop_counter; before = set(sys.modules); '
             'from mmsparx.ops import available_backends, selective_scan; '

@@ -120,7 +120,7 @@ class TestCompile:
 
     @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')
     def test_inductor(self):
-        # Once, since it compiles C++; the other tests stop where inductor would take over.
+        # There is one such test, since it compiles C++; the other tests stop before inductor.
         self.assert_same(torch.compile(scan, fullgraph=True, dynamic=True), inputs(requires_grad=True))
 
     def test_one_graph_for_every_length(self):

@@ -1,4 +1,4 @@
-"""The selective scan against a float64 truth, and what it does at the edges of its domain."""
+"""The selective scan against a float64 truth, and at the edges of its domain."""
 
 import itertools
 import re
@@ -32,7 +32,7 @@ def inputs(length, states=1, groups=2, *, batch=2, dim=8, with_=ALL, dtype=torch
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     matrix = (batch, states, length) if flat else (batch, groups, states, length)
     softplus = 'delta_softplus' in with_
-    # Without the softplus the step itself must be positive for the recurrence to be bounded.
+    # The recurrence without the softplus is only bounded if the step is positive.
     step = normal(batch, dim, length) if softplus else normal(batch, dim, length).abs()
     bias = normal(dim) if softplus else normal(dim).abs()
     tensors = {
@@ -54,7 +54,7 @@ def tensors_of(arguments):
 
 
 def leaves(arguments, dtype=None, device=None):
-    """The arguments with fresh leaves that want gradients."""
+    """The arguments with fresh leaves that require gradients."""
     return {
         name: x.detach().clone().to(device=device, dtype=dtype).requires_grad_() if isinstance(x, torch.Tensor) else x
         for name, x in arguments.items()
@@ -62,7 +62,7 @@ def leaves(arguments, dtype=None, device=None):
 
 
 def scan_or_skip(backend, **arguments):
-    """The scan by `backend`; a test of inputs that a compiled one refuses is skipped."""
+    """The scan by `backend`; the test is skipped if a compiled backend refuses its inputs."""
     try:
         return selective_scan(**arguments, backend=backend)
     except RuntimeError as error:
@@ -72,7 +72,7 @@ def scan_or_skip(backend, **arguments):
 
 
 def assert_agrees(arguments, backend, device='cpu', scan=scan_or_skip):
-    """Output, last state and every gradient agree with the truth in float64."""
+    """Assert that output, last state and every gradient agree with the truth in float64."""
     tolerance = TOLERANCE[arguments['u'].dtype]
     ours, truth = leaves(arguments, device=device), leaves(arguments, torch.float64)
     out, state = scan(backend, **ours, return_last_state=True)
@@ -105,7 +105,7 @@ class TestTruth:
     def test_states_and_groups(self, states, groups, dtype, backend, device):
         assert_agrees(inputs(70, states, groups, dtype=dtype), backend, device)
 
-    # With a lane per row, warps of 32 rows of a group, and of those that are left; read by one item, and by 16 bytes.
+    # With a lane per row, the warps have 32 rows of a group or the rest of it, read by single items or 16 bytes.
     @pytest.mark.parametrize('length', [49, 136])
     @pytest.mark.parametrize('dim', [32, 80])
     def test_rows(self, dim, length, dtype, backend, device):
@@ -177,7 +177,7 @@ class TestMemoryLayout:
 
     def test_broadcast_inputs(self, backend):
         arguments = inputs(65, groups=1, dtype=torch.float32)
-        row = arguments['B'][:1, :, :, :1].expand_as(arguments['B'])  # all strides but one are 0
+        row = arguments['B'][:1, :, :, :1].expand_as(arguments['B'])  # all strides but the last are 0
         truth = {name: x.double() if torch.is_tensor(x) else x for name, x in (arguments | {'B': row}).items()}
         assert relative_error(scan_or_skip(backend, **(arguments | {'B': row})), naive_scan(**truth)[0]) < 1e-6
 
@@ -235,7 +235,7 @@ class TestGradients:
     @pytest.mark.parametrize(('states', 'groups', 'length'), [(1, 2, 7), (2, 1, 8), (2, 2, 1)])
     def test_gradcheck(self, states, groups, length, with_, backend, monkeypatch):
         if backend == 'reference':
-            # Two chunks to a block, so that 7 and 8 positions cross both kinds of border.
+            # A block has two chunks, so that 7 and 8 positions cross both kinds of border.
             monkeypatch.setattr(reference, 'CHUNK', 2)
             monkeypatch.setattr(reference, 'BLOCK', 4)
         arguments = leaves(inputs(length, states, groups, batch=2, dim=2, with_=with_))
@@ -279,12 +279,12 @@ class TestExtremes:
     @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
     @pytest.mark.parametrize('around', [-30.0, -20.0, 20.0, 40.0, 300.0])
     def test_softplus(self, around, dtype, backend):
-        # Near and above 20, where torch's own softplus turns linear, and where it is tiny.
-        # No bias: in float32 the sum with it would lose more bits than the softplus.
+        # The values are near and above 20, where torch's softplus turns linear, and where it is tiny.
+        # There is no bias: in float32 the sum with it would lose more bits than the softplus.
         arguments = inputs(70, with_=('D', 'delta_softplus'), dtype=dtype)
         arguments['delta'] = arguments['delta'] + around
         if around > 0:
-            # Else the decay is 0 and no gradient reaches A and what the state kept.
+            # Otherwise the decay is 0, and no gradient reaches A and the previous state.
             arguments['A'] = arguments['A'] / around
         assert_agrees(arguments, backend)
 
@@ -312,11 +312,11 @@ class TestExtremes:
         touched[1, channels, 66:] = True
         assert torch.equal(out[~touched], expected[~touched])
         truth, _ = naive_scan(**{k: x.double() if torch.is_tensor(x) else x for k, x in dirty.items()})
-        # The non-finite values of the truth, NaN by NaN and infinity by infinity.
+        # The result has the truth's non-finite values, NaN for NaN and infinity for infinity.
         assert (~truth.isfinite()).any() or (name, value) in {('delta', -torch.inf), ('z', -torch.inf)}
         assert torch.equal(out.isfinite(), truth.isfinite())
         if backend in ('emulated', 'native-on-gpu'):
-            # Products of decays over a whole row: where one has become 0, it makes NaN of infinity.
+            # A product of decays over a whole row that has become 0 turns infinity into NaN.
             assert out[truth.isnan()].isnan().all()
         else:
             assert torch.equal(out.isnan(), truth.isnan())

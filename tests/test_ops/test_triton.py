@@ -1,4 +1,4 @@
-"""The Triton kernels: `test_triton_kernels` in Triton's interpreter, and what they are compiled to."""
+"""The Triton kernels: `test_triton_kernels` in Triton's interpreter, and the compiled code."""
 
 import importlib.util
 import itertools
@@ -17,7 +17,7 @@ from mmsparx.ops.selective_scan import triton_backend
 
 FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(triton_runtime.missing() is not None, reason=str(triton_runtime.missing()))
-# A row of a map takes the interpreter milliseconds: of the convolution's cases, one of a kind, on small maps.
+# A row of a map takes the interpreter milliseconds: one case of each kind of convolution runs, on small maps.
 FEW = (
     'triton and ((opcheck and dtype0 and True) or autocast or nothing or far_from or everything or without_a_bias'
     ' or several_programs or finite or (16_bit and dtype1 and True and gelu) or (double and False and silu))'
@@ -35,8 +35,8 @@ FEW = (
     ],
 )
 def test_in_the_interpreter(file, chosen, least):
-    """In a process of its own: it passes, and is no fewer tests than it should be."""
-    # What pytest and xdist tell their own processes is not meant for this one.
+    """The file runs in a process of its own, passes, and has the expected number of tests at least."""
+    # The variables by which pytest and xdist inform their own processes must not reach this one.
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -161,7 +161,8 @@ class TestCompiled:
             assert 'ld.global.v4' in ptx
             assert 'st.global.v4' in ptx
 
-    # Alike in all four directions, and lanes side by side: a tile of one dimension, in which a thread has one vector.
+    # The layout is the same in all four directions, with adjacent lanes: a thread has one vector of a 1-dimensional
+    # tile.
     @pytest.mark.parametrize(
         ('dtype', 'shape', 'align', 'width'),
         [
@@ -213,7 +214,7 @@ class TestCompiled:
             triton_compile.launch_both(2000, dim=64, groups=4, batch=3)
             triton_compile.launch_both(400, dim=17, groups=1)
             assert len(compiled) == 2  # a forward and a backward
-            # The classes that have their own: lengths up to 64 in the forward, and every alignment.
+            # Lengths up to 64 in the forward, and every alignment, have variants of their own.
             triton_compile.launch_both(48, dim=32)
             assert len(compiled) == 3
             for length in (101, 333, 999):

@@ -29,7 +29,7 @@ if not (os.environ.get(triton_runtime.INTERPRET) or torch.cuda.is_available()):
 if os.environ.get(triton_runtime.INTERPRET):
     from helpers import triton_interpreter
 
-    triton_interpreter.mend()
+    triton_interpreter.install()
 
 DEVICE = 'cpu' if os.environ.get(triton_runtime.INTERPRET) else 'cuda'
 BACKENDS_ON = [(DEVICE, 'triton'), ('cpu', 'reference')]
@@ -51,7 +51,7 @@ def assert_same(found, expected, tolerance=1e-6):
 
 
 class TestTruth:
-    # Around 16 positions, chunks of 64 and tiles of 128; lengths with every alignment.
+    # Lengths are around 16 positions, chunks of 64 and tiles of 128, with every alignment.
     @pytest.mark.parametrize('length', [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 196, 257])
     def test_lengths(self, length):
         assert_close_to_truth(inputs(length), 'triton', device=DEVICE)
@@ -65,7 +65,7 @@ class TestTruth:
     def test_states(self, states):
         assert_close_to_truth(inputs(66, states=states, dim=4, groups=1), 'triton', device=DEVICE)
 
-    # In the interpreter a tile takes some milliseconds, and many states or positions a minute.
+    # A tile takes the interpreter some milliseconds, and many states or positions a minute.
     @pytest.mark.skipif(DEVICE == 'cpu', reason='test_256_states runs in the interpreter')
     def test_64_states(self):
         assert_close_to_truth(inputs(18, states=64, dim=2, groups=1), 'triton', device=DEVICE)
@@ -83,11 +83,11 @@ class TestTruth:
 
     @pytest.mark.parametrize('states', [1, 2])
     def test_without_softplus(self, states):
-        # The step itself must be positive for the recurrence to be bounded.
+        # The recurrence is only bounded if the step is positive.
         u, delta, A, B, C, D, bias = inputs(66, states=states)
         assert_close_to_truth((u, delta.abs(), A, B, C, D, bias.abs()), 'triton', softplus=False, device=DEVICE)
 
-    # Groups whose channels are no multiple of a program's rows, and fewer than those.
+    # There are groups whose channels are no multiple of a program's rows, and groups with fewer channels than rows.
     @pytest.mark.parametrize(('dim', 'groups'), [(1, 1), (33, 1), (18, 2), (12, 4)])
     def test_channels(self, dim, groups):
         assert_close_to_truth(inputs(65, dim=dim, groups=groups, batch=2), 'triton', device=DEVICE)
@@ -118,10 +118,10 @@ class TestTruth:
 
     @pytest.mark.parametrize('around', [-80.0, -30.0, -15.0, 20.0, 300.0])
     def test_softplus(self, around):
-        # No bias: in float32 the sum with it would lose more bits than the softplus.
+        # There is no bias: in float32 the sum with it would lose more bits than the softplus.
         u, delta, A, B, C, _, _ = inputs(70)
         delta = delta + around
-        A = A / max(around, 1)  # else the decay is 0 and no gradient reaches A and what the state kept
+        A = A / max(around, 1)  # else the decay is 0 and no gradient reaches A and the previous state
         assert_close_to_truth((u, delta, A, B, C, None, None), 'triton', device=DEVICE)
 
     def test_gradcheck(self):
@@ -182,14 +182,14 @@ class TestExtremes:
 
     @pytest.mark.parametrize('length', [1, 17, 64])
     def test_a_state_that_forgets_at_once(self, length):
-        # A = -inf: the decay is 0, and behind the end, where the step is 0, it must not be exp(0 * inf).
+        # A = -inf: the decay is 0, but beyond the end, where the step is 0, it must not be exp(0 * inf).
         u, delta, A, B, C, D, bias = inputs(length)
         tensors = (u, delta, torch.full_like(A, -torch.inf), B, C, D, bias)
         for ours, expected in zip(on_device(tensors), run(tensors, 'reference'), strict=True):
             assert torch.equal(ours.isnan(), expected.isnan())
             assert relative_error(ours.nan_to_num(), expected.nan_to_num()) < 1e-6
 
-    def test_an_infinite_bias_does_not_reach_the_final_state_from_behind_the_end(self):
+    def test_an_infinite_bias_does_not_reach_the_final_state_from_beyond_the_end(self):
         tensors = list(inputs(1))
         tensors[6] = torch.full_like(tensors[6], torch.inf)
         found, expected = on_device(tensors)[1], run(tensors, 'reference')[1]
@@ -198,7 +198,7 @@ class TestExtremes:
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_rounding_to_16_bits_is_torchs(self, dtype):
-        # out = D u, and nothing else.
+        # The output is D u, and nothing else.
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(1, 8, 512, generator=generator).mul(2.0 ** torch.arange(-28, 20, 6).view(8, 1)).to(dtype)
         zero = torch.zeros(1, 1, 1, u.shape[2], dtype=dtype)
@@ -209,7 +209,7 @@ class TestExtremes:
 
 
 def moved(x):
-    """At an address that is no multiple of 16."""
+    """A copy at an address that is not a multiple of 16."""
     storage = torch.full((x.numel() + 3,), torch.nan, dtype=x.dtype, device=x.device)
     return storage[3:].view(x.shape).copy_(x)
 
@@ -239,14 +239,14 @@ class TestMemory:
 
     def test_broadcast_inputs(self):
         u, delta, A, B, C, D, bias = inputs(66, batch=2, dim=4, groups=1)
-        row = B[:1, :, :, :1].expand_as(B)  # all strides but one are 0
+        row = B[:1, :, :, :1].expand_as(B)  # all strides but the last are 0
         tensors = (u, delta[:1].expand_as(delta), A, row, C[:1].expand_as(C), D, bias)
         assert_same(on_device(tensors), run(tensors, 'reference'))
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize('length', [1, 49, 68])
     def test_nothing_beyond_the_inputs_ends_is_used_or_changed(self, length, dtype):
-        # All inputs in one storage with NaN between them; a read beyond an end would show in the results.
+        # All inputs are in one storage with NaN between them; a read beyond an end would show in the results.
         tensors = inputs(length, states=2, dim=6, dtype=dtype)
 
         def guarded(x):
@@ -310,7 +310,7 @@ def in_maps(y, height, width):
     return triton_backend.from_sequences(y.to(DEVICE), height, width).cpu()
 
 
-# Parts of tiles, whole tiles and several, with every alignment; more channels than a tile has, and fewer.
+# Shapes are parts of tiles, whole tiles and several, with every alignment; more channels than a tile has, and fewer.
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ('height', 'width', 'channels'),
@@ -407,7 +407,7 @@ def map_inputs(height, width, channels=3, states=1, batch=1, dtype=torch.float32
 
 
 def run_map(tensors, backend):
-    """out, the saved states, and the gradients of all inputs for a gradient that depends on the shape alone."""
+    """out, the saved states, and the gradients of all inputs for a gradient that only depends on the shape."""
     out, states = cross_forward(*tensors, True, backend)
     grad = maps(*out.shape[2:], out.shape[1], out.shape[0]).flip(-1).to(out)
     return [out, states, *cross_backward(grad, *tensors, states, True, backend)]

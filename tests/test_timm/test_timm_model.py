@@ -22,7 +22,7 @@ from mmsparx.models.architecture import Architecture
 from mmsparx.timm.loading import match_checkpoint
 from mmsparx.weights.names import convert_names
 
-# Parameters, the file of the published weights, and the share of an image that is cropped.
+# Parameters, the file of the published weights, and the crop ratio of an image.
 NAMES = {
     'sparx_mamba_tiny': (27_051_794, 'SparX/releases/download/v1/sparx_mamba_tiny_in1k.pth', 0.9),
     'sparx_mamba_small': (47_444_712, 'SparX/releases/download/v1/sparx_mamba_small_in1k.pth', 0.95),
@@ -55,7 +55,7 @@ def family(request):
 
 @pytest.fixture
 def create_any(monkeypatch, family):
-    """As `create`, of each family."""
+    """`create` for each family."""
     return creator(monkeypatch, family)
 
 
@@ -79,7 +79,7 @@ def test_a_network(name):
 
 
 def spared(model):
-    """The names of what timm's weight decay leaves out."""
+    """Names of parameters that timm's weight decay leaves out."""
     ours = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     return {ours[id(p)] for group in groups if group['weight_decay'] == 0 for p in group['params']}
@@ -87,7 +87,7 @@ def spared(model):
 
 @pytest.mark.parametrize('name', ['sparx_mamba_tiny', 'vmamba_tiny'])
 def test_decay_as_in_the_published_runs(name):
-    """Those of SparX were timm's; VMamba's rule is the same."""
+    """SparX's runs were timm's; VMamba's rule is the same."""
     model = timm.create_model(name, device='meta')
     names = convert_names(model.state_dict(), 'published')
     shapes = oracle_shapes('t', 'vmamba_' if name.startswith('vmamba') else '')
@@ -97,7 +97,7 @@ def test_decay_as_in_the_published_runs(name):
 
 
 def test_decay_as_in_swins_runs():
-    """Which leave out the tables of relative position biases, as well."""
+    """They leave out the tables of relative position biases as well."""
     model = timm.create_model('sparx_swin_tiny', device='meta')
     tables = {name for name, _ in model.named_parameters() if name.endswith('relative_position_bias_table')}
     assert len(tables) == 13
@@ -160,7 +160,7 @@ def test_features(create_any):
 
 
 def test_pruned_features(create_any):
-    """What comes after the last stage asked for is not there, so that no parameter is left without a gradient."""
+    """Parts after the last requested stage are removed, so that every parameter gets a gradient."""
     model = create_any(features_only=True, out_indices=(0, 2), in_chans=1)
     assert (model.feature_info.channels(), model.feature_info.reduction()) == ([8, 24], [4, 16])
     maps = model(torch.randn(2, 1, 64, 64))
@@ -211,7 +211,7 @@ def test_gradient_checkpointing(create_any):
 
 
 def test_compiled_gradient_checkpointing(create):
-    """As timm's train.py has it for --grad-checkpointing --torchcompile."""
+    """timm's train.py does this for --grad-checkpointing --torchcompile."""
     model = randomise(create())
     x = torch.randn(2, 3, 64, 64)
     model(x).square().sum().backward()
@@ -235,7 +235,7 @@ def test_layers_for_layer_wise_rates(create_any):
 
 
 class TestPretrained:
-    """From a local file, by published names: what else is downloaded goes the same way."""
+    """The weights are a local file, in published names; downloads are loaded in the same way."""
 
     @pytest.fixture
     def pretrained(self, create, save):
@@ -325,7 +325,7 @@ class TestPretrained:
             match_checkpoint(state, model)
 
     def test_a_file_without_a_head(self, create, pretrained, save, tmp_path):
-        """As of a network of features (num_classes=0), and what `save_for_hf` writes of one."""
+        """The file of a network of features (num_classes=0), and the one that `save_for_hf` writes of it."""
         headless = randomise(create(num_classes=0))
         save_for_hf(headless, tmp_path / 'hub', model_config={'num_classes': 0})
         (weights,) = (path for path in (tmp_path / 'hub').iterdir() if path.suffix in ('.safetensors', '.bin'))
@@ -339,15 +339,15 @@ class TestPretrained:
             model.reset_classifier(0)
             assert_unchanged(model, headless.state_dict())
         with pytest.raises(RuntimeError, match='Missing key'):
-            timm.models.load_checkpoint(create(), str(weights))  # which timm has load all, or strict=False
+            timm.models.load_checkpoint(create(), str(weights))  # timm requires all weights, or strict=False
 
 
 class TestTrainingCheckpoints:
-    """That timm's own functions read, and write."""
+    """Files that timm's own functions read and write."""
 
     @pytest.fixture
     def written(self, create, tmp_path):
-        """What `timm.utils.CheckpointSaver` writes: its arguments as a Namespace, the optimizer, an averaged model."""
+        """A file of `timm.utils.CheckpointSaver`: arguments as a Namespace, the optimizer, an averaged model."""
         model = randomise(create())
         average = ModelEmaV3(model, decay=0.5)
         randomise(average.module, 1)
@@ -376,14 +376,14 @@ class TestTrainingCheckpoints:
         assert_unchanged(model, plain.state_dict())
 
     def test_starts_a_detector(self, written):
-        """By `init_cfg` of its backbone."""
+        """The backbone's `init_cfg` names the file."""
         _, average, path = written
         backbone = SparXMamba(SMALL_ARCH, init_cfg=dict(type='Pretrained', checkpoint=path))
         backbone.init_weights()
         inside = {name: x for name, x in backbone.state_dict().items() if not name.startswith('out_norms.')}
         assert all(torch.equal(x, average.backbone.state_dict()[name]) for name, x in inside.items())
 
-    def test_damage_is_seen(self, create, written):
+    def test_damage_is_detected(self, create, written):
         _, average, path = written
         content = bytearray(Path(path).read_bytes())
         weight = average.head.fc.weight.detach().numpy().tobytes()
@@ -402,7 +402,7 @@ class TestTrainingCheckpoints:
 
 
 def test_reparameterize_model(create_any):
-    """timm calls every module's method `fuse`, where there is one."""
+    """timm calls every module's method `fuse`, if it has one."""
     model = randomise(create_any()).eval()
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(reparameterize_model(model)(x), model(x))

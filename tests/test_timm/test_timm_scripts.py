@@ -1,4 +1,4 @@
-"""timm's scripts with the networks registered; processes of their own, since it is importing that is tested."""
+"""timm's scripts with the networks registered, in processes of their own, since the tests are of imports."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ def python(*arguments, folder):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder)
 
 
-def test_scripts_of_timm_find_it(tmp_path):
+def test_scripts_of_timm_find_the_networks(tmp_path):
     pytest.importorskip('timm', reason='its scripts import it')
     script = tmp_path / 'train.py'
     script.write_text('import sys, timm\nprint(__name__, timm.is_model(sys.argv[2]), sys.argv[1:])')

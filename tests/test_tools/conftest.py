@@ -17,7 +17,7 @@ def coco(tmp_path) -> Path:
 
 
 def of_kind(cls: type) -> list[type]:
-    """A class and all that are derived from it so far."""
+    """A class and all classes derived from it so far."""
     return [cls, *(each for derived in cls.__subclasses__() for each in of_kind(derived))]
 
 
@@ -29,7 +29,7 @@ def tool():
     from mmengine.visualization import Visualizer
 
     def run(name: str, *arguments):
-        # mmengine keeps these by name for the life of a process; a run would write to the one before.
+        # mmengine keeps these by name in a process; a run would write to the one before.
         for kept in (MessageHub, MMLogger, *of_kind(Visualizer)):
             kept._instance_dict.clear()
         return run_command(name, *arguments)

@@ -1,4 +1,4 @@
-"""demo/app.py: what its functions show of an image, and the page as a browser has it."""
+"""demo/app.py: results of its functions for an image, and the page in a browser."""
 
 import argparse
 import importlib.util
@@ -33,11 +33,11 @@ LIMIT = 1  # megapixels
 
 @pytest.fixture(scope='module')
 def app():
-    """The page's module; beside it are the shapes that it imports."""
+    """The page's module; the shapes that it imports are beside it."""
     spec = importlib.util.spec_from_file_location('app', ROOT / 'demo/app.py')
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, 'app', module)  # dataclasses look their module up
+        patch.setitem(sys.modules, 'app', module)  # dataclasses look up their module
         spec.loader.exec_module(module)
         yield module
 
@@ -99,12 +99,12 @@ class TestResults:
         assert 0 < threshold < 1
         assert f'evidence for {max(classes, key=classes.get)} (' in text
         assert overlay.std() > 0
-        # Nothing scores higher than the best.
+        # No box scores higher than the best one.
         drawn, overlay, classes, text = app.predict(loaded, str(image), threshold, True, LIMIT)
         assert np.array_equal(drawn, given)
         assert (overlay, classes) == (None, {})
         assert 'No heat map, since nothing scores higher' in text
-        # A network of another library may follow.
+        # A network of another library can follow.
         loaded = app.load(DIGITS, checkpoint(DIGITS, 10))
         assert len(app.predict(loaded, str(image), 0.3, False, LIMIT)[2]) == 10
 
@@ -119,7 +119,7 @@ class TestResults:
 class TestMessages:
     @pytest.fixture
     def refused(self, app):
-        """`refused(function, *arguments)`: the message that the page has of what the function raises."""
+        """`refused(function, *arguments)`: the page's message for an error of the function."""
 
         def message(function, *arguments):
             with pytest.raises(gr.Error) as raised, app.faults_on_the_page():
@@ -133,7 +133,7 @@ class TestMessages:
         files = {name: tmp_path / name for name in ('text.png', 'empty.png', 'cut.png', 'large.png')}
         files['text.png'].write_text('no image')
         files['empty.png'].touch()
-        files['cut.png'].write_bytes(image.read_bytes()[:50])  # of which its size is read
+        files['cut.png'].write_bytes(image.read_bytes()[:50])  # its size can be read
         Image.new('1', (4000, 300)).save(files['large.png'])
         said = {name: refused(app.read, str(path), LIMIT) for name, path in files.items()}
         assert app.read(str(files['large.png']), 2).shape == (154, 2048, 3)
@@ -189,7 +189,7 @@ class TestWhoChoosesTheNetwork:
 
 @pytest.fixture
 def browser():
-    """Debian's chromium without a window, which reaches this machine alone."""
+    """Debian's chromium without a window, which only reaches this machine."""
     webdriver = pytest.importorskip('selenium.webdriver', reason='the browser is driven by it')
     driver, chromium = shutil.which('chromedriver'), shutil.which('chromium') or shutil.which('google-chrome')
     if not (driver and chromium):
@@ -248,11 +248,11 @@ def test_in_a_browser(browser, address, image, tmp_path):
     assert 'sparx_mamba_mini_digits' in text
     assert 'kind ' in text
     assert 's for the image' in until('[...document.querySelectorAll("textarea")].map(x => x.value).join()')
-    # Nothing is asked of other servers.
+    # The page requests nothing from other servers.
     loaded = until('performance.getEntriesByType("resource").map(x => x.name)')
     assert [name for name in loaded if not name.startswith(address)] == []
 
-    # Of an example, too.
+    # An example gives a result, too.
     browser.get(address)
     until('document.querySelector("button.gallery-item")').click()
     assert until(f'{results}.length == 2')

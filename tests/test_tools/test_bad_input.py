@@ -1,4 +1,4 @@
-"""What a user reads when data, a config or a checkpoint is not as it should be."""
+"""Messages about data, configs and checkpoints with faults."""
 
 import json
 import shutil
@@ -38,15 +38,15 @@ def test_missing_image_folder(train, coco):
 @pytest.mark.parametrize(
     'spoil',
     [
-        lambda picture: picture.write_bytes(picture.read_bytes()[:40]),
-        lambda picture: picture.write_bytes(b''),
-        lambda picture: picture.unlink(),
+        lambda image: image.write_bytes(image.read_bytes()[:40]),
+        lambda image: image.write_bytes(b''),
+        lambda image: image.unlink(),
     ],
     ids=['cut off', 'empty', 'missing'],
 )
 def test_an_unreadable_image_is_named(train, coco, spoil):
-    for picture in (coco / 'train2017').iterdir():
-        spoil(picture)
+    for image in (coco / 'train2017').iterdir():
+        spoil(image)
     with pytest.raises(Exception, match=r'train2017/\d\.png'):
         train()
 
@@ -73,7 +73,7 @@ def test_nothing_left_to_train_on(train, coco):
 
 
 def test_a_schedule_of_a_longer_run(train):
-    """The stock warm-up, on few images."""
+    """The default warm-up, on few images."""
     work = train(log_level='WARNING', **{'param_scheduler.0.end': 1000})
     (log,) = work.glob('*/*.log')
     logged = log.read_text()
@@ -92,7 +92,7 @@ def test_annotations_of_missing_images_are_left_out(train, coco):
 
 
 def test_boxes_outside_the_image(train, coco):
-    """In part, at its corner, whole, and one without area: clipped to the image, or left out."""
+    """Boxes partly outside, at a corner, wholly outside, or without area are clipped to the image or left out."""
 
     def move(data):
         boxes = [40, 40, 500, 500], [-30, -30, 50, 50], [100, 100, 20, 20], [10, 10, 0, 0]
@@ -101,7 +101,7 @@ def test_boxes_outside_the_image(train, coco):
             annotation.update(bbox=[x, y, w, h], area=w * h, segmentation=[polygon])
 
     edit_annotations(coco, move)
-    # Two images in a batch: both kinds are drawn in few iterations.
+    # There are two images in a batch, so that both kinds are drawn in few iterations.
     assert all(loss == loss and loss < float('inf') for loss in _losses(train(iters=4)))
 
 
@@ -119,7 +119,7 @@ def test_crowds_only(train, coco):
 
 
 def spoil(data):
-    """A fault in each annotation."""
+    """Put a fault into each annotation."""
     for annotation, fault in zip(
         data['annotations'],
         [{'bbox': [1, 2, float('nan'), 4]}, {'category_id': 99}, {'segmentation': [[1, 2, 3]]}, {'area': 0}],
@@ -202,7 +202,7 @@ def test_options_that_a_class_takes_need_not_be_in_the_config(train):
 
 
 def test_a_hook_with_a_typo_ends_the_run_before_its_first_iteration(train, tmp_path):
-    """That the checkpoints' hook would find at the first save."""
+    """The checkpoints' hook would find it at the first save."""
     with pytest.raises(TypeError, match=r"SafeCheckpointHook takes no 'intervall'; did you mean 'interval'\?"):
         train(iters=1, **{'default_hooks.checkpoint.intervall': 7})
     config = tmp_path / 'config.py'
@@ -225,7 +225,7 @@ def test_augmentation_of_a_test_with_masks(tool, coco, tmp_path):
 
 
 class Hostile:
-    """Unpickled without care, it leaves a mark."""
+    """An unsafe unpickler creates a file for it."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -253,7 +253,7 @@ def test_truncated_checkpoint(train, tmp_path):
 
 
 def test_another_networks_checkpoint_is_not_tested_as_if_it_were_loaded(tool, coco, tmp_path):
-    """mmengine warns, and evaluates random weights."""
+    """mmengine only warns, and evaluates random weights."""
     path = tmp_path / 'foreign.pth'
     torch.save({'state_dict': {'backbone.layer1.0.conv1.weight': torch.zeros(1)}}, path)
     with pytest.raises(RuntimeError, match=r'they begin with: backbone\.layer1'):

@@ -53,10 +53,10 @@ def test_the_recipe_trains_resumes_and_tests(tool, data, tmp_path):
     logged = scalars(whole)
     assert len([line for line in logged if 'loss' in line]) == 4  # two epochs of two batches
     validated = {key: value for key, value in logged[-1].items() if key.startswith('accuracy/')}
-    # Of the averaged model and of the other.
+    # Scores are logged for the averaged model and for the other.
     assert validated.keys() == {f'accuracy/top{k}{model}' for k in (1, 2) for model in ('', '_origin')}
 
-    # Resumed after an epoch, it ends with the same weights, averages and optimizer.
+    # A run resumed after an epoch ends with the same weights, averages and optimizer.
     resumed.mkdir()
     shutil.copy(whole / 'epoch_1.pth', resumed)
     tool('train', config, '--work-dir', resumed, '--resume', resumed / 'epoch_1.pth')
@@ -104,7 +104,7 @@ def test_the_runner_tests_a_published_file(data, tmp_path):
 
 
 def test_predictions_are_drawn_and_written(tool, data, tmp_path):
-    """Images of one name in three folders; without data to train on."""
+    """Three folders have images of the same name; there are no training data."""
     config = write_config(tmp_path, data)
     path = tmp_path / 'weights.pth'
     torch.save(build_runner(config, tmp_path).model.state_dict(), path)
@@ -114,9 +114,9 @@ def test_predictions_are_drawn_and_written(tool, data, tmp_path):
 
     drawn = read_drawn(tmp_path / 'drawn', data / 'val')
     assert drawn.keys() == {'blue/0.png', 'green/0.png', 'red/0.png'}
-    for picture, written in drawn.values():
-        assert written.shape == (240, 320, 3)  # there is room for the text, which is at the top
-        np.testing.assert_allclose(written[160:].mean((0, 1)), picture.mean((0, 1)), atol=4)
+    for image, written in drawn.values():
+        assert written.shape == (240, 320, 3)  # there is room for the text at the top
+        np.testing.assert_allclose(written[160:].mean((0, 1)), image.mean((0, 1)), atol=4)
         bright = (written > 230).all(-1)
         assert bright[:80].any()
         assert not bright[160:].any()

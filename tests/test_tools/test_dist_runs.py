@@ -1,4 +1,4 @@
-"""Several processes through tools/dist_*.sh, on the CPU: what they train, how they test, and how they end."""
+"""Several processes through tools/dist_*.sh, on the CPU: their training, their test, and their end."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import relative_error
 from helpers.toy_run import CONFIG as TOY
-from helpers.toy_run import PICTURES, ToyModel, launched_alone
+from helpers.toy_run import IMAGES, ToyModel, launched_alone
 from mmengine.config import Config
 
 from mmsparx.weights import read_checkpoint
@@ -22,7 +22,7 @@ FSDP_EXAMPLE = TESTS.parent / 'configs/detection/examples/mask_rcnn_sparx_t_1x_f
 
 
 def dist(script: str, *arguments, fails: bool = False, tools: Path = TESTS.parent / 'tools') -> str:
-    """What a script said that should succeed, or fail."""
+    """Run a script that should succeed, or fail, and return its output."""
     done = subprocess.run(
         [tools / script, *map(str, arguments)],
         env={**os.environ, 'PYTHONPATH': str(TESTS), 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '-1'},
@@ -32,7 +32,7 @@ def dist(script: str, *arguments, fails: bool = False, tools: Path = TESTS.paren
         timeout=600,
     )
     assert bool(done.returncode) is fails, done.stdout
-    assert 'terminate called' not in done.stdout  # which torch's threads say, where a process does not end its group
+    assert 'terminate called' not in done.stdout  # torch's threads print it if a process does not end its group
     return done.stdout
 
 
@@ -41,7 +41,7 @@ def load(path: Path) -> dict:
 
 
 def test_a_killed_process_ends_the_run(tmp_path):
-    """With its rank and the signal, however long the other one would have waited."""
+    """The error has the rank and the signal, however long the other process would have waited."""
     for script in ('dist_train.sh', 'launch.sh'):
         shutil.copy(TESTS.parent / 'tools' / script, tmp_path)
     (tmp_path / 'train.py').write_text("""
@@ -74,9 +74,9 @@ def sharded(tmp_path) -> Path:
 
 
 def test_an_error_ends_a_sharded_run_which_resumes(sharded, tmp_path):
-    """In the second of two iterations one process ends by an error, where the other one waits for its shards.
+    """In the second of two iterations one process raises an error while the other one waits for its shards.
 
-    Resumed, they end with the weights and moments of a single process that saw all images.
+    A resumed run ends with the weights and moments of a single process that saw all images.
     """
     said = dist('dist_train.sh', sharded, 2, '--work-dir', tmp_path, fails=True)
     report = said.rpartition('FAILED')[2]
@@ -89,7 +89,7 @@ def test_an_error_ends_a_sharded_run_which_resumes(sharded, tmp_path):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
-        model(PICTURES)['loss'].backward()
+        model(IMAGES)['loss'].backward()
         optimizer.step()
     checkpoint = load(tmp_path / 'iter_2.pth')
     resumed = ToyModel(dict(norm_cfg=dict(type='BN')))
@@ -136,7 +136,7 @@ def test_two_processes_train_one_network(mini):
         assert torch.equal(weight, second[name]), name
         assert torch.equal(weight, trained['state_dict'][name]), name
     assert not all(torch.equal(weight, before['state_dict'][name]) for name, weight in first.items())
-    # Two processes of two images each, where the config's rate is for 16.
+    # There are two processes with two images each, while the config's learning rate is for 16.
     assert trained['optimizer']['param_groups'][0]['initial_lr'] == pytest.approx(5e-4 * 4 / 16)
 
 
@@ -151,7 +151,7 @@ def test_two_processes_test_as_one(mini, tool, tmp_path):
         else:
             dist('dist_test.sh', *arguments, count, *rest)
         predicted.append(pickle.loads((work / 'out.pkl').read_bytes()))
-        # Not from the JSON file, which all processes write at once.
+        # All processes write the JSON file at once, so it is not read.
         scores.append(re.findall(r'coco/\w+: +\S+', next(work.glob('*/*.log')).read_text()))
     assert len(scores[0]) == 12
     assert scores[0] == scores[1]
@@ -164,7 +164,7 @@ def test_two_processes_test_as_one(mini, tool, tmp_path):
 
 
 def test_the_sharded_example_trains_and_validates(mini, tool, monkeypatch, tmp_path):
-    """As far as one process goes; its checkpoint loads without FSDP."""
+    """The test has one process; the checkpoint loads without FSDP."""
     from mmdet.registry import MODELS
 
     example = tmp_path / 'sharded.py'

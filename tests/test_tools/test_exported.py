@@ -1,4 +1,4 @@
-"""`mmsparx export`, and `mmsparx infer --model` on what it writes: the results are those of the checkpoint."""
+"""`mmsparx export`, and `mmsparx infer --model` on its files: the results are those of the checkpoint."""
 
 import json
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ from mmsparx.export.description import Description
 from mmsparx.export.detection import matches
 from mmsparx.ops import native
 
-# Of few layers, since tracing with open sizes takes seconds a layer.
+# The backbone has few layers, since tracing with open sizes takes seconds per layer.
 BACKBONE = (
     'backbone=dict(arch=dict(_delete_=True, channels=[8, 16], stages=[dict(depth=1), dict(depth=1)]), out_indices={})'
 )
@@ -63,14 +63,14 @@ def test_a_classifier_in_8_bits(tmp_path, image, capsys):
     for folder, message in (('nowhere', 'no folder nowhere'), (unread, f'none of 1 images in {unread} can be read')):
         assert main(['export', *network, *options, '--int8', str(folder)]) == 1
         assert f'--int8: {message}' in capsys.readouterr().err
-    assert not file.exists()  # it is said before the export
+    assert not file.exists()  # the error comes before the export
     assert main(['export', *network, '--to', 'pt2', '--int8', str(image)]) == 1
     assert '--int8: expected --to onnx, got --to pt2' in capsys.readouterr().err
 
 
 @torch.no_grad()
 def spread_classes(segmenter):
-    """Let each class have a mean logit of 0 over an image of patches, so that none has all pixels."""
+    """Give each class a mean logit of 0 over an image of patches, so that none has all pixels."""
     patches = torch.rand(1, 3, 3, 5, generator=torch.Generator().manual_seed(0)) * 4 - 2
     logits = segmenter.eval().decode_head(segmenter.extract_feat(F.interpolate(patches, (64, 96))))
     segmenter.decode_head.conv_seg.bias -= logits.mean((0, 2, 3))
@@ -78,7 +78,7 @@ def spread_classes(segmenter):
 
 @torch.no_grad()
 def keep_boxes(detector):
-    """Let boxes stay near their anchors, and about half of a mask be object."""
+    """Keep boxes near their anchors, and about half of a mask foreground."""
     head = detector.roi_head
     for layer in (detector.rpn_head.rpn_reg, head.bbox_head.fc_reg):
         layer.weight *= 0.05

@@ -1,4 +1,4 @@
-"""Runs that are killed, and disks and folders that fail: what is lost, and what the user reads."""
+"""Runs that are killed, and disks and folders that fail: losses and messages."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from mmsparx.weights import read_checkpoint
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_uninterrupted(tool, coco, tmp_path):
-    """kill -9 in training, while a checkpoint is written, in validation: nothing but time is lost."""
+    """kill -9 in training, while a checkpoint is written, or in validation only costs time."""
     config = tmp_path / 'config.py'
     config.write_text(f"""
 _base_ = {CONFIG!r}
@@ -60,7 +60,7 @@ custom_hooks = [
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_equal(whole[part], resumed[part], part)
     text = resumed['message_hub']['runtime_info']['cfg']
-    assert "type='mmsparx.SparXMamba'" in text  # the running config, not what safe loading puts there
+    assert "type='mmsparx.SparXMamba'" in text  # the running config, not the placeholder of safe loading
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, capfd):
@@ -73,12 +73,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, capfd):
 
 
 def test_an_incomplete_checkpoint_is_not_resumed(train):
-    """The best checkpoint, which has neither optimizer nor schedulers, and one that was written without them."""
+    """They are the best checkpoint, without optimizer and schedulers, and one that was written without them."""
     work = train(iters=1, **{'default_hooks.checkpoint.save_best': 'coco/segm_mAP'})
     (best,) = work.glob('best_*.pth')
     with pytest.raises(RuntimeError, match=rf'it lacks optimizer, param_schedulers\. .* load_from={best}'):
         train('--resume', best, iters=2)
-    with pytest.raises(RuntimeError, match='it lacks optimizer, param_schedulers'):  # by the config alone
+    with pytest.raises(RuntimeError, match='it lacks optimizer, param_schedulers'):  # only the config resumes
         train(iters=2, resume=True, load_from=best)
     best.rename(work / 'iter_1.pth')
     with pytest.raises(RuntimeError, match=r'no checkpoint in .* is whole'):
@@ -86,7 +86,7 @@ def test_an_incomplete_checkpoint_is_not_resumed(train):
 
 
 def test_a_full_disk_ends_the_run_with_the_newest_whole_checkpoint(train, monkeypatch):
-    """A checkpoint that is cut off by the limit of a file's size."""
+    """A limit on file sizes cuts off a checkpoint."""
     work = train(iters=2)
     size = (work / 'iter_2.pth').stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -131,7 +131,7 @@ def test_a_work_directory_that_cannot_be_written_to(tool, coco):
 
 
 def test_a_disk_that_is_full_before_the_first_log(coco, tmp_path):
-    """Room for the lock and for copies of the config's files, and for nothing else."""
+    """There is only room for the lock and for copies of the config's files."""
     options = ['--cfg-options', *overrides(coco)]
     done = subprocess.run(
         [sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'work', '--no-pretrained', *options],
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_before_the_first_log(coco, tmp_path):
 
 
 def test_a_folder_for_the_results_of_a_test_that_cannot_be_written_to(tool, coco, tmp_path):
-    """Said before the checkpoint is looked for."""
+    """The error comes before the search for the checkpoint."""
     (tmp_path / 'file').touch()
     for option, path in (('--out', 'file/out.pkl'), ('--work-dir', 'file/work')):
         with pytest.raises(OSError, match=f'{option} cannot be written to; make room there, or name another place'):

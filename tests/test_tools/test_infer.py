@@ -1,4 +1,4 @@
-"""`mmsparx infer` on a folder, an image and a video: results, what is passed over, and what is refused."""
+"""`mmsparx infer` on a folder, an image and a video: results, files that are passed over, and refusals."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_a_folder_an_image_and_a_video(train, run, tmp_path, capsys):
     given, drawn = (cv2.imread(str(path)) for path in (folder / 'a.png', found / 'images/a.png'))
     assert drawn.shape == given.shape
     assert not np.array_equal(drawn, given)
-    # What is not drawn over has its colours: a detector that sees nothing changes nothing.
+    # Pixels without drawings keep their colours: a detector without detections changes nothing.
     assert run(folder / 'a.png', *network[:-1], 2) == 0
     np.testing.assert_array_equal(cv2.imread(str(found / 'images/a.png')), given)
 
@@ -66,13 +66,13 @@ def test_a_folder_an_image_and_a_video(train, run, tmp_path, capsys):
 
 @pytest.fixture
 def make(tmp_path):
-    """Of a small network that nothing has trained: config, checkpoint, and what it predicts without the script."""
+    """Config, checkpoint and a function of predictions without the script, of a small untrained network."""
 
     def run(name, classes, **meta):
         config, checkpoint = ROOT / 'configs' / name, tmp_path / 'weights.pth'
         cfg = Config.fromfile(config)
         init_default_scope(cfg.default_scope)
-        # What a runner has the model do.
+        # A runner builds the model like this.
         preprocessor = {'data_preprocessor': cfg.data_preprocessor} if 'data_preprocessor' in cfg else {}
         model = randomise(MODELS.build({**preprocessor, **cfg.model})).eval()
         meta = dict(dataset_meta=dict(classes=classes, **meta))
@@ -129,7 +129,7 @@ def test_a_segmenter_on_a_folder(make, run, folder, tmp_path, capsys):
 
 
 def test_doubles_are_in_the_json_and_not_drawn(make, run, folder, tmp_path, monkeypatch):
-    """Of a network that has seen nothing, whose boxes overlap."""
+    """The network is untrained, and its boxes overlap."""
     config, checkpoint, _ = make('detection/mask_rcnn_sparx_shapes.py', ('circle', 'triangle', 'square', 'star'))
     shown = []
     visualize = inference.without_doubles
@@ -160,7 +160,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
     pytest.importorskip('mmpretrain', reason='a classifier is what is shown')
     classes = [f'digit {i}' for i in range(10)]
     config, checkpoint, predict = make('classification/sparx_mamba_mini_digits.py', classes)
-    assert run(folder, config.stem, checkpoint, '--device', 'cpu') == 1  # by its name, as a shipped one
+    assert run(folder, config.stem, checkpoint, '--device', 'cpu') == 1  # by the name of a shipped config
     assert '1 cannot be read and were passed over: c.png' in capsys.readouterr().out
     found, names = tmp_path / 'found', ('a', 'deep/b')
     kinds = {'images': 'png', 'predictions': 'json'}
@@ -174,7 +174,7 @@ def test_a_classifier_on_a_folder(make, run, folder, tmp_path, capsys):
         assert (result['pred_label'], result['pred_class']) == (label, classes[label])
         assert result['pred_score'] == pytest.approx(scores.max().item(), rel=1e-5)
         given, drawn = (cv2.imread(str(path / f'{name}.png')) for path in (folder, found / 'images'))
-        assert drawn.shape == (192, 320, 3)  # there is room for the text, which is at the top
+        assert drawn.shape == (192, 320, 3)  # there is room for the text at the top
         enlarged = cv2.resize(given, (320, 192))
         assert np.array_equal(drawn[160:], enlarged[160:])
         assert not np.array_equal(drawn[:80], enlarged[:80])
@@ -200,7 +200,7 @@ def test_a_missing_source(run, tmp_path, source, error, message):
 
 
 def test_classes_of_the_config_where_the_checkpoint_names_none(make, run, folder, tmp_path, capsys):
-    """As of weights alone: mmseg would take the 19 classes of Cityscapes, mmdet those of COCO."""
+    """For plain weights mmseg would take the 19 classes of Cityscapes, mmdet those of COCO."""
     pytest.importorskip('mmseg')
     given, checkpoint, _ = make('segmentation/fpn_sparx_mini_overfit.py', ())
     weights = torch.load(checkpoint, weights_only=True)
@@ -209,7 +209,7 @@ def test_classes_of_the_config_where_the_checkpoint_names_none(make, run, folder
     dataset = f'dict(dataset=dict(metainfo=dict(classes={names!r})))'
     config.write_text(f'_base_ = {str(given)!r}\ntest_dataloader = {dataset}\n')
     for source, expected in ((given, 'wall'), (config, 'thing 0')):
-        assert run(folder, source, checkpoint, '--device', 'cpu') == 1  # of the one that cannot be read
+        assert run(folder, source, checkpoint, '--device', 'cpu') == 1  # 1 for the image that cannot be read
         classes = inference.of_dataset(Config.fromfile(source))['classes']
         assert classes[0] == expected
         for name in ('a', 'deep/b'):
@@ -231,7 +231,7 @@ def test_classes_of_the_config_where_the_checkpoint_names_none(make, run, folder
 
 
 def test_images_that_opencv_cannot_resize_and_folders_called_images(make, run, folder, tmp_path, capsys):
-    """They are passed over, and the others are done; a single pixel is no index."""
+    """They are passed over, and the others are processed; a single pixel is not an index."""
     pytest.importorskip('mmseg')
     (folder / 'folder.png').mkdir()
     (folder / 'c.png').unlink()
@@ -253,7 +253,7 @@ def test_a_missing_device(run, folder, capsys):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """`shown(...)` runs the script with a network that paints everything black, and finds how bright it was."""
+    """`shown(...)` runs the script with a network that paints everything black and scores the brightness."""
 
     def network(image, drawing):
         return np.zeros_like(image), {'mean': image.mean(), 'label_map': np.full(image.shape[:2], 7, np.uint8)}
@@ -300,7 +300,7 @@ def test_inputs_are_neither_written_over_nor_joined(shown, tmp_path, monkeypatch
 
 
 def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
-    """Neither other files of the user's, nor links to inputs."""
+    """They are other files of the user, and links to inputs."""
     source = grey(tmp_path / 'source/a.png', 50).parent
     other = grey(tmp_path / 'home/images/a.png', 90)
     linked = tmp_path / 'linked/images/a.png'
@@ -312,7 +312,7 @@ def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
         with pytest.raises(FileExistsError, match=rf'{file} is there already, and no result of this command'):
             shown(source, 'config', 'checkpoint', '--out-dir', file.parents[1])
     assert contents(tmp_path) == before
-    for _ in range(2):  # one's own results are
+    for _ in range(2):  # its own results are
         assert shown(source, 'config', 'checkpoint', '--out-dir', tmp_path / 'found') == 0
 
 
@@ -330,7 +330,7 @@ def test_no_two_results_have_the_same_name(shown, tmp_path):
 
 
 class TestCtrlC:
-    """While a network looks at the second image."""
+    """Ctrl-C comes while a network processes the second image."""
 
     @pytest.fixture
     def interrupted(self, monkeypatch, tmp_path):

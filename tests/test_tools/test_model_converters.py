@@ -1,4 +1,4 @@
-"""`mmsparx convert` and `publish`, by their scripts; what they write is tested with mmsparx.weights.convert."""
+"""`mmsparx convert` and `publish`, by their scripts; tests of mmsparx.weights.convert check their files."""
 
 import re
 import runpy
@@ -15,7 +15,7 @@ TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a converter in this process; returns what it writes, to stderr if it fails."""
+    """Run a converter in this process; returns its output, or stderr if it fails."""
 
     def call(name, *arguments, status=0):
         monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
@@ -64,7 +64,7 @@ def test_help(name, call):
 
 
 def test_from_anywhere(source, tmp_path):
-    """As a user calls it."""
+    """A user can call it in any folder."""
     command = [sys.executable, TOOLS / 'publish.py', source.name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

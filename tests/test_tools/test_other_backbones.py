@@ -49,7 +49,7 @@ def test_every_parameter_gets_a_gradient_in_every_step(backbone, task, tmp_path)
     for name, sums in gradients.items():
         sums = torch.stack(sums)
         assert sums.isfinite().all(), name
-        # A layer that a head shares between levels gets a gradient from each of them, and a head may have no use for
-        # some of its parameters, as for the boxes of classes that no image has.
+        # A layer that a head shares between levels gets a gradient from each of them, and a head may not use some of
+        # its parameters, such as those for boxes of classes that no image has.
         assert len(sums) == STEPS or not name.startswith('backbone.'), name
         assert sums.all() or not name.startswith('backbone.'), name

@@ -1,4 +1,4 @@
-"""The examples of fine-tuning on classes of one's own: copied, shortened and trained from weights of other classes."""
+"""The examples of fine-tuning on your own classes: copied, shortened and trained from weights of other classes."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from mmsparx.weights import read_checkpoint
 
 CHANNELS = list(SMALL_ARCH['channels'])
 SMALL = dict(backbone=dict(arch={**SMALL_ARCH, '_delete_': True}))
-# Of each example: what is edited at its top, and what makes it small enough for a test.
+# For each example: edits at its top, and settings that make it small enough for a test.
 EXAMPLES = {
     'detection/examples/mask_rcnn_sparx_t_own_classes.py': (
         {'max_epochs = 12': 'max_epochs = 10', 'batch_size = 2': 'batch_size = 5'},
@@ -53,7 +53,7 @@ EXAMPLES = {
     ),
 }
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]
-# Of each, where it has a channel for each class, and what the log has of single classes.
+# For each library: layers with a channel for each class, and the log's metrics of single classes.
 HEADS = {
     'mmdet': (('roi_head.bbox_head', 'roi_head.mask_head'), r'coco/circle_precision: \d'),
     'mmseg': (('decode_head', 'auxiliary_head'), r'\| +circle +\|( +[\d.]+| +nan) +\|'),
@@ -62,7 +62,7 @@ HEADS = {
 
 
 def write_data(folder: Path, split: str, count: int, in_folders: bool) -> None:
-    """What the examples are written for: annotations and label maps of bright squares, or a folder for each digit."""
+    """Write data for the examples: annotations and label maps of bright squares, or a folder for each digit."""
     rng = np.random.default_rng(len(split))
     maps, annotations, images = folder / 'label_maps' / split, [], []
     maps.mkdir(parents=True)
@@ -89,7 +89,7 @@ def write_data(folder: Path, split: str, count: int, in_folders: bool) -> None:
 
 
 def other_classes(cfg: Config, heads: tuple[str, ...], file: Path) -> dict[str, torch.Tensor]:
-    """Write weights of a network like that of a config, of 7 classes."""
+    """Write weights of a config's network, but with 7 classes."""
     cfg = cfg.copy()
     for head in heads:
         cfg.merge_from_dict({f'model.{head}.num_classes': 7})
@@ -126,7 +126,7 @@ def test_an_example(name, tool, tmp_path, monkeypatch):
         options |= {f'{loader}_dataloader.dataset.pipeline.{i}.scale': '(64,64)' for loader, i in
                     (('train', 2), ('val', 1))}  # fmt: skip
     arguments = [f'{key}={value}' for key, value in options.items()]
-    from_scratch = ['--no-pretrained'] if cfg.model.backbone.get('init_cfg') else []  # as the example says
+    from_scratch = ['--no-pretrained'] if cfg.model.backbone.get('init_cfg') else []  # the example advises it
     tool('train', 'small.py', '--work-dir', 'work', *from_scratch, '--cfg-options', *arguments)
 
     log = next(Path('work').glob('*/*.log')).read_text()

@@ -1,11 +1,11 @@
-"""Runs that are resumed: whatever draws, and whenever, they end as uninterrupted ones, bit for bit."""
+"""Resumed runs: they end like uninterrupted ones, bit for bit, whatever draws random numbers."""
 
 import pytest
 from helpers.checkpoints import assert_equal_runs
 
 
 def test_a_classifier_with_mixed_images_by_epochs(tmp_path):
-    """The mixtures, which the model draws by numpy; augmentations and validations between the iterations."""
+    """The model draws mixtures with numpy, and there are augmentations and validations between iterations."""
     pytest.importorskip('mmpretrain', reason='mmpretrain mixes images')
     from helpers.classification import run_tool, write_config, write_folders
 
@@ -67,7 +67,7 @@ val_evaluator = dict(metric='bbox')
 
 
 class By:
-    """How a run counts, and where it is resumed."""
+    """The counting of a run, by epochs or iterations, and the place where it is resumed."""
 
     def __init__(self, is_by_epoch: bool):
         self.is_by_epoch = is_by_epoch

@@ -1,4 +1,4 @@
-"""The shell scripts: what they start, and what they say when they are called wrongly; options of all commands."""
+"""The shell scripts: the commands that they start, and messages on wrong calls; options of all commands."""
 
 import ast
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / 'tools'
-# What would change the commands, were it set where the tests run.
+# Variables that would change the commands if they were set where the tests run.
 VARIABLES = [
     'NNODES',
     'NODE_RANK',
@@ -84,7 +84,7 @@ def test_resources_of_slurm(environment, expected, call):
 
 
 def test_the_port_of_a_job(call):
-    """By default a random one, so that two jobs on a machine do not meet."""
+    """The default port is random, so that two jobs on a machine do not collide."""
     job = ('slurm_train.sh', 'partition', 'job', 'config.py')
     assert 10000 <= int(call(*job)[1][0]) < 30000
     assert call(*job, MASTER_PORT='1234')[1][0] == '1234'
@@ -107,7 +107,7 @@ def test_usage(script, arguments, usage, call):
 
 
 def parsers():
-    """Every call that makes a parser of options, as its file, line and keywords."""
+    """Calls that make a parser of options, each as file, line and keywords."""
     root = TOOLS.parent
     for folder in ('tools', 'demo', 'benchmarks', 'mmsparx'):
         for path in sorted((root / folder).rglob('*.py')):

@@ -1,4 +1,4 @@
-"""Segmenters through the tools: training, resuming, testing, the multi-scale tests, and what bad input leads to."""
+"""Segmenters through the tools: training, resuming, testing, multi-scale tests, and bad input."""
 
 import json
 import pickle
@@ -38,7 +38,7 @@ def ade(tmp_path):
 
 @pytest.fixture
 def train(tool, ade, tmp_path):
-    """Train a few iterations from scratch, with `overrides`' options; returns the config that the run kept."""
+    """Train a few iterations from scratch, with `overrides`' options; returns the config of the run."""
 
     def run(kind='fpn', **options) -> Path:
         work = tmp_path / 'work'
@@ -84,7 +84,7 @@ def test_train_resume_and_test(kind, protocol, train, tool, tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of weights that nothing has trained, for the small Semantic FPN."""
+    """A file of untrained weights for the small Semantic FPN."""
     cfg = Config.fromfile(config('fpn'))
     init_default_scope('mmseg')
     torch.save(randomise(MODELS.build(cfg.model)).state_dict(), tmp_path / 'weights.pth')
@@ -94,9 +94,9 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize('tta', [[], ['--tta', 'original']])
 def test_predictions_are_drawn_and_written(tta, tool, ade, checkpoint, tmp_path):
     """Without data to train on, and without the scores of each class at each pixel."""
-    pictures = ade / 'images/training'
-    for path in list(pictures.iterdir()):
-        cv2.imwrite(str(path.with_suffix('.png')), cv2.imread(str(path)))  # what is drawn can be compared
+    images = ade / 'images/training'
+    for path in list(images.iterdir()):
+        cv2.imwrite(str(path.with_suffix('.png')), cv2.imread(str(path)))  # so that drawings can be compared
         path.unlink()
     elsewhere = {
         'train_dataloader.dataset.data_root': tmp_path / 'nowhere',
@@ -107,33 +107,33 @@ def test_predictions_are_drawn_and_written(tta, tool, ade, checkpoint, tmp_path)
     tool('test', config('fpn'), checkpoint, *arguments, *tta, *options)
 
     predictions = {Path(each['img_path']).name: each for each in pickle.loads((tmp_path / 'out.pkl').read_bytes())}
-    drawn = read_drawn(tmp_path / 'drawn', pictures)
+    drawn = read_drawn(tmp_path / 'drawn', images)
     assert len(drawn) == 2
     palette = np.array(ADE20KDataset.METAINFO['palette'])
     right = []
-    for name, (picture, both) in drawn.items():
+    for name, (image, both) in drawn.items():
         assert not predictions[name].keys() & {'seg_logits', 'gt_sem_seg'}
         predicted = predictions[name]['pred_sem_seg']['data'][0].numpy()
         annotated = cv2.imread(str(ade / f'annotations/training/{name}'), cv2.IMREAD_UNCHANGED) - 1
-        # The ground truth on the left, the predictions on the right; here and there is the name of a class. Above them
-        # is a line that says so.
+        # The ground truth is on the left and the predictions are on the right, with the names of some classes, below a
+        # line that says so.
         header, both = both[:-64], both[-64:]
         assert header.shape[0] > 0
         assert both.shape == (64, 128, 3)
         for part, label_map in ((both[:, :64], annotated), (both[:, 64:], predicted)):
-            expected = 0.2 * picture + 0.8 * palette[label_map][..., ::-1]
+            expected = 0.2 * image + 0.8 * palette[label_map][..., ::-1]
             assert np.median(np.abs(part - expected)) <= 1
-            assert not np.array_equal(part, picture)
+            assert not np.array_equal(part, image)
         right.append(predicted == annotated)
     assert measured(tmp_path / 'tested')['aAcc'] == pytest.approx(100 * np.mean(right), abs=0.01)
 
 
 def test_the_views_of_an_image_are_freed(tool, ade, checkpoint, tmp_path, monkeypatch):
-    """Before those of the next one are merged: they are what a multi-scale test takes most memory for."""
-    merge, views, pictures = SegTTAModel.merge_preds, [], []
+    """They are freed before those of the next image are merged: they take most memory of a multi-scale test."""
+    merge, views, images = SegTTAModel.merge_preds, [], []
 
     def watched(model, data_samples_list):
-        pictures.append([view for view in views if view() is not None])
+        images.append([view for view in views if view() is not None])
         views.extend(weakref.ref(sample.seg_logits.data) for samples in data_samples_list for sample in samples)
         assert all(view() is not None for view in views[-12:])
         return merge(model, data_samples_list)
@@ -142,7 +142,7 @@ def test_the_views_of_an_image_are_freed(tool, ade, checkpoint, tmp_path, monkey
     options = ['--out', tmp_path / 'out.pkl', '--cfg-options', *overrides(ade, task='segmentation')]
     tool('test', config('fpn'), checkpoint, '--work-dir', tmp_path / 'tested', '--tta', 'original', *options)
     assert len(views) == 24
-    assert pictures == [[], []]
+    assert images == [[], []]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -190,7 +190,7 @@ def test_a_constructor_that_does_not_know_the_layers(train):
 
 
 def test_a_label_out_of_range_is_named(train, ade):
-    """The loss would name an index on a CPU, and nothing on a GPU."""
+    """The loss would only name an index on a CPU, and nothing on a GPU."""
     for path in (ade / 'annotations/training').iterdir():
         cv2.imwrite(str(path), np.full((64, 64), 151, np.uint8))
     with pytest.raises(ValueError, match=r'training/\d\.png: no class has the labels \[150\]\. Expected 0 to 149'):

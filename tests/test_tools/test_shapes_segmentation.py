@@ -1,4 +1,4 @@
-"""Label maps from COCO's annotations, and the segmentation of drawn shapes that is made of them."""
+"""Label maps from COCO's annotations, and the segmentation of drawn shapes with them."""
 
 import json
 

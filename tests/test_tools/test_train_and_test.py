@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmsparx.engine import training
 
-# A test needs none.
+# A test needs no training images.
 NO_TRAINING_DATA = {'train_dataloader.dataset.data_root': 'nowhere'}
 
 
@@ -37,26 +37,26 @@ def test_a_checkpoint_tests_as_it_validated(train, tool, coco, tmp_path):
     for instances in (prediction['pred_instances'] for prediction in predictions):
         assert len(instances['masks']) == len(instances['scores']) > 0
         assert {coder.decode(mask).shape for mask in instances['masks']} == {(64, 64)}
-    # The ground truth on the left, the predictions on the right, under a line that says so.
-    for picture, titled in read_drawn(drawn, coco / 'train2017').values():
+    # The ground truth is on the left and the predictions are on the right, below a line that says so.
+    for image, titled in read_drawn(drawn, coco / 'train2017').values():
         header, both = titled[:-64], titled[-64:]
         assert both.shape == (64, 128, 3)
         assert all(half.max() == 255 > half.min() for half in (header[:, :64], header[:, 64:]))
-        assert not np.array_equal(both[:, :64], picture)
-        assert not np.array_equal(both[:, 64:], picture)
+        assert not np.array_equal(both[:, :64], image)
+        assert not np.array_equal(both[:, 64:], image)
 
 
 def test_images_are_drawn_as_the_config_says(tool, coco, tmp_path, monkeypatch):
-    """Above its threshold, which nothing reaches; into a folder named from where the tool runs."""
+    """No detection reaches the config's threshold; the folder is relative to the place where the tool runs."""
     init_default_scope('mmdet')
     torch.save(MODELS.build(Config.fromfile(CONFIG).model).state_dict(), tmp_path / 'weights.pth')
     options = overrides(coco, **{'default_hooks.visualization.score_thr': 2, **NO_TRAINING_DATA})
     monkeypatch.chdir(tmp_path)
     tool('test', CONFIG, 'weights.pth', '--work-dir', 'tested', '--show-dir', 'drawn', '--cfg-options', *options)
-    for picture, titled in read_drawn(tmp_path / 'drawn', coco / 'train2017').values():
+    for image, titled in read_drawn(tmp_path / 'drawn', coco / 'train2017').values():
         both = titled[-64:]
-        assert not np.array_equal(both[:, :64], picture)
-        assert np.array_equal(both[:, 64:], picture)
+        assert not np.array_equal(both[:, :64], image)
+        assert np.array_equal(both[:, 64:], image)
 
 
 def test_every_backbone_parameter_gets_a_gradient(coco):
@@ -79,7 +79,7 @@ def test_every_backbone_parameter_gets_a_gradient(coco):
 class TestNoPublishedWeights:
     @pytest.fixture
     def log(self, monkeypatch):
-        """`log(config, *options)`: what the training tool logs about initial weights, and the backbone's config."""
+        """`log(config, *options)`: messages of the training tool on initial weights, and the backbone's config."""
 
         def run(name, *options):
             said = []
@@ -97,7 +97,7 @@ class TestNoPublishedWeights:
         (message,), backbone = log('upernet_sparx_swin_t_160k')
         assert backbone.init_cfg is None
         assert 'random values: ImageNet weights of SparX-Swin are not published' in message
-        # What it offers does it.
+        # The suggested options work.
         options = message.partition('--cfg-options ')[2].replace('FILE', 'mine.pth').split()
         said, backbone = log('upernet_sparx_swin_t_160k', '--cfg-options', *options)
         assert said == []
@@ -146,7 +146,7 @@ def test_auto_scale_lr(coco, tmp_path):
 
 
 def test_a_loader_that_a_config_brings_is_secured(tool, coco, tmp_path, monkeypatch):
-    """One of a scheme of its own, which mmengine gets to know after mmsparx is imported."""
+    """The loader is of a new scheme, which is registered after mmsparx is imported."""
     (tmp_path / 'late_loader.py').write_text("""
 import torch
 from mmengine.runner import CheckpointLoader
@@ -171,7 +171,7 @@ def load(filename, map_location=None):
 
 
 def test_pretrained_weights_are_not_skipped_silently(tool, coco, tmp_path):
-    """Without --no-pretrained, weights that cannot be had end the run; the message says what to do."""
+    """Without --no-pretrained, unavailable weights end the run; the message says how to fix it."""
     options = overrides(
         coco, **{'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': 'no.pth'}
     )
@@ -180,7 +180,7 @@ def test_pretrained_weights_are_not_skipped_silently(tool, coco, tmp_path):
 
 
 class TestMayDiffer:
-    """`--may-differ`, of what `load_from` loads."""
+    """`--may-differ`, for the weights of `load_from`."""
 
     @pytest.fixture
     def apply(self):

@@ -1,4 +1,4 @@
-"""Damage: no changed byte of a file ends the process, hangs, or loads as something else where there are checksums."""
+"""Damage: no changed byte of a file ends the process, hangs, or changes loaded values if there are checksums."""
 
 import random
 import signal
@@ -35,7 +35,7 @@ def assert_same(found):
 
 
 def mutations(whole: bytes, count: int, seed: int):
-    """Bits flipped, bytes set, parts cut out, doubled, exchanged, filled with zeros; the end cut off."""
+    """Flipped bits, set bytes, parts that are removed, doubled, exchanged or filled with zeros, and truncated files."""
     draw = random.Random(seed)
     for _ in range(count):
         data = bytearray(whole)
@@ -64,7 +64,7 @@ def mutations(whole: bytes, count: int, seed: int):
 
 @pytest.fixture
 def _no_hang():
-    """A call that takes ten seconds fails the test."""
+    """Fail a test whose calls take ten seconds."""
 
     def ring(*_):
         pytest.fail('a file is read for ten seconds')
@@ -90,7 +90,7 @@ def test_2000_mutations(format_, tmp_path):
         except UnreadableError as error:
             messages.append(str(error))
         else:
-            if format_ == 'zip':  # the others have no checksums
+            if format_ == 'zip':  # the other formats have no checksums
                 assert_same(found)
         signal.alarm(0)
     assert len(messages) > 500
@@ -99,7 +99,7 @@ def test_2000_mutations(format_, tmp_path):
 
 @pytest.mark.parametrize('bit', range(8))
 def test_no_flipped_bit_of_the_zip_format_changes_what_is_loaded(bit, tmp_path):
-    """Every byte of the file."""
+    """The test covers every byte of the file."""
     path = write(tmp_path / 'x.pth', 'zip')
     whole = path.read_bytes()
     for place in range(bit, len(whole), 8):
@@ -149,7 +149,7 @@ def test_a_file_without_checksums_counts_as_damaged(tmp_path):
 
 
 def test_a_record_that_torch_takes_for_a_folder(tmp_path):
-    """By this bit of the directory torch leaves the tensor uninitialised."""
+    """With this bit of the directory set, torch leaves the tensor uninitialised."""
     path = tmp_path / 'x.pth'
     torch.save({'w': torch.ones(1000)}, path)
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Files: whole or not there, whatever happens while they are written."""
+"""Files are whole or absent, whatever happens while they are written."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What does not match is an error that names it and guesses why, and nothing is loaded."""
+"""A mismatch is an error that names it and a probable cause, and nothing is loaded."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from mmsparx.weights.names import SPARX
 
 @pytest.fixture
 def refused(save):
-    """Asserts that contents are refused for a model, with these messages."""
+    """Asserts that a model refuses contents, with these messages."""
 
     def refused(model, content, *messages, **options):
         path, before = save(content), state_of(model)
@@ -108,7 +108,7 @@ class TestBuffersThatNeedNotMatch:
 
 
 class TestComputedWeights:
-    """That torch keeps as several tensors: what kind they are, and how they become one again."""
+    """Weights that torch keeps as several tensors: their kind, and how to make them one again."""
 
     def test_pruned(self, refused):
         model = build_classifier()
@@ -138,7 +138,7 @@ class TestComputedWeights:
 
 
 class TestOtherNetworks:
-    # VMamba and the published SparX share the latter.
+    # VMamba and the published SparX have the latter in common.
     @pytest.mark.parametrize('name', ['rpn_head.conv.weight', 'layers.0.blocks.0.op.x_proj_weight'])
     def test_their_names_are_quoted(self, name, refused):
         content = {'state_dict': {name: torch.zeros(2), 'roi_head.fc.bias': torch.zeros(2)}}
@@ -201,7 +201,7 @@ class TestWholeModels:
 
 
 class TestWholeParts:
-    """That the file has and the model has not, or the other way round, while all else matches."""
+    """Parts that only the file or only the model has, while all else matches."""
 
     HEADS = {
         'decode_head': (2, 5),
@@ -266,7 +266,7 @@ class TestWholeParts:
         load_pretrained(model, save(other.state_dict()), may_differ=patterns)
 
     def test_all_but_the_backbone(self, refused):
-        """In names of its own, so that the file is no flat one: of a classifier of mmpretrain, or of another task."""
+        """The file has other names, so it is not flat: a classifier of mmpretrain, or a model of another task."""
         model = self.build('decode_head', 'neck.0')
         state = {f'backbone.{name}': x for name, x in build(aggregator=LEARNABLE).state_dict().items()}
         head = {f'head.fc.{name}': x for name, x in nn.Linear(2, 2).state_dict().items()}
@@ -280,7 +280,7 @@ class TestWholeParts:
             refused(model, content, *said)
 
     def test_names_that_are_not_parts(self, refused):
-        """Names beside others of the model, in its backbone, or in many places."""
+        """Extra names beside others of the model, in its backbone, or in many places, are not parts."""
         model = self.build('decode_head')
         state = model.state_dict()
         many = {f'part_{i}.weight': torch.zeros(1) for i in range(5)}
@@ -288,7 +288,7 @@ class TestWholeParts:
             refused(model, state | extra, 'of another network, or incomplete')
 
     def test_without_a_sparx_backbone(self):
-        """As `StrictLoadHook` compares the models of other networks."""
+        """`StrictLoadHook` compares models with other networks like this."""
         more = nn.ModuleDict({name: nn.Linear(1, 1) for name in ('backbone', 'head', 'aux')})
         less = nn.ModuleDict({name: nn.Linear(1, 1) for name in ('backbone', 'head')})
         with pytest.raises(RuntimeError, match=r"To leave that out: may_differ=\['aux\.\*'\]"):
@@ -297,7 +297,7 @@ class TestWholeParts:
             match_weights(less, {f'other_{name}': x for name, x in more.state_dict().items()}, 'x')
 
     def test_the_backbone_of_another_network(self):
-        """Whose prefix mmengine has to be told."""
+        """mmengine needs the prefix of its names."""
         classifier, detector = (nn.ModuleDict({x: nn.Linear(1, 1) for x in ('backbone', x)}) for x in ('head', 'neck'))
         with pytest.raises(RuntimeError, match=r"checkpoint=\.\.\., prefix='backbone\.'\) of the backbone"):
             match_weights(detector, classifier.state_dict(), 'x')

@@ -1,4 +1,4 @@
-"""Weights of RGB images for networks of images with other channels."""
+"""Weights for RGB images in networks for images with other channels."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_as_timm_does_it(channels, dtype):
 def test_a_constant_image_has_the_same_response(channels):
     weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
     filled = torch.einsum('oihw->o', adapt_input_channels(weight, channels))
-    # In turn: channels that are repeated more often weigh more, where 3 does not divide them.
+    # Channels are repeated in turn; those repeated more often weigh more, if 3 does not divide their number.
     times = torch.tensor([len(range(i, channels, 3)) for i in range(3)]) * 3 / channels
     torch.testing.assert_close(filled, torch.einsum('oihw,i->o', weight, times.double()))
 
@@ -94,7 +94,7 @@ class TestLoading:
     ],
 )
 def test_a_detector_and_a_segmenter_by_config(library, config, save):
-    """As documented for images of other channels: three settings."""
+    """The documented three settings for images of other channels."""
     pytest.importorskip(library, reason='a model of it is what is built')
     from helpers.tools import ROOT
     from mmengine.config import Config

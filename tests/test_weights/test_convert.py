@@ -1,4 +1,4 @@
-"""Files of weights to other names and formats and back, bit for bit; what is published, and what is not."""
+"""Conversion of weights to other names and formats and back, bit for bit; contents of published files."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ CLASSES = {'dataset_meta': {'classes': ('cat', 'dog'), 'palette': [(1, 2, 3), (4
 
 
 def noise(shapes):
-    """Weights of these names, cut to 3 on a side, of any bits: NaNs, infinities, denormals."""
+    """Weights of these names, cut to 3 on a side, with any bits: NaNs, infinities, denormals."""
     rng = np.random.default_rng(0)
     weights = {}
     for name, shape in shapes.items():
@@ -35,7 +35,7 @@ def noise(shapes):
 
 
 def training_checkpoint(average=None):
-    """What mmengine's Runner writes of a detector, with machine paths and history, and perhaps an averaged copy."""
+    """A detector's file by mmengine's Runner, with machine paths and history, and with or without an averaged copy."""
     raw = published_detector()
     checkpoint = {
         'meta': {'epoch': 12, 'seed': 3, 'cfg': 'work_dir = "/secret/work"', **CLASSES},
@@ -142,7 +142,7 @@ class TestPublish:
         assert_same_bits(kept['state_dict'], published_detector())
         for secret in (b'secret', b'optimizer', b'loss', b'epoch_12', b'epoch', b'seed', str(path.parent).encode()):
             assert secret not in contents, secret
-        # Readable as any file that one writes, and alone.
+        # The published file has the usual permissions, and no temporary file remains.
         assert stat.S_IMODE(published.stat().st_mode) == 0o666 & ~_umask()
         assert sorted(path.parent.iterdir()) == sorted([path, published])
 
@@ -159,7 +159,7 @@ class TestPublish:
         one, other = source(published_classifier(), 'one.pth'), source(published_classifier(), 'other.pth')
         first, digest = publish(one)
         assert publish(other)[1] == digest
-        with pytest.raises(ValueError, match='is the source'):  # so it would be once more
+        with pytest.raises(ValueError, match='is the source'):  # the same name would result again
             publish(first)
 
     def test_names(self, source, tmp_path):
@@ -167,10 +167,10 @@ class TestPublish:
         for target, pattern in (
             (tmp_path / 'tiny.pth', 'tiny-{}.pth'),
             (tmp_path / 'new/tiny-20240131.pth', 'tiny-20240131-{}.pth'),
-            (tmp_path / 'tiny-0123abcd.safetensors', 'tiny-{}.safetensors'),  # the digits of an earlier file
+            (tmp_path / 'tiny-0123abcd.safetensors', 'tiny-{}.safetensors'),  # digits of an earlier file
         ):
             published, digest = publish(path, target)
-            count = max(8, re.search('[a-f]', digest).end())  # with a letter among them
+            count = max(8, re.search('[a-f]', digest).end())  # the digits include a letter
             assert published == target.with_name(pattern.format(digest[:count]))
             assert read_weights(published).meta is None
 

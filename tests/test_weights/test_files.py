@@ -1,4 +1,4 @@
-"""Files of weights: what can be read, and what is refused."""
+"""Files of weights: formats that can be read, and refusals."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def state_of_file(source, weights='auto'):
 class TestUnreadable:
     @pytest.fixture
     def refused(self):
-        """Asserts that a source is refused by loader and network alike; returns the message."""
+        """Asserts that both loader and network refuse a source; returns the message."""
 
         def refused(source):
             with pytest.raises(RuntimeError) as error:
@@ -140,12 +140,12 @@ class TestUnreadable:
 
 
 class TestCopies:
-    """Of a training checkpoint with an averaged copy (EMA), which is loaded."""
+    """Copies of a training checkpoint: the averaged one (EMA) is loaded."""
 
     RAW, AVERAGE = {'weight': torch.tensor([1.0])}, {'weight': torch.tensor([2.0])}
 
     def files(self):
-        """As mmengine's EMAHook writes them, which swaps the two, and as training scripts of timm's kind do."""
+        """Files of mmengine's EMAHook, which swaps the two copies, and of training scripts like timm's."""
         raw = {'module.weight': self.RAW['weight'], 'steps': torch.tensor(3)}
         yield {'state_dict': self.AVERAGE, 'ema_state_dict': raw, 'meta': {'epoch': 1}, 'optimizer': {'state': {}}}
         yield {'state_dict': self.RAW, 'state_dict_ema': self.AVERAGE, 'epoch': 1}
@@ -194,7 +194,7 @@ class TestNamedHash:
     def test_is_checked(self, digits, save):
         path = self.name(save, digits)
         assert state_of_file(path)['weight'].sum() == 2
-        torch.save({'weight': torch.zeros(2)}, path)  # whole, and another one
+        torch.save({'weight': torch.zeros(2)}, path)  # another file, which is whole
         with pytest.raises(RuntimeError, match=rf'{path.name} is damaged, or was renamed: the SHA-256 .* begins with'):
             state_of_file(path)
 
@@ -219,7 +219,7 @@ class TestSafetensors:
     @pytest.mark.parametrize('meta', [None, {}, {'dataset_meta': {'classes': ('a', "b's"), 'label_map': {0: 1}}}])
     def test_there_and_back(self, meta, tmp_path):
         read = read_weights(self.write(tmp_path / 'x.safetensors', meta))
-        assert list(read.state_dict) == list(self.CONTENT)  # in order, too
+        assert list(read.state_dict) == list(self.CONTENT)  # in the same order
         assert_same_bits(read.state_dict, self.CONTENT)
         assert (read.meta, read.left_out) == (meta, ())
 
@@ -267,7 +267,7 @@ class TestSafetensors:
 
     @pytest.mark.parametrize('names', ['[1]', '[[1]]', '"1"', '["1", "2"]', 'null'])
     def test_names_that_are_not_those_of_the_tensors(self, names, tmp_path):
-        """The order is lost, and nothing else."""
+        """Only the order is lost."""
         safetensors.torch.save_file({'1': torch.ones(2)}, tmp_path / 'x.safetensors', {'mmsparx.names': names})
         assert state_of_file(tmp_path / 'x.safetensors')['1'].sum() == 2
 

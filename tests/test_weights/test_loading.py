@@ -1,4 +1,4 @@
-"""Published and own weights into a backbone, through every door."""
+"""Published and own weights into a backbone, by every function."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class TestPublishedFiles:
         for name, x in loaded.items():
             if not name.endswith('.scale'):
                 assert torch.equal(x, (weights | counters)[SPARX.to_published(name)]), name
-        # What is not in the file is as it starts.
+        # Parameters that are not in the file keep their initial values.
         assert all(norm.weight.eq(1).all() and norm.bias.eq(0).all() for norm in model.out_norms.values())
         scales = [x.item() for name, x in loaded.items() if name.endswith('.scale')]
         assert scales == pytest.approx([(800 * 1333 / 16 / 64) ** -0.5] * 7)
@@ -211,7 +211,7 @@ class TestInitWeights:
             build(init_cfg=dict(type='Pretrained')).init_weights()
 
     def test_inside_a_detector(self, save):
-        # mmengine walks a detector's children, and tells each to initialise itself.
+        # mmengine visits a detector's children, and calls the initialisation of each.
         from mmengine.model import BaseModule
 
         class Detector(BaseModule):

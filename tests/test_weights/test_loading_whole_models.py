@@ -49,7 +49,7 @@ class TestClassifier:
         trained = {f'model.{name}': x for name, x in randomise(build_classifier()).state_dict().items()}
         model = build_classifier()
         assert load_pretrained(model, save(trained), prefix='model').share == 1
-        assert load_pretrained(model, save(trained)).share == 1  # as Lightning wraps it
+        assert load_pretrained(model, save(trained)).share == 1  # Lightning wraps it like this
         more = trained | {'criterion.weight': torch.zeros(1)}
         with pytest.raises(RuntimeError, match=r"try prefix='model\.'"):
             load_pretrained(model, save(more))
@@ -101,7 +101,7 @@ def test_a_model_without_a_sparx(save):
 
 
 def test_two_backbones_of_a_model(save):
-    """As in distillation: names of each are understood where they are."""
+    """In distillation there are two: the names of each are converted in its place."""
     models = [randomise(nn.ModuleDict({'student': build(), 'teacher': build()}), seed) for seed in (0, 1)]
     state = models[0].state_dict()
     path = save({new: state[name] for name, new in convert_names(state, 'published').items()})

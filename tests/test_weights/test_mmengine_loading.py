@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Hostile:
-    """Unpickled without care, it leaves a mark."""
+    """An unsafe unpickler creates a file for it."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -47,8 +47,8 @@ def mark(tmp_path) -> Path:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The address at which a folder of files is to be had."""
-    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)  # the tools set it for good
+    """A folder, and the address that serves its files."""
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)  # the tools set it permanently
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     (tmp_path / 'served').mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / 'served')
@@ -85,7 +85,7 @@ assert hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured')
 
 class TestCode:
     def test_from_an_address(self, server, mark):
-        """torch.hub, by which mmengine loads from addresses, unpickles by default on every torch."""
+        """mmengine loads from addresses by torch.hub, which unpickles by default with every torch."""
         folder, address = server
         torch.save({'state_dict': {}, 'extra': Hostile(mark)}, folder / 'hostile.pth')
         torch.save({'state_dict': {'w': torch.ones(2)}, 'loss': HistoryBuffer([1.0], [1])}, folder / 'good.pth')
@@ -94,7 +94,7 @@ class TestCode:
         assert not mark.exists()
         assert CheckpointLoader.load_checkpoint(f'{address}/good.pth')['state_dict']['w'].sum() == 2
         torch.hub.load_state_dict_from_url(f'{address}/hostile.pth', weights_only=False)
-        assert mark.exists()  # the file does what it should
+        assert mark.exists()  # the file is hostile
 
     @pytest.mark.parametrize(
         ('key', 'place'),
@@ -108,12 +108,12 @@ class TestCode:
     def test_stored_configs_are_not_there_to_run(self, key, place, tmp_path, mark):
         text = f"open({str(mark)!r}, 'w')\nmodel = dict(type='Nope')\n"
         Config.fromstring(text, '.py')
-        assert mark.exists()  # what mmengine does with such a text
+        assert mark.exists()  # mmengine runs such a text
         mark.unlink()
         torch.save(place(text), tmp_path / 'x.pth')
         loaded = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.pth'))
         holder = loaded['meta'] if 'meta' in loaded else loaded['message_hub']['runtime_info']
-        assert 3 in holder.values()  # the rest is left
+        assert 3 in holder.values()  # the rest is unchanged
         if key in holder:
             with pytest.raises(ValueError, match='Name the config: DetInferencer'):
                 Config.fromstring(holder[key], '.py')
@@ -134,7 +134,7 @@ class TestCode:
         config.write_text(
             "custom_imports = dict(imports=['mmsparx.models'])\n"
             f"backbone = dict(type='mmsparx.SparXMamba', arch={SMALL_ARCH})\n"
-            # mmpretrain builds its model first; the others do not come so far.
+            # mmpretrain builds its model first; the others fail earlier.
             "model = dict(type='mmpretrain.ImageClassifier', backbone=backbone)\n"
         )
         name = inferencer.partition('(')[0]
@@ -211,7 +211,7 @@ class TestAddresses:
         assert CheckpointLoader.load_checkpoint('s3://bucket/x.pth')['state_dict']['w'].sum() == 2
 
 
-class TestNotToBeHad:
+class TestUnavailable:
     @pytest.fixture(autouse=True)
     def _no_copies(self, tmp_path, monkeypatch):
         monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
@@ -238,7 +238,7 @@ class TestNotToBeHad:
 
     @pytest.mark.parametrize('kind', ['openmmlab', 'torchvision', 'mmcls'])
     def test_an_address_that_stands_for_another(self, kind, monkeypatch):
-        """Both are named, and no traceback of urllib comes with them."""
+        """The message names both, without a traceback of urllib."""
         for table in ('get_external_models', 'get_torchvision_models', 'get_mmcls_models'):
             monkeypatch.setattr(checkpoint, table, lambda: {'x': 'http://127.0.0.1:9/x.pth'})
         with pytest.raises(MissingError) as error:
@@ -276,7 +276,7 @@ class TestNotToBeHad:
 
 
 class TestLoadersOfOthers:
-    """That somebody registers with mmengine for addresses of their own."""
+    """Loaders that others register with mmengine for their own addresses."""
 
     @pytest.fixture(params=['before', 'after'])
     def register(self, monkeypatch, request):
@@ -284,7 +284,7 @@ class TestLoadersOfOthers:
 
         def register(load):
             CheckpointLoader.register_scheme('ours://', load, force=True)
-            if request.param == 'before':  # mmsparx is imported
+            if request.param == 'before':  # mmsparx is imported first
                 secure_mmengine()
 
         return register
@@ -313,7 +313,7 @@ class TestLoadersOfOthers:
 
 
 class TestInference:
-    """Where the libraries load a model to look at images with it, everything must match, as in tools/test.py."""
+    """If the libraries load a model for inference, everything must match, as in tools/test.py."""
 
     USES = {
         'mmdet': ('DetInferencer(config, weights, device="cpu")', 'init_detector(config, weights, device="cpu")'),
@@ -448,7 +448,7 @@ def test_secured_once():
 
 
 class TestWeightsOnly:
-    """The switch of the environment by which `torch.load` of others loads weights alone."""
+    """The environment variable that makes `torch.load` in other code load only weights."""
 
     SWITCH = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 

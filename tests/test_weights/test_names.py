@@ -225,7 +225,7 @@ class TestVMamba:
             ('mixer.out_proj.weight', (12, 6, 1, 1), (12, 6, 1, 1)),
             ('ffn.fc1.weight', (12, 6), (12, 6, 1, 1)),
             ('ffn.fc1.bias', (12,), (12,)),
-            ('mixer.dt_proj_weight', (23, 3), (23, 3)),  # of none of the shapes: as it is, for the report
+            ('mixer.dt_proj_weight', (23, 3), (23, 3)),  # an unknown shape is left as it is, for the report
         ],
     )
     def test_values_keep_their_order(self, name, stored, ours):

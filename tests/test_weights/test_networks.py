@@ -1,4 +1,4 @@
-"""Which network a file is of, and in what it differs from a model."""
+"""The network of a file, and its differences from a model."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def backbones():
 
 
 def published(network):
-    """The published file of a network, in its names, without memory for its values."""
+    """The published file of a network, in published names, without memory for its values."""
     family, letter = FILES[network]
     return {name: torch.empty(shape, device='meta') for name, shape in oracle_shapes(letter, family).items()}
 
@@ -73,7 +73,7 @@ class TestIdentify:
 
 @pytest.mark.parametrize(('model', 'file'), itertools.permutations(NETWORKS, 2), ids=str)
 def test_the_other_network_is_named(model, file, backbones):
-    """For a backbone and a classifier, by names of ours and published ones."""
+    """It is named for a backbone and a classifier, with our names and published ones."""
     (family, arch), (other, other_arch) = model, file
     advice = f'arch={other_arch!r}' if other is family else f'{other.__name__}(arch={other_arch!r})'
     said = (
@@ -129,7 +129,7 @@ class TestWaysIn:
             match_weights(VMamba('tiny', out_indices=(0, 1)), state, 'the file')
 
     def test_another_familys_file_is_not_renamed(self):
-        """By any loader: half of the names would be."""
+        """No loader renames it, although half of the names would match."""
         classifier = SparXClassifier(SparXMamba('tiny', out_indices=(3,), output_norm=False), 5)
         state = {
             VMamba.weight_names.to_published(k): x for k, x in VMamba('tiny', out_indices=(1,)).state_dict().items()
@@ -143,7 +143,7 @@ def stages(**third):
 
 
 class TestDifferences:
-    """What a file of the small network says to another one."""
+    """Messages on a file of the small network in another one."""
 
     @pytest.mark.parametrize(
         ('options', 'said'),

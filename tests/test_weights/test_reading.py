@@ -1,4 +1,4 @@
-"""What a checkpoint holds is read as it was written, or refused by name; nothing is added to torch's own list."""
+"""Contents of a checkpoint are read as written, or refused by name; torch's own list of classes is not extended."""
 
 import argparse
 import io
@@ -23,7 +23,7 @@ from mmsparx.weights.reading import check_values
 from mmsparx.weights.records import RefusedError
 
 FORMATS = {'zip': True, 'stream': False}
-# What torch and mmengine write, and what becomes of it where it is not the same.
+# Values that torch and mmengine write, and the values that are read.
 VALUES = {
     'number': (7, 7),
     'large number': (2**200, 2**200),
@@ -114,7 +114,7 @@ def test_tensors_that_share_memory_still_do(format_, tmp_path):
 
 @pytest.mark.parametrize('format_', FORMATS)
 def test_a_state_dict_keeps_its_metadata(format_, tmp_path):
-    """By it a batch norm of torch knows whether a file has counters."""
+    """A batch norm of torch uses it to see whether a file has counters."""
     state_dict = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).state_dict()
     path = write({'state_dict': state_dict}, tmp_path / 'x.pth', _use_new_zipfile_serialization=FORMATS[format_])
     found = read_checkpoint(path)['state_dict']
@@ -146,7 +146,7 @@ def test_optimizers_and_schedulers(tmp_path):
 
 
 def test_mmengines_onecycle_schedule_resumes(tmp_path):
-    """It keeps a function of its own among its state, which is left out, and named."""
+    """Its state has a function, which is left out and named."""
     from mmengine.optim import OneCycleLR
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -181,7 +181,7 @@ def test_histories(tmp_path):
     assert found['loss'].current() == 5.0
     assert found['none'].data[0].shape == (0,)
     assert 'of_this_test' not in HistoryBuffer._statistics_methods
-    # What was read can be written and read again.
+    # The contents can be written and read again.
     again = read_checkpoint(write(found, tmp_path / 'again.pth'))
     np.testing.assert_array_equal(again['loss'].data, found['loss'].data)
 
@@ -310,7 +310,7 @@ def test_a_file_of_timms_saver(tmp_path):
 
 
 class TestValuesOfOthers:
-    """What a loader returns that somebody else has registered."""
+    """Values that a loader registered by others returns."""
 
     def test_are_copied(self):
         content = {'a': [1, (torch.ones(1),)], 'b': OrderedDict(c=HistoryBuffer()), 'd': np.float32(2), 'e': np.ones(2)}
@@ -340,7 +340,7 @@ class TestValuesOfOthers:
 
 
 def test_torchs_own_loading_is_as_strict_as_ever(tmp_path):
-    """Nothing is added to the list of what weights-only loading takes, in this process or for others."""
+    """The list of classes that weights-only loading takes is not extended, in this process or for others."""
     content = {'history': HistoryBuffer([1.0], [1])}
     path = write(content, tmp_path / 'x.pth')
     code = (
@@ -364,7 +364,7 @@ def test_torchs_own_loading_is_as_strict_as_ever(tmp_path):
 
 
 def test_it_reads_what_torch_reads(tmp_path):
-    """Of a network and its optimizer, both formats, by torch and by us."""
+    """A network and its optimizer are read in both formats, by torch and by us."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
     optimizer = torch.optim.AdamW(model.parameters())
     model[2](model[1](model[0](torch.randn(2, 3, 9, 9))).mean((2, 3))).sum().backward()

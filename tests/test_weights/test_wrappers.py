@@ -58,13 +58,13 @@ def test_a_stage_is_wrapped(stage, save):
     load_checkpoint(model, save(trained.state_dict()), strict=False)
 
 
-def test_names_that_would_be_one_stay():
+def test_names_that_would_collide_stay():
     both = {'_orig_mod.w': torch.zeros(1), 'w': torch.ones(1)}
     assert_same_bits(without_wrappers(both), both)
 
 
 class TestForeignNetworks:
-    """Whose names begin as published ones of SparX do; none is translated where no such backbone stands."""
+    """Networks whose names begin like SparX's published ones, which are only converted if there is such a backbone."""
 
     @pytest.fixture(params=['swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224'])
     def foreign(self, request):

@@ -16,7 +16,7 @@ TASKS = ('ablations', 'classification', 'detection', 'segmentation')
 METAFILES = {task: load(CONFIGS / task / 'metafile.yml') for task in TASKS}
 MODELS = {model['Name']: model for metafile in METAFILES.values() for model in metafile['Models']}
 PAPER, RETRAINED, VMAMBA = r'paper, Table \d+', "retrained by the paper's authors", "VMamba's authors"
-# Where they were published; of the other models there are none.
+# Addresses of published weights; the other models have none.
 WEIGHTS = {
     f'sparx_mamba_{name[0]}_in1k': f'https://github.com/LMMMEng/SparX/releases/download/v1/sparx_mamba_{name}_in1k.pth'
     for name in ('tiny', 'small', 'base')
@@ -29,7 +29,7 @@ WEIGHTS = {
         'b': 'vssm_base_0229_ckpt_epoch_237',
     }.items()
 }
-# The paper has no parameters and GFLOPs of these, and no result of the last.
+# The paper has no parameters and GFLOPs of these models, and no result of the last one.
 WITHOUT_COST = {f'fpn_sparx_t_{variant}_80k' for variant in ('dgc', 'dsn', 'concat', 'wo_gcca', 'sca', 'sra')}
 WITHOUT_RESULT = {'mask_rcnn_vmamba_b_3x'}
 
@@ -62,7 +62,7 @@ def test_the_form(task):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_every_published_config_has_one_entry(task):
-    """Those of the paper name a size; the small ones and the examples have none."""
+    """Configs of the paper name a size; small configs and examples have no entry."""
     leaves = sorted(path.stem for path in (CONFIGS / task).glob('*.py') if re.search(r'_[tsb]_', path.stem))
     assert sorted(model['Name'] for model in METAFILES[task]['Models']) == leaves
     for model in METAFILES[task]['Models']:
@@ -79,7 +79,7 @@ def metrics(model, source):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_a_config_says_the_same_of_itself(name):
-    """Its first line has the paper's figures in the metafile's order, then the others; what follows, the design."""
+    """Its first line has the paper's figures in the metafile's order, then the others; the design follows."""
     model = MODELS[name]
     comment = (CONFIGS.parent / model['Config']).read_text().partition('\n_base_ = ')[0]
     figures, *design = comment.split('\n')
@@ -96,7 +96,7 @@ def test_a_config_says_the_same_of_itself(name):
     ('name', 'printed'),
     [
         ('sparx_mamba_t_in1k', ('27', '5.2')),
-        ('sparx_mamba_t_sra_in1k', ('27.0', '5.3')),  # Table 5 has a digit more
+        ('sparx_mamba_t_sra_in1k', ('27.0', '5.3')),  # Table 5 has another digit
         ('sparx_swin_b_in1k', ('88', '16.2')),
         ('fpn_sparx_t_s1_80k', ('33.7', '206')),
         ('mask_rcnn_vmamba_b_3x', ('108', '485')),

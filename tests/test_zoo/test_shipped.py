@@ -64,7 +64,7 @@ def test_a_file_goes_before_a_shipped_config(tmp_path, monkeypatch):
 
 
 def test_the_configs_of_an_installed_package(tmp_path, monkeypatch):
-    """They lie in the package, and what happens to lie beside it is not taken for them."""
+    """They are in the package, and files beside it are not taken for configs."""
     monkeypatch.setattr(shipped, 'PACKAGE', tmp_path / 'mmsparx')
     with pytest.raises(FileNotFoundError, match='install the package again'):
         zoo.list_configs()
@@ -75,7 +75,7 @@ def test_the_configs_of_an_installed_package(tmp_path, monkeypatch):
 
 
 def read(name, task, folder):
-    """(a config as it is shipped, as it is exported)."""
+    """(a config as shipped, as exported)."""
     pytest.importorskip({'detection': 'mmdet', 'segmentation': 'mmseg', 'classification': 'mmpretrain'}[task])
     path = zoo.export_config(name, folder)
     assert path == folder / f'{name}.py'

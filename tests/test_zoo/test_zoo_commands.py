@@ -20,7 +20,7 @@ def test_configs(capsys):
 
 
 def test_only_the_papers_figures_are_listed(capsys):
-    """A metafile has those of its authors' second training, too."""
+    """A metafile also has figures of its authors' second training."""
     assert main(['configs']) == 0
     (row,) = [row for row in capsys.readouterr().out.splitlines() if 'upernet_sparx_t_160k' in row]
     assert row.endswith(' mIoU 50.0, mIoU(ms+flip) 50.8')

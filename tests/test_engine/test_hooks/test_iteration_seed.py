@@ -1,4 +1,4 @@
-"""Randomness that depends on seed and progress alone."""
+"""Randomness that only depends on seed and progress."""
 
 import random
 from types import SimpleNamespace
@@ -66,7 +66,7 @@ def test_the_next_batch_draws_the_same_as_after_resuming():
 
 
 class Resize(nn.Module):
-    """As mmdet's `BatchSyncRandomResize`, as far as the hook sees."""
+    """Looks like mmdet's `BatchSyncRandomResize` to the hook."""
 
     _input_size = None
 

@@ -1,4 +1,4 @@
-"""What LabelCheckHook says of classes, label maps and labels that do not fit a head."""
+"""LabelCheckHook's messages on classes, label maps and labels that do not fit a head."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ HOOK = 'mmsparx.LabelCheckHook'
 def model():
     init_default_scope('mmseg')  # another test may have left its own
     heads = {name: FCNHead(in_channels=4, channels=4, num_classes=3) for name in ('decode_head', 'auxiliary_head')}
-    return nn.ModuleDict({'module': nn.ModuleDict(heads)})  # as in a wrapper
+    return nn.ModuleDict({'module': nn.ModuleDict(heads)})  # like a wrapper
 
 
 def loop(**metainfo):
@@ -37,7 +37,7 @@ def started(model, mode, **loops):
 
 
 def check(model, labels, **metainfo):
-    """Let the hook see a batch with this label map, as a multi-scale test would show it: in several views."""
+    """Pass a batch with this label map to the hook, in several views as in a multi-scale test."""
     sample = SegDataSample(metainfo={'seg_map_path': 'a/1.png', **metainfo})
     if labels is not None:
         sample.gt_sem_seg = PixelData(data=labels)
@@ -112,7 +112,7 @@ def test_each_head_ignores_its_own_label():
 def test_mask_classification_is_checked_as_well():
     from mmseg.models.decode_heads import Mask2FormerHead
 
-    class Head(Mask2FormerHead):  # its parts need a build of mmdet's operators
+    class Head(Mask2FormerHead):  # its parts need mmdet's compiled operators
         def __init__(self):
             nn.Module.__init__(self)
             self.num_classes, self.ignore_index, self.cls_embed = 3, 255, nn.Linear(4, 4)
@@ -151,7 +151,7 @@ def test_padding_that_is_no_ignored_label(model):
         return nn.ModuleDict({'data_preprocessor': SegDataPreProcessor(**options), 'net': model})
 
     started(of(size=(4, 4)), 'train')
-    started(of(seg_pad_val=0), 'train')  # pads nothing
+    started(of(seg_pad_val=0), 'train')  # nothing is padded
     with pytest.raises(ValueError, match=r'pads label maps with 0 .* but net\.module\.decode_head ignores 255'):
         started(of(size=(4, 4), seg_pad_val=0), 'train')
 
@@ -164,7 +164,7 @@ def logged(monkeypatch):
 
 
 def seen(model, mode, maps, size=None):
-    """A run that sees these label maps; the number of each iteration after it."""
+    """Run over these label maps, and yield the number of each iteration after it."""
     hook = HOOKS.build(dict(type=HOOK))
     loops = SimpleNamespace(dataloader=SimpleNamespace(dataset=Sized(size or len(maps)), batch_size=1))
     runner = SimpleNamespace(model=model, **{f'{name}_loop': loops for name in ('train', 'val', 'test')})
@@ -252,7 +252,7 @@ class TestDetectors:
 
     @pytest.mark.parametrize('name', ['retinanet_r50_fpn', 'mask-rcnn_r50_fpn'])
     def test_classes_of_the_heads(self, name):
-        """Not those of the RPN, which tells objects from background."""
+        """The RPN's are not checked: it separates objects from background."""
         detector = self.build(name, 3)
         started(detector, 'train', train=loop(classes=('a', 'b', 'c')))
         for classes in (('a', 'b'), ('a', 'b', 'c', 'd')):
@@ -302,7 +302,7 @@ class TestClassifiers:
 
     def test_classes_of_the_preprocessor_where_labels_are_mixed(self):
         three = loop(classes=('a', 'b', 'c'))
-        started(self.build(3, mixed=1000), 'train', train=three)  # it is not used
+        started(self.build(3, mixed=1000), 'train', train=three)  # the preprocessor's number is not used
         mixup = [dict(type='Mixup', alpha=0.8)]
         started(self.build(3, mixed=3, augments=mixup), 'train', train=three)
         with pytest.raises(ValueError, match=r'data_preprocessor has 1000\. Set num_classes .* of data_preprocessor'):

@@ -1,4 +1,4 @@
-"""SafeCheckpointHook in small runs: something whole is on the disk at every moment."""
+"""SafeCheckpointHook in small runs: a whole checkpoint is on the disk at every moment."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ class Model(BaseModel):
 
 
 class Rising(BaseMetric):
-    """Better every time."""
+    """A metric that improves every time."""
 
     value = 0
 
@@ -39,7 +39,7 @@ class Rising(BaseMetric):
 
 
 class Peak(BaseMetric):
-    """Best after the second epoch; killed in the validation after `killed`."""
+    """A metric that is best after the second epoch; the validation after `killed` kills the process."""
 
     runner = killed = None
 
@@ -113,7 +113,7 @@ def test_keeps_the_best(run, tmp_path):
 
 @pytest.mark.parametrize('options', [dict(max_keep_ckpts=1), dict(max_keep_ckpts=1, save_best='acc')])
 def test_something_whole_is_there_at_every_moment(run, tmp_path, monkeypatch, options):
-    """Whatever is renamed or removed: afterwards as many files of each kind are there as before."""
+    """After each renaming and removal there are as many files of each kind as before."""
     seen = []
 
     def watched(function):
@@ -154,7 +154,7 @@ def test_a_full_disk_ends_the_run_and_says_what_is_left(run, tmp_path):
 
 @pytest.mark.parametrize('killed', [1, 2, 3])
 def test_the_best_of_a_killed_run_is_that_of_a_whole_one(run, tmp_path, killed):
-    """Whose process is killed in a validation, when the checkpoint that it validates is on the disk."""
+    """The process is killed in a validation, when the validated checkpoint is on the disk."""
     metric = Peak()
     metric.killed = killed
     with pytest.raises(KeyboardInterrupt):
@@ -188,7 +188,7 @@ def _note_validations(runner, seen):
 
 
 class TestNotFinite:
-    """What is not finite is found before it is in a file."""
+    """Values that are not finite are found before they are written to a file."""
 
     def spoil(self, epoch, spoil):
         class Spoil(Hook):

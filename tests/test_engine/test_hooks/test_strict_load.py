@@ -28,7 +28,7 @@ from mmsparx.weights.names import SPARX, convert_names
 
 
 class Model(BaseModel):
-    """A classifier, laid out as SparXClassifier is."""
+    """A classifier with the layout of SparXClassifier."""
 
     def __init__(self, num_classes=5, **options):
         super().__init__()
@@ -43,7 +43,7 @@ class Model(BaseModel):
 
 
 class Other(BaseModel):
-    """Without a SparX backbone."""
+    """A model without a SparX backbone."""
 
     def __init__(self, width=3):
         super().__init__()
@@ -82,7 +82,7 @@ def state_of(runner):
 
 
 def hooked(model, resume=False):
-    """What the hook leaves of a published state dict."""
+    """A published state dict after the hook."""
     checkpoint = {'state_dict': published_classifier()}
     StrictLoadHook().after_load_checkpoint(SimpleNamespace(model=model, _resume=resume), checkpoint)
     return checkpoint['state_dict']
@@ -90,7 +90,7 @@ def hooked(model, resume=False):
 
 class TestLoadFrom:
     def test_published_names(self, make, tmp_path):
-        """A flat file, of which mmengine alone would load nothing; and a Runner's."""
+        """A flat file, of which mmengine without the hook would load nothing, and a Runner's file."""
         published = published_classifier()
         for i, content in enumerate((published, {'state_dict': published, 'meta': {}}, {'model': published})):
             torch.save(content, tmp_path / f'{i}.pth')
@@ -140,11 +140,11 @@ class TestLoadFrom:
 
 
 class TestMessages:
-    """What helps in a run, to copy."""
+    """The messages have options that a user can copy."""
 
     @pytest.fixture
     def message(self, make, tmp_path):
-        """What a runner says of a state dict, whose config names the hook."""
+        """The message of a runner whose config names the hook, for a state dict."""
 
         def message(state, model, may_differ=(), method='train', **options):
             torch.save({'state_dict': state}, tmp_path / 'x.pth')
@@ -167,7 +167,7 @@ To fine-tune on other classes, let these layers keep their initial values:
 Nothing was loaded.""")
 
     def test_how_a_part_may_differ(self, message):
-        """What may differ already is kept by the option that replaces it."""
+        """The suggested option, which replaces the present one, includes its value."""
         model = Model(7)
         model.aux = nn.Linear(1, 1)
         said = message(Model().state_dict(), model, may_differ='head.fc.*')
@@ -189,7 +189,7 @@ Nothing was loaded.""")
         assert [hook.get('may_differ') for hook in Config.fromfile(leaf).custom_hooks] == [None, ['head.fc.*']]
 
     def test_a_classifier_for_another_task(self, message, tmp_path):
-        """Its weights are those of the backbone, by our names, with its head or flat, or by the published ones."""
+        """The file has the backbone's weights, in our names with the head or flat, or in the published names."""
         model = Model()
         model.neck, model.head = nn.Linear(1, 1), None
         for state in (Model().state_dict(), Model().backbone.state_dict(), published_classifier()):
@@ -228,7 +228,7 @@ Nothing was loaded.""")
 
 
 class TestSeveralHooks:
-    """One of the base config and one of the user's, as one."""
+    """A hook of the base config and one of the user act as one."""
 
     @pytest.mark.parametrize('swapped', [False, True])
     def test_may_differ_is_all_of_theirs(self, swapped, make, tmp_path):
@@ -254,11 +254,11 @@ class TestSeveralHooks:
 
 
 class TestResume:
-    """From the first of two epochs; `path` is its checkpoint, `expected` what the second one leaves."""
+    """A resume after the first of two epochs: `path` is its checkpoint, `expected` the state after the second one."""
 
     @pytest.fixture
     def ema(self, request):
-        """Whether there is an averaged copy."""
+        """True with an averaged copy."""
         return getattr(request, 'param', False)
 
     @pytest.fixture
@@ -302,7 +302,7 @@ class TestResume:
             resume(drop, hook=StrictLoadHook(may_differ='head.*'))
 
     def test_nothing_is_between_tasks(self):
-        """What a flat file may lack elsewhere."""
+        """A flat file may lack entries elsewhere."""
         model = Model(aggregator=LEARNABLE)
         assert len(hooked(model)) == len(model.state_dict()) - 4
         with pytest.raises(RuntimeError, match=r'4 MISSING in the file: .*in_proj\.scale'):
@@ -357,7 +357,7 @@ def test_it_is_found_by_name():
 
 
 def _published(state, prefix):
-    """With the names under a prefix as published."""
+    """The state dict with published names under a prefix."""
     return {
         prefix + SPARX.to_published(name.removeprefix(prefix)) if name.startswith(prefix) else name: x
         for name, x in state.items()

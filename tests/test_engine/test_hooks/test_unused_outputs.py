@@ -1,4 +1,4 @@
-"""Outputs of a backbone that nothing reads: what the hook says is what a backward pass shows."""
+"""Unused outputs of a backbone: the hook's message agrees with a backward pass."""
 
 import logging
 import re
@@ -22,19 +22,19 @@ SINGLE_STAGE = {
     'GFL': 'gfl/gfl_r50_fpn_1x_coco.py',
     'CondInst': 'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py',
     'TOOD': 'tood/tood_r50_fpn_1x_coco.py',
-    'Libra RetinaNet': 'libra_rcnn/libra-retinanet_r50_fpn_1x_coco.py',  # whose neck is a list
+    'Libra RetinaNet': 'libra_rcnn/libra-retinanet_r50_fpn_1x_coco.py',  # its neck is a list
 }
 
 
 def without_gradient(model):
-    """The parts of the backbone with parameters that get no gradient in a training step."""
+    """The parts of the backbone whose parameters get no gradient in a training step."""
     _, names = train_step(model, detection_batch(model))
     return {'.'.join(name.split('.')[1:3]) for name in names}
 
 
 @pytest.fixture
 def warned(monkeypatch):
-    """What the hook says of a model of one process."""
+    """The hook's message on a model in one process."""
     lines = []
 
     def print_log(message, logger, level):
@@ -84,7 +84,7 @@ def test_norms_that_are_not_trained(warned):
 
 
 class TestSeveralProcesses:
-    """Without a process group: what DistributedDataParallel is asked for, and what it holds."""
+    """There is no process group; tests check the arguments and the module of DistributedDataParallel."""
 
     @pytest.fixture
     def wrapped(self):
