@@ -1,4 +1,4 @@
-# mmsparx with its tasks, as `make setup` installs it.
+# mmsparx with all tasks, installed by `make setup`.
 #
 #   docker build -t mmsparx .                                        # CPU
 #   docker build -t mmsparx --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 --build-arg FORCE_CUDA=1 .

@@ -1,5 +1,5 @@
-# Every target sets up .venv first, where that is not done yet. See tools/setup_env.sh for its
-# switches (PYTHON, MMSPARX_WHEEL_CACHE, MAX_JOBS, ...), which may be given as `make test PYTHON=...`.
+# Every target sets up .venv first, unless that is done. tools/setup_env.sh lists its switches (PYTHON,
+# MMSPARX_WHEEL_CACHE, MAX_JOBS, ...), which can be given as `make test PYTHON=...`.
 
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -21,12 +21,12 @@ setup:
 demo: setup
 	$(RUN) demo/run_demo.py
 
-# One process per core, each with one thread: more threads than cores only wait for each other.
-# Files stay together, so that a module's fixtures are made once.
+# There is one process per core, each with one thread: more threads than cores only wait for each other. Tests of a file
+# stay together, so that a module's fixtures are made once.
 test: setup
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-# --strict: a warning, as of a link that leads nowhere, is an error.
+# With --strict a warning, such as a dead link, is an error.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
@@ -39,7 +39,7 @@ format: setup
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# The stamp, too: without it the next target compiles the scan again.
+# The stamp is removed, too, so that the next target compiles the scan again.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache mmsparx/_build.json '$(VENV)/.mmsparx-setup'
 	find mmsparx -name '_C*.so' -delete

@@ -10,7 +10,7 @@ dependencies = ['torch', 'mmengine']
 
 
 def _build(family: str, arch: str, **options):
-    # Within the function: every function of this module's is an entry point.
+    # The import is within the function, since torch.hub takes every function of this module for an entry point.
     from mmsparx import models
     from mmsparx.models.published import build_classifier
 

@@ -1,19 +1,19 @@
-"""Compiles the operators where they can be compiled; all metadata is in pyproject.toml.
+"""Compiles the operators if possible; all metadata is in pyproject.toml.
 
-The package works without it, in pure torch, so whatever fails here does not fail the installation,
-unless that is asked for. What was built, or why nothing was, is kept in mmsparx/_build.json.
+The package works without them, in pure torch, so an error here does not fail the installation
+unless MMSPARX_WITH_OPS=1. mmsparx/_build.json records the build, or why there is none.
 
 Environment variables:
-    MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail where the operators cannot be
-        compiled; unset, they are compiled where there are torch and a C++ compiler.
-    CXX: the compiler, such as "ccache g++" (default: the first of c++, g++ and clang++ that is found).
-    CFLAGS, CXXFLAGS: further flags for it.
+    MMSPARX_WITH_OPS: 0 compiles nothing; 1 makes the installation fail if the operators cannot be
+        compiled; unset, they are compiled if there are torch and a C++ compiler.
+    CXX: Compiler, such as "ccache g++" (default: the first of c++, g++ and clang++ that is found).
+    CFLAGS, CXXFLAGS: Further flags of the compiler.
     FORCE_CUDA: 1 compiles the CUDA kernels on a machine without a GPU as well; together with
-        MMSPARX_WITH_OPS=1 the installation fails where they cannot be compiled.
-    TORCH_CUDA_ARCH_LIST: the GPU architectures to compile for, such as "8.0;9.0+PTX"; unset, those of the
-        GPUs that are seen, with FORCE_CUDA=1 all that the compiler knows from 7.5 on.
-    CUDA_HOME: the CUDA toolkit (default: that of the nvcc on PATH; read by torch).
-    MAX_JOBS: how many compilers run at once (read by torch).
+        MMSPARX_WITH_OPS=1 the installation fails if they cannot be compiled.
+    TORCH_CUDA_ARCH_LIST: GPU architectures to compile for, such as "8.0;9.0+PTX"; unset, those of the
+        visible GPUs, with FORCE_CUDA=1 all that the compiler knows from 7.5 on.
+    CUDA_HOME: CUDA toolkit (default: that of the nvcc on PATH; read by torch).
+    MAX_JOBS: Number of compilers that run at once (read by torch).
 """
 
 import contextlib
@@ -42,12 +42,12 @@ ORT_LIBRARY = 'libmmsparx_ort.so'
 ORT_SOURCES = SOURCES / 'ort'
 ORT_SHARED = ('csrc/common/cpu/instruction_sets.cpp', 'csrc/selective_scan/cpu/kernels_*.cpp')
 RECORD = '_build.json'
-STABLE_ABI = (2, 10)  # the first torch with all that csrc/common/torch_stable.h takes of its stable ABI
-AGAIN = 'then install again'  # for which mmsparx.ops knows the command, since it knows what was installed
+STABLE_ABI = (2, 10)  # the first torch whose stable ABI is enough for csrc/common/torch_stable.h
+AGAIN = 'then install again'  # mmsparx.ops knows the command, since it knows the source
 
 
 class CannotCompileError(Exception):
-    """What is missing or has failed, and how to fix it."""
+    """The missing or failing part of a build, and how to fix it."""
 
 
 def get_switch() -> str:
@@ -58,7 +58,7 @@ def get_switch() -> str:
 
 
 def get_sources(cuda: bool = False) -> list[str]:
-    """Those of the CPU's extension, or those that the GPU's has besides."""
+    """Sources of the CPU's extension, or the additional ones of the GPU's."""
     found = [path for suffix in ('cpp', 'cu') for path in SOURCES.rglob(f'*.{suffix}')]
     return sorted(
         path.as_posix() for path in found if ('cuda' in path.parts) == cuda and ORT_SOURCES not in path.parents
@@ -66,7 +66,7 @@ def get_sources(cuda: bool = False) -> list[str]:
 
 
 def get_digest(root: Path = Path()) -> str:
-    """SHA-256 of all sources, by which a library and the sources beside it are known to belong together."""
+    """SHA-256 of all sources, which tells whether a library belongs to the sources beside it."""
     digest = hashlib.sha256()
     for path in sorted((root / SOURCES).rglob('*')):
         if path.is_file():
@@ -75,7 +75,7 @@ def get_digest(root: Path = Path()) -> str:
 
 
 def scrub(text: str) -> str:
-    """Without paths of this machine: sources and packages become relative, the rest keeps its last part."""
+    """Remove paths of this machine: sources and packages become relative, other paths keep their last part."""
     text = text.replace(f'{Path.cwd()}/', '')
     start, part = r'(?:(?<![\w.:/])|(?<=-[IL]))/', r'[^\s/:;,\'"`()]+/'
     text = re.sub(f'{start}(?:{part})*?(?:site|dist)-packages/', '', text)
@@ -83,14 +83,14 @@ def scrub(text: str) -> str:
 
 
 def first_error(output: str, otherwise: str = '') -> str:
-    """The line of a compiler's output that says what is wrong; failing that, `otherwise` and the last line."""
+    """The line of a compiler's output with the error; if there is none, `otherwise` and the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith('ninja:')]
     errors = [line for line in lines if re.search(r'\berror:|undefined reference|cannot find|not found', line, re.I)]
     return errors[0] if errors else ': '.join(filter(None, [otherwise, *lines[-1:]])) or 'it said nothing'
 
 
 def get_compiler() -> tuple[str, str]:
-    """(the command that compiles, the compiler's name and version)."""
+    """(command that compiles, name and version of the compiler)."""
     if os.name == 'nt':
         raise CannotCompileError("the kernels need GNU's vector extensions, which MSVC does not have")
     given = os.getenv('CXX')
@@ -115,7 +115,7 @@ def get_compiler() -> tuple[str, str]:
 
 @contextlib.contextmanager
 def one_program(command: str, name: str):
-    """The compiler as one program, where it is several words as in "ccache g++".
+    """The compiler as one program, if it is several words as in "ccache g++".
 
     torch takes the first of them for the compiler whose version it checks, the rest for flags, and gives nvcc all of
     them as the name of one program.
@@ -125,14 +125,14 @@ def one_program(command: str, name: str):
         yield command
         return
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, name)  # by which torch sees what kind of compiler it is
+        program = Path(folder, name)  # torch recognises the compiler by its name
         program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         program.chmod(0o755)
         yield shlex.quote(str(program))
 
 
 def import_torch():
-    """torch, under pip's build isolation as well, which hides the environment that is installed into.
+    """Import torch, also under pip's build isolation, which hides the target environment.
 
     A build requirement would fetch the newest torch, and operators that are compiled for GPUs or against a torch before
     2.10 run only with the one that they are compiled against.
@@ -140,12 +140,13 @@ def import_torch():
     try:
         with contextlib.suppress(ModuleNotFoundError):
             return importlib.import_module('torch')
-        # pip hides it by PYTHONPATH, which -E ignores. At the end, so that the build's own setuptools stays first.
+        # pip hides it by PYTHONPATH, which -E ignores. The paths come last, so that the build's own setuptools stays
+        # first.
         command = [sys.executable, '-E', '-c', 'import json, sys; print(json.dumps(sys.path[1:]))']
         paths = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
         sys.path += [path for path in paths if path not in sys.path]
         return importlib.import_module('torch')
-    except Exception as error:  # a torch that is broken raises whatever it likes
+    except Exception as error:  # a broken torch may raise anything
         raise CannotCompileError(
             f'torch could not be imported while mmsparx was built: {error}. '
             f'Install torch, {AGAIN}, by uv with --no-build-isolation'
@@ -153,7 +154,7 @@ def import_torch():
 
 
 def get_nvcc(torch) -> str:
-    """The CUDA compiler, where GPU kernels are to be compiled: a GPU is seen, or FORCE_CUDA=1."""
+    """The CUDA compiler, if GPU kernels are to be compiled: a GPU is visible, or FORCE_CUDA=1."""
     from torch.utils import cpp_extension
 
     if torch.version.hip:
@@ -180,7 +181,7 @@ def get_nvcc(torch) -> str:
         )
     header = 'include/cuda_runtime_api.h'
     if not Path(home, header).is_file():
-        # What is on PATH may be a script, far from the toolkit where torch then looks for headers and libraries.
+        # nvcc on PATH may be a script outside the toolkit, where torch would look for headers and libraries.
         dry = [nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull]
         said = subprocess.run(dry, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
         top = re.search(r'^#\$ TOP=(.+)$', said, re.M)
@@ -190,9 +191,9 @@ def get_nvcc(torch) -> str:
 
 
 def get_architectures(torch, nvcc: str) -> list[str]:
-    """Those asked for, those of the GPUs that are seen, or all that the compiler knows from 7.5 on; as torch has them.
+    """Requested architectures, those of visible GPUs, or all that the compiler knows from 7.5 on, in torch's form.
 
-    The newest is kept as PTX as well, from which the driver compiles for GPUs that are newer still.
+    The newest is also kept as PTX, from which the driver compiles for newer GPUs.
     """
     asked = os.getenv('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ').split()
     if asked:
@@ -219,13 +220,13 @@ class BuildOrtLibrary(build_ext):
         return os.path.join(*name.split('.')[:-1], ORT_LIBRARY)
 
     def get_export_symbols(self, extension: Extension) -> list[str]:
-        return []  # no function by which Python would initialise it
+        return []  # Python does not initialise it
 
 
 def get_architecture_flags(architectures: list[str]) -> list[str]:
-    """For nvcc; none where a name is not a number, which torch then makes flags of.
+    """Flags for nvcc; none if a name is not a number, for which torch makes the flags.
 
-    torch's own flags are lost where any other flag has "arch" in it, be it in the name of a folder.
+    torch leaves out its own flags if any other flag has "arch" in it, even in the name of a folder.
     """
     parts = [re.fullmatch(r'(\d+)\.(\d[af]?)(\+PTX)?', name) for name in architectures]
     if not all(parts):
@@ -235,9 +236,9 @@ def get_architecture_flags(architectures: list[str]) -> list[str]:
 
 
 def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
-    """The extension as torch compiles it, for CPUs, and with `nvcc` for GPUs.
+    """The extension for CPUs, and with `nvcc` for GPUs, as torch compiles it.
 
-    Without `nvcc` it is compiled against torch's stable ABI, where torch has it: one library for all that do.
+    Without `nvcc` it is compiled against torch's stable ABI, if torch has it: one library for all such versions.
     """
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
@@ -249,22 +250,23 @@ def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
     if stable:
         version = STABLE_ABI[0] << 56 | STABLE_ABI[1] << 48  # as torch/headeronly/version.h writes it
         flags += ['-DMMSPARX_STABLE_ABI', f'-DTORCH_TARGET_VERSION={version:#x}', '-fvisibility=hidden']
-    # Compiled for OpenMP and not linked to it: torch has loaded one, and a second one would bring a second pool of
-    # threads. torch's is GNU's, which clang does not compile for. The stable ABI has a parallel loop of its own.
+    # The extension is compiled for OpenMP but not linked to it: torch has loaded one runtime, and a second one would
+    # have another pool of threads. torch's is GNU's, which clang does not compile for. The stable ABI has a parallel
+    # loop of its own.
     elif sys.platform == 'linux' and record['compiler'].startswith('g++'):
         flags.append('-fopenmp')
-    # The users' own, last: setuptools and ninja each heed but one of the two.
+    # The user's flags come last: setuptools and ninja each read only one of the two variables.
     flags += shlex.split(f'{os.getenv("CFLAGS", "")} {os.getenv("CXXFLAGS", "")}')
     arguments = {'cxx': [*flags, *hidden]}
     record['flags'] = [scrub(flag) for flag in flags]
     if nvcc:
         kind, sources = CUDAExtension, sources + get_sources(cuda=True)
         record['archs'] = get_architectures(torch, nvcc)
-        compiler = [f'-Xcompiler={flag}' for flag in hidden if ',' not in flag]  # which would make two flags of it
+        compiler = [f'-Xcompiler={flag}' for flag in hidden if ',' not in flag]  # a comma would make two flags of it
         arguments['nvcc'] = ['-O3', *compiler, *get_architecture_flags(record['archs'])]
     extension = kind(NAME, sources, extra_compile_args=arguments, py_limited_api=True)
-    # It registers operators and has nothing of Python in it: one library for every Python. The stable ABI is all in
-    # torch_cpu.
+    # The library registers operators and does not use Python: one library serves every Python. The stable ABI is
+    # entirely in torch_cpu.
     unused = {'torch_python', 'torch', 'c10'} if stable else {'torch_python'}
     extension.libraries = [library for library in extension.libraries if library not in unused]
     return extension
@@ -272,7 +274,7 @@ def get_extension(torch, record: dict, nvcc: str | None) -> Extension:
 
 @contextlib.contextmanager
 def output_to(file):
-    """Sends what this process and its children print to a file."""
+    """Redirect the output of this process and its children to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
@@ -289,7 +291,7 @@ def output_to(file):
 
 
 class BuildOperators(build_ext):
-    """Compiles the operators, or goes on without it, and keeps which of the two and why."""
+    """Compiles the operators, or goes on without them, and records the outcome and its reason."""
 
     def run(self):
         keys = (
@@ -308,23 +310,23 @@ class BuildOperators(build_ext):
         record = dict.fromkeys((*keys, 'sources', 'log')) | {'built': False, 'flags': []}
         record |= {'version': self.distribution.get_version(), 'sources': get_digest()}
         paths, environment = sys.path[:], os.environ.copy()
-        self.remove_libraries()  # an earlier build's: a wheel would take it along, the package would load it
+        self.remove_libraries()  # of an earlier build, which a wheel would contain and the package would load
         try:
             self.compile(record)
             record['built'] = True
             found = f'{record["torch_from"]} and later' if record['torch_from'] else record['torch']
-            told = f'compiled the operators with {record["compiler"]} for torch {found}'
+            message = f'compiled the operators with {record["compiler"]} for torch {found}'
             if record['cuda']:
-                told += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
+                message += f', and for CUDA {record["cuda"]} on GPUs of {" ".join(record["archs"])}'
             elif os.getenv('FORCE_CUDA') == '1':
-                told += f', and not for GPUs: {record["cuda_reason"]}'
+                message += f', and not for GPUs: {record["cuda_reason"]}'
             if record['ort_reason']:
-                told += f'; no library for onnxruntime: {record["ort_reason"]}'
-        except Exception as error:  # whatever it is, the package works without: it is kept and told
+                message += f'; no library for onnxruntime: {record["ort_reason"]}'
+        except Exception as error:  # the package works without operators: the error is recorded and reported
             record['reason'] = ' '.join(scrub(str(error)).split())
-            told = f'no compiled operators: {record["reason"]}'
+            message = f'no compiled operators: {record["reason"]}'
             self.remove_libraries()
-            # Pure Python from here on, so that a wheel is named as one.
+            # The package is pure Python from here on, so that a wheel is named as such.
             self.extensions = self.distribution.ext_modules = []
             if 'bdist_wheel' in self.distribution.command_obj:
                 self.get_finalized_command('bdist_wheel').root_is_pure = True
@@ -336,8 +338,8 @@ class BuildOperators(build_ext):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RECORD).write_text(json.dumps(record, indent=2) + '\n')
         if get_switch() == '1' and not record['built']:
-            raise SystemExit(f'MMSPARX_WITH_OPS=1, but {told}')
-        sys.stderr.write(f'mmsparx: {told}\n')
+            raise SystemExit(f'MMSPARX_WITH_OPS=1, but {message}')
+        sys.stderr.write(f'mmsparx: {message}\n')
 
     def compile(self, record: dict) -> None:
         if get_switch() == '0':
@@ -355,14 +357,14 @@ class BuildOperators(build_ext):
                 shutil.copy(source, target)
 
     def compile_by(self, command: str, torch, record: dict) -> None:
-        os.environ['CXX'] = os.environ['CC'] = command  # the same for ninja and for any setuptools
-        if sys.platform == 'linux':  # Python's own may hold an rpath of this machine
+        os.environ['CXX'] = os.environ['CC'] = command  # ninja and all versions of setuptools read these
+        if sys.platform == 'linux':  # Python's defaults may have an rpath of this machine
             os.environ.setdefault('LDSHARED', f'{command} -shared')
             os.environ.setdefault('LDCXXSHARED', f'{command} -shared')
         try:
             self.compile_with(torch, record, get_nvcc(torch))
             record['cuda'] = torch.version.cuda
-        except Exception as error:  # whatever is amiss with CUDA, the CPU's kernels do without it
+        except Exception as error:  # the CPU kernels do not need CUDA
             if os.getenv('FORCE_CUDA') == get_switch() == '1':
                 raise
             record.update(cuda_reason=' '.join(scrub(str(error)).split()), archs=None)
@@ -377,7 +379,7 @@ class BuildOperators(build_ext):
         self.run_builder(builder, f'{record["compiler"]} and nvcc' if nvcc else record['compiler'], record)
         try:
             self.compile_ort_library(builder, record)
-        except Exception as error:  # whatever it is, the operators of torch do without it
+        except Exception as error:  # torch's operators do not need the library
             record['ort_reason'] = ' '.join(scrub(str(error)).split())
             Path(self.build_lib, 'mmsparx', ORT_LIBRARY).unlink(missing_ok=True)
 
@@ -394,7 +396,7 @@ class BuildOperators(build_ext):
             language='c++',
             extra_compile_args=['-std=c++17', *flags, '-fvisibility=hidden'],
             extra_objects=operators.compiler.object_filenames(shared, output_dir=operators.build_temp),
-            # The operators' library has kernels of the same names.
+            # The operators' library has kernels with the same names.
             extra_link_args=['-Wl,-Bsymbolic'] if sys.platform == 'linux' else [],
         )
         kept, self.distribution.ext_modules = self.distribution.ext_modules, [extension]
@@ -404,7 +406,7 @@ class BuildOperators(build_ext):
             self.distribution.ext_modules = kept
 
     def run_builder(self, builder: build_ext, compilers: str, record: dict) -> None:
-        """Build the distribution's extension, whose library has to be loadable then."""
+        """Build the distribution's extension, and check that its library can be loaded."""
         builder.build_lib, builder.build_temp = self.build_lib, self.build_temp
         with tempfile.TemporaryFile() as file:
             try:
@@ -422,18 +424,18 @@ class BuildOperators(build_ext):
             ctypes.CDLL(
                 os.path.abspath(os.path.join(self.build_lib, builder.get_ext_filename(builder.extensions[0].name)))
             )
-        except OSError as error:  # a symbol that nothing has, which linking does not see
+        except OSError as error:  # a missing symbol, which linking does not detect
             raise CannotCompileError(f'the compiled library cannot be loaded: {error}. Fix that, {AGAIN}') from error
 
     def get_folders(self) -> list[Path]:
-        """Where the package is built and, in an editable installation, where it lies."""
+        """Folders of the built package and, in an editable installation, of the package itself."""
         folders = [Path(self.build_lib, 'mmsparx')]
         if self.inplace:
             folders.append(Path(self.get_finalized_command('build_py').get_package_dir('mmsparx')))
         return folders
 
     def get_ort_library(self) -> list[tuple[str, str]]:
-        """The library for onnxruntime where it was built and, in an editable installation, where it belongs."""
+        """Copies of the library for onnxruntime to make in an editable installation, as (source, target)."""
         source, *targets = (folder / ORT_LIBRARY for folder in self.get_folders())
         return [(str(source), str(target)) for target in targets if source.is_file()]
 
@@ -443,13 +445,13 @@ class BuildOperators(build_ext):
                 path.unlink(missing_ok=True)
 
     def get_output_mapping(self):
-        """With the record and the library for onnxruntime, which a strict editable installation would leave out."""
+        """Add the record and the library for onnxruntime, which a strict editable installation would leave out."""
         paths = [str(folder / RECORD) for folder in self.get_folders()]
         return super().get_output_mapping() | dict([paths, *self.get_ort_library()] if self.inplace else [])
 
 
 class BuildWithConfigs(build_py):
-    """Ships the configs and their index in mmsparx/.mim, where OpenMMLab's packages have theirs."""
+    """Ships the configs and their index in mmsparx/.mim, as OpenMMLab's packages do."""
 
     def run(self):
         super().run()
@@ -463,9 +465,9 @@ class BuildWithConfigs(build_py):
 if __name__ == '__main__':
     get_switch()
     setup(
-        # What it is compiled with is known to get_extension, once the build has found torch.
+        # get_extension adds the flags, once the build has found torch.
         ext_modules=[Extension(NAME, get_sources(), language='c++', py_limited_api=True)],
         cmdclass={'build_py': BuildWithConfigs, 'build_ext': BuildOperators},
-        # Which a Python without the global lock does not have.
+        # A Python without the global lock has no limited API.
         options={} if sysconfig.get_config_var('Py_GIL_DISABLED') else {'bdist_wheel': {'py_limited_api': 'cp310'}},
     )

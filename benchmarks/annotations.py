@@ -1,6 +1,6 @@
-"""How long the check of an annotation file takes, on a clean file that is drawn for it.
+"""The time of the check of an annotation file, on a generated file without faults.
 
-Objects have a box and a polygon; of every hundredth image a crowd has a run-length encoding. The time is that of the
+Objects have a box and a polygon; every hundredth image has a crowd as a run-length encoding. The time is that of the
 whole check: reading the file, which json takes, and looking at every value.
 """
 
@@ -32,7 +32,7 @@ def write_clean_file(path: Path, images: int, objects: int, points: int, encoded
         images: Number of images.
         objects: Number of objects of each image.
         points: Number of points of each polygon.
-        encoded: Whether masks are compressed run-length encodings instead of polygons.
+        encoded: True for masks as compressed run-length encodings instead of polygons.
     """
     rng = np.random.default_rng(0)
     turns = np.arange(points) * 2 * np.pi / points

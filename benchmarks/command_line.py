@@ -1,4 +1,4 @@
-"""Options and course of a run that the benchmarks share."""
+"""Options and steps of a run that the benchmarks share."""
 
 import argparse
 import shlex
@@ -22,7 +22,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 def result_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options of everything that leaves results behind."""
+    """A parser with the options of every command that writes results."""
     # An abbreviated --out would be taken for a part of the recorded command.
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU (default: torch's, all cores)")
@@ -52,7 +52,7 @@ def positive(text: str) -> int:
 
 
 def device_of(text: str) -> torch.device:
-    """'cpu', 'cuda' or 'cuda:1' -> the device, if it is there."""
+    """'cpu', 'cuda' or 'cuda:1' -> the device, if it exists."""
     try:
         device = torch.device(text)
     except RuntimeError as error:
@@ -65,7 +65,7 @@ def device_of(text: str) -> torch.device:
 
 
 def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Protocol:
-    """Apply the common options; ends the program where they make no sense."""
+    """Apply the common options; ends the program if they are invalid."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
@@ -83,15 +83,15 @@ def run(
     tables: Callable[[Report], str],
     suffix: str = '',
 ) -> Path:
-    """Make the comparisons, telling each; save JSON and tables after every one, a plot at the end.
+    """Make and print the comparisons; save JSON and tables after every one, a plot at the end.
 
     Args:
-        benchmark: its name, as of its module.
-        args: the parsed options.
-        argv: the command's arguments.
-        comparisons: made while they are iterated over.
-        tables: the report's as Markdown.
-        suffix: of the files' names, after threads.
+        benchmark: Name of the benchmark, as of its module.
+        args: Parsed options.
+        argv: Arguments of the command.
+        comparisons: Comparisons, which are made during the iteration.
+        tables: Function that returns the report's tables as Markdown.
+        suffix: Suffix of the files' names, after threads.
 
     Returns:
         The JSON file's path.
@@ -134,7 +134,7 @@ def _threads(report: Report) -> str:
 
 
 def header(report: Report) -> str:
-    """Where and how a report was measured, in Markdown."""
+    """The environment and settings of a report, in Markdown."""
     facts = report.environment
     cpu, gpu = facts['hardware']['cpu'], facts['hardware'].get('gpu')
     vectors = 'AVX-512' if 'avx512f' in cpu['flags'] else 'AVX2' if 'avx2' in cpu['flags'] else 'no AVX2'
@@ -151,7 +151,7 @@ def header(report: Report) -> str:
 
 
 def _command(benchmark: str, argv: Sequence[str]) -> str:
-    """The command, but for its output folder, which is the machine's own affair."""
+    """The command without its output folder, which only concerns the machine."""
 
     def kept() -> Iterator[str]:
         arguments = iter(argv)

@@ -37,7 +37,7 @@ def _ours(x, step, weight, A, B, C, D, delta_bias, backend: str) -> Tensor:
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:
-    """mmsparx's backends for a device, each that has kernels for maps also by its plain scan; for a GPU mamba-ssm's."""
+    """mmsparx's backends for a device, those with kernels for maps also by their plain scan; on a GPU mamba-ssm's."""
     found = {}
     for name, backend, within in scans.variants(device):
         found[name] = Contender(partial(_ours, backend=backend.name), within)
@@ -50,7 +50,7 @@ def contenders(device: torch.device) -> dict[str, Contender]:
 
 @contextmanager
 def plain_backends() -> Iterator[None]:
-    """Within it, `backend='native-plain'` and the like are a scan's: kernels of one sequence, and none for maps."""
+    """Provide backends such as 'native-plain', with kernels for one sequence and none for maps."""
     without_maps = dict(cross_forward=None, cross_backward=None)
     added = [
         replace(backend, name=backend.name + PLAIN, **without_maps) for backend in (*backends.BACKENDS, mamba.backend())
@@ -66,7 +66,7 @@ def plain_backends() -> Iterator[None]:
 def default_names(
     network: str, image: tuple[int, int], batch: int, elements: int, device: torch.device = CPU
 ) -> list[str]:
-    """The contenders of a case where none are asked for."""
+    """The default contenders of a case."""
     known = list(contenders(device))
     return known if (network, image, batch) == FULL else scans.without_slow(known, elements)
 
@@ -91,9 +91,9 @@ def make_inputs(
     dtype: torch.dtype = torch.float32,
     states: int = STATES,
 ) -> dict[str, Tensor]:
-    """Inputs as a fresh network has them; `channels`: 4 D; `size`: the map's.
+    """Inputs like those of a fresh network; `channels` is 4 D, `size` that of the map.
 
-    As there, step, B and C are parts of one tensor, so that their maps do not lie side by side in memory. Delta's
+    As in a network, step, B and C are parts of one tensor, so that their maps are not adjacent in memory. Delta's
     distribution is that of the plain scan's benchmark.
     """
     generator = torch.Generator(device).manual_seed(0)

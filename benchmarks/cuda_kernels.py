@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels: registers, spilled bytes, warps that fit, instructions per element.
+"""nvcc's results for the CUDA kernels: registers, spilled bytes, warps that fit, instructions per element.
 
 Compiles them without torch and runs nothing, so it needs nvcc and no GPU. Instructions are counted in the machine
 code of the loop over whole tiles, for one state and reads of full width: what a warp issues for a tile, over the
@@ -57,7 +57,7 @@ class Kernel:
         scan: Name of the scan, one of `SCANS`.
         states: Number of states N, or 0 for any.
         registers: Number of registers of a thread.
-        spilled: Bytes of a thread that are stored to memory for want of registers.
+        spilled: Bytes of a thread that are spilled to memory.
         warps: Number of warps that a multiprocessor holds at once, as far as registers go, of how many there can be at
             all. Shared memory may allow fewer.
         instructions: Number of instructions per element; None where they were not counted.
@@ -74,7 +74,7 @@ class Kernel:
 
 
 def missing() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Reason why nothing can be compiled here, or None."""
     if shutil.which('nvcc') is None:
         return 'no nvcc on PATH'
     return None if SOURCES.is_dir() else 'needs the repository'
@@ -96,7 +96,7 @@ def find_disassembler() -> str | None:
 
 
 def compile_kernels(kind: str, arch: str, target: Path, *options: str) -> str:
-    """Compile the kernels of a type into a cubin; returns what the assembler reports.
+    """Compile the kernels of a type into a cubin; returns the assembler's report.
 
     Raises:
         RuntimeError: nvcc fails; the message has its output.
@@ -127,12 +127,12 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
 def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
     """Count the instructions per element, by scan and states, of the kernels for one state.
 
-    A map's tiles are read and written by one of two ways, there and back, of which both are counted. Where a warp moves
-    32 rows by another way than fewer, that of 32, which is the longer, is counted.
+    Tiles of a map are read, and written, by one of two branches, and both are counted. If a warp moves 32 rows by other
+    code than fewer rows, only the longer code for 32 is counted.
 
     Args:
         disassembly: Text that cuobjdump prints of a cubin.
-        stretch: Positions of a row that a warp brings to shared memory at once, where a lane has a row of its own.
+        stretch: Number of positions of a row that a warp copies to shared memory at once, with a lane per row.
     """
     counts = {}
     for function in disassembly.split('Function : ')[1:]:
@@ -141,7 +141,7 @@ def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, i
             continue
         lines = re.findall(r'^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', function, re.M)
         code = [(int(address, 16), text) for address, text in lines]
-        # Behind the last exit lie the ways of a warp that has come apart.
+        # Code for a diverged warp follows the last exit.
         end = max(address for address, text in code if re.match(r'(@\S+ )?EXIT', text))
         loops = []
         for address, text in code:
@@ -170,8 +170,8 @@ def _around_tile(code: Code, loops: Sequence[range], tile: range, of_loops: Call
     Args:
         code: Addresses and instructions of the kernel.
         loops: Loops of the kernel.
-        tile: The one over tiles.
-        of_loops: What a warp issues in the loops within that over stretches: (code, outermost, others) -> number.
+        tile: Loop over tiles.
+        of_loops: Function (code, outermost, others) -> number of instructions of a warp in the loops over a stretch.
     """
     whole = min((x for x in loops if tile[0] in x and len(x) > len(tile)), key=len)
     within = [x for x in loops if x[0] in whole and x != whole]
@@ -186,7 +186,7 @@ def _around_tile(code: Code, loops: Sequence[range], tile: range, of_loops: Call
 
 
 def _shorter_ways(code: Code, within: range, loops: Sequence[range]) -> Iterator[range]:
-    """Of every two ways, of which the first ends with a jump over the second, the shorter one besides its loops."""
+    """The shorter branch of each pair, of which the first ends with a jump over the second; loops do not count."""
     jumps = re.compile(r'(@\S+ )?BRA (?:\S+, )?(0x[0-9a-f]+)')
     found = [(address, jumps.match(text)) for address, text in code if address in within]
     targets = [(address, match[1], int(match[2], 16)) for address, match in found if match]
@@ -198,33 +198,33 @@ def _shorter_ways(code: Code, within: range, loops: Sequence[range]) -> Iterator
 
 
 def _moves(code: Code, outer: Sequence[range], inner: Sequence[range]) -> int:
-    """A warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
+    """Count the copies: a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
 
-    Loops with one access to memory move what is left of fewer than 32 rows.
+    Loops with one access to memory move the rest of fewer than 32 rows.
     """
     loops = [x for x in outer if not _count(code, x, 'MUFU') and _count(code, x, r'\b(LDG|STG)\b') > 1]
     return 2 * sum(_length(code, x) for x in loops)
 
 
 def _back(code: Code, outer: Sequence[range], inner: Sequence[range]) -> float:
-    """The way back is a loop of 8 positions within one that adds up those of 16. The tile is the way forth."""
+    """Count the loop over 8 positions that runs backwards, within one over 16 that sums; the tile is the forward."""
     back = next(x for x in inner if _count(code, x, 'MUFU'))
     sums = next(x for x in outer if back[0] in x)
     return (_length(code, back) / 8 + (_length(code, sums) - _length(code, back)) / 16) * CHUNK
 
 
 def _count(code: Code, loop: range, pattern: str) -> int:
-    """Number of its instructions in which a pattern is found."""
+    """Number of instructions in a loop that match a pattern."""
     return sum(address in loop and re.search(pattern, text) is not None for address, text in code)
 
 
 def _length(code: Code, loop: range) -> int:
-    """Number of its instructions."""
+    """Number of instructions in a loop."""
     return _count(code, loop, '')
 
 
 def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
-    """Compile all kernels and read what was made of them."""
+    """Compile all kernels and read the reports."""
     kernels = []
     disassembler = find_disassembler()
     with tempfile.TemporaryDirectory() as folder:
@@ -243,7 +243,7 @@ def report(archs: Sequence[str], types: Sequence[str] = TYPES) -> list[Kernel]:
 
 
 def table(kernels: Sequence[Kernel]) -> str:
-    """In Markdown."""
+    """The kernels as a table in Markdown."""
     rows = ['| sm | type | scan | N | registers | spilled bytes | warps | instructions/element |']
     rows.append('|---|---|---|---|---|---|---|---|')
     order = {kind: i for i, kind in enumerate(TYPES)}

@@ -30,7 +30,7 @@ Call = Callable[[np.ndarray], np.ndarray]
 
 
 def eager(model: nn.Module) -> Call:
-    """A model of torch as a function of arrays."""
+    """A torch model as a function of arrays."""
 
     def call(image: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -88,7 +88,7 @@ def compare(
 
     Args:
         calls: Functions of an image by name.
-        reference: Function that gives the right outputs of the networks whose name is ours.
+        reference: Function that returns the correct outputs of our networks.
         shape: Shape of the image.
         protocol: Protocol of the measurement.
         case: Further facts of the case besides the shape.

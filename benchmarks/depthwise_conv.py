@@ -49,7 +49,7 @@ def kinds_of(size: str, image: tuple[int, int]) -> Counter[Kind]:
 
 
 def contenders(residual: bool, activation: str) -> dict[str, tuple[Callable[..., Tensor], Callable]]:
-    """By name: the function of x, weight and bias, and the context to run it in."""
+    """(function of x, weight and bias, context to run it in) by name."""
 
     def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
@@ -123,7 +123,7 @@ def tables(report: Report) -> str:
 
 
 def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
-    """Every case that the options name, as it is measured."""
+    """Comparisons of all cases that the options name, one after the other."""
     for dtype in args.dtypes:
         for which in args.passes:
             for kind, count in kinds_of(args.network, args.image).items():

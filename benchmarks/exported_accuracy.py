@@ -39,13 +39,13 @@ def dataset_of(cfg: Config, part: str):
 
 
 def images_of(dataset, number: int | None = None) -> list[dict]:
-    """What a dataset knows of its images, for so many that are spread over it; for all of them by default."""
+    """A dataset's entries for a number of images that are spread over it, by default for all."""
     chosen = range(len(dataset)) if number is None else np.linspace(0, len(dataset) - 1, number).astype(int).tolist()
     return [dataset.get_data_info(i) for i in chosen]
 
 
 def average_precisions(results: Sequence[dict], dataset) -> dict[str, float]:
-    """Box and mask AP of what `mmsparx infer` finds in the images of mmdet's COCO dataset."""
+    """Box and mask AP of the results of `mmsparx infer` for the images of mmdet's COCO dataset."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(dataset.ann_file)
         found = []
@@ -65,7 +65,7 @@ def average_precisions(results: Sequence[dict], dataset) -> dict[str, float]:
 
 
 def accuracies(results: Sequence[dict], dataset) -> dict[str, float]:
-    """Top-1 of what `mmsparx infer` finds in the images of mmpretrain's dataset."""
+    """Top-1 accuracy of the results of `mmsparx infer` for the images of mmpretrain's dataset."""
     infos = images_of(dataset)
     right = [result['pred_label'] == info['gt_label'] for result, info in zip(results, infos, strict=True)]
     return {'top-1': sum(right) / len(right)}

@@ -1,4 +1,4 @@
-"""How well small networks learn from scratch, by the paper's variant: accuracy, not speed.
+"""The accuracy of small networks trained from scratch, for the paper's variants.
 
 Every run is tools/train.py on the CPU, with a config of configs/classification/ and another backbone in it. All
 variants of a task have the same iterations, batches, learning rates and seeds. The last evaluation counts, not the
@@ -61,7 +61,7 @@ def as_dsn(plan: StagePlan) -> StagePlan:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from SparX-Mamba.
+    """Differences of a variant from SparX-Mamba.
 
     Attributes:
         connections: Function from a stage's plan to the variant's.
@@ -91,13 +91,13 @@ VARIANTS = {
     'VMamba': Variant(as_plain, {'type': 'mmsparx.VMamba'}, style='vmamba'),
 }
 COMPARED = ('plain', 'SparX', 'DGC', 'DSN', 'w/o GCCA', 'Concat')
-# Every token mixer and every aggregator at least once.
+# Every token mixer and every aggregator occurs at least once.
 PARTS = tuple(name for name in VARIANTS if name not in ('plain', 'DGC', 'DSN'))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what, and for how long.
+    """A training task.
 
     Attributes:
         config: Name of a config in `CONFIGS`.
@@ -151,7 +151,7 @@ def write_config(path: Path, task: Task, name: str) -> Config:
 
 
 def schedule(task: Task, seed: int) -> dict[str, object]:
-    """What is set in the config by --cfg-options of tools/train.py."""
+    """Settings of the config by --cfg-options of tools/train.py."""
     return {
         'randomness.seed': seed,
         'train_dataloader.batch_size': task.batch,
@@ -175,7 +175,7 @@ def count(cfg: Config, side: int) -> Complexity:
 
 
 def train(config: Path, work_dir: Path, options: Mapping[str, object]) -> list[dict]:
-    """Train through the tool in a process of its own, and return what it logged, in order.
+    """Train through the tool in a process of its own, and return its log entries, in order.
 
     Raises:
         RuntimeError: The tool fails; the message has the end of its output.
@@ -201,7 +201,7 @@ def kept_as(name: str, seed: int) -> str:
 
 
 def measure(task: Task, name: str, seed: int, keep: Path | None = None) -> Timing:
-    """Train one variant once: seconds per iteration, and as facts what it has learned.
+    """Train one variant once: seconds per iteration, and its accuracies as facts.
 
     Args:
         task: Task that is trained.
@@ -258,7 +258,7 @@ def _row(report: Report, name: str) -> dict[str, object]:
 
 
 def iterations(text: str) -> int:
-    """So many that losses and times are logged twice."""
+    """A number of iterations that logs losses and times twice."""
     count = command_line.positive(text)
     if count < 2 * LOGGED_EVERY:
         raise argparse.ArgumentTypeError(f'expected at least {2 * LOGGED_EVERY}, got {count}')

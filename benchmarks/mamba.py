@@ -1,7 +1,7 @@
-"""mamba-ssm's scan on a GPU, where it is installed: as it is called by its users, and as a backend of the networks.
+"""mamba-ssm's scan on a GPU, if it is installed: as its users call it, and as a backend of the networks.
 
-It wants u, delta, B and C of one type (float32 or 16 bits), A, D and delta_bias in float32, and neighbouring
-positions side by side; B and C are (b, g, n, L). That is what `mmsparx.ops` passes on, but for float64.
+It requires u, delta, B and C of one type (float32 or 16 bits), A, D and delta_bias in float32, and contiguous
+positions; B and C are (b, g, n, L). `mmsparx.ops` passes such tensors, except for float64.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ CHUNK = 2048  # positions between the states that it keeps for its backward
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-    """As `mmsparx.ops.selective_scan` with its softplus, by `selective_scan_fn`.
+    """`mmsparx.ops.selective_scan` with its softplus, computed by `selective_scan_fn`.
 
     Raises:
         ImportError: it is not installed, or not for this torch.
@@ -32,21 +32,21 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, d
 
 
 def missing() -> str | None:
-    """Why it cannot be a backend on this machine, or None."""
+    """Reason why it cannot be a backend on this machine, or None."""
     if importlib.util.find_spec(EXTENSION) is None:
         return f'mamba-ssm is not installed (there is no module {EXTENSION})'
     return None
 
 
 def refusal(u: Tensor) -> str | None:
-    """Why it cannot run on such inputs, or None."""
+    """Reason why it cannot run on such inputs, or None."""
     if u.device.type not in DEVICES:
         return f'it has kernels for {" and ".join(DEVICES)} alone, got tensors on {u.device.type}'
     return 'it has no kernels for float64' if u.dtype == torch.float64 else None
 
 
 def forward(u, delta, A, B, C, D, delta_bias, delta_softplus: bool) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`, but for what lies in the states: its own ones, which are fewer, and then nothing."""
+    """`reference.forward`, but the states hold mamba-ssm's own, which are fewer, and the rest is unused."""
     out, own, *_ = _call('fwd', *_along(u, delta, A, B, C), D, None, delta_bias, delta_softplus)
     states = own.new_empty(u.shape[0], u.shape[1], state_count(u.shape[2]), A.shape[1])
     states.view(-1)[: own.numel()] = own.view(-1)
@@ -54,23 +54,23 @@ def forward(u, delta, A, B, C, D, delta_bias, delta_softplus: bool) -> tuple[Ten
 
 
 def backward(grad, u, delta, A, B, C, D, delta_bias, states: Tensor, delta_softplus: bool) -> tuple[Tensor, ...]:
-    """As `reference.backward`, with the states of `forward` alone."""
+    """`reference.backward`, which only takes the states of `forward`."""
     shape = (u.shape[0], u.shape[1], -(-u.shape[2] // CHUNK), 2 * A.shape[1])
     own = states.view(-1)[: torch.Size(shape).numel()].view(shape)
     grad, *inputs = _along(grad, u, delta, A, B, C)
-    # No gate: there is neither its gradient nor an ungated output, nor anything to compute again.
+    # Without a gate, there is neither its gradient nor an ungated output, nor anything to recompute.
     gradients = _call('bwd', *inputs, D, None, delta_bias, grad, own, None, None, delta_softplus, False)
     return tuple(gradients[:7])
 
 
 def backend() -> backends.Backend:
-    """It as one of the backends of `mmsparx.ops`, which are not told of it."""
+    """A backend like those of `mmsparx.ops`, which is not registered there."""
     return backends.Backend(NAME, forward, backward, missing, refusal, devices=DEVICES)
 
 
 @contextmanager
 def as_backend() -> Iterator[None]:
-    """Within it, `backend='mamba-ssm'` is a scan's; 'auto' never takes it."""
+    """Register the backend 'mamba-ssm' for a while; 'auto' never takes it."""
     added = backend()
     backends.BACKENDS.append(added)
     try:

@@ -58,7 +58,7 @@ def make_inputs(shape: Sequence[int], device: torch.device, dtype: torch.dtype) 
 
 
 def call_of(norm: Callable[..., Tensor], inputs: tuple[Tensor, ...], which: str) -> Callable[[], tuple[Tensor, ...]]:
-    """A call that returns the output, or the gradients of the inputs for the output as its own; `which`: of PASSES."""
+    """A call that returns the output, or the gradients of the inputs for it; `which`: one of PASSES."""
     if which == 'forward':
 
         def forward() -> tuple[Tensor, ...]:

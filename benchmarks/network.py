@@ -81,9 +81,9 @@ def training_of(model: nn.Module, images: Tensor, autocast: torch.dtype | None =
 
 
 def kept_by_forward(model: nn.Module, images: Tensor, autocast: torch.dtype | None = None) -> int:
-    """Bytes that a forward pass in training leaves allocated: its output, and what the backward needs.
+    """Bytes that a forward pass in training leaves allocated: its output, and tensors for the backward.
 
-    Without the 16-bit copies of weights, which autocast makes once for all images.
+    The 16-bit copies of weights, which autocast makes once for all images, do not count.
     """
     model.train()
     with _autocast(images, autocast):
@@ -131,7 +131,7 @@ def compare(
 
 
 def contenders(families: Sequence[str], size: str, scan_backends: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Arguments of `build` by the name of the network; this package's come once with every backend of their scan."""
+    """Arguments of `build` by the name of the network; this package's occur with every backend of their scan."""
     found = {}
     for family in families:
         options = dict(family=family, size=size)
@@ -146,15 +146,15 @@ def contenders(families: Sequence[str], size: str, scan_backends: Sequence[str])
 
 
 def comparisons(args, protocol: Protocol) -> Iterator[Comparison]:
-    """Every case that the options name, as it is measured."""
+    """Comparisons of all cases that the options name, one after the other."""
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     for size in args.sizes:
         for image in args.images:
             for mode in args.modes:
                 for batch in args.batches if mode == 'inference' else args.train_batches:
                     case = {'size': size, 'image': 'x'.join(map(str, image)), 'mode': mode, 'batch': batch}
-                    # New models for every case: one that was compiled for a batch would be compiled for
-                    # any batch at the next, which is slower.
+                    # Models are new for every case: a model compiled for one batch would be compiled for any batch the
+                    # next time, which is slower.
                     if args.compile:
                         torch.compiler.reset()
                     models = {}
@@ -204,7 +204,7 @@ def _rows(comparison: Comparison) -> Iterator[dict]:
 
 
 def _scan_of(name: str) -> str:
-    """The backend in a network's name; '' where it has none."""
+    """The backend in a network's name; '' if it has none."""
     return name.removesuffix(COMPILED).partition('/')[2]
 
 

@@ -1,8 +1,8 @@
-"""Where a network's time goes: every kernel of a GPU, or every operator of a CPU, by the time that it takes itself.
+"""The time of a network by kernel of a GPU, or by operator of a CPU, without the operators that it calls.
 
-A classifier in inference and in training, and a detector's backbone, which is in inference. Nothing is compared: the
-profiler itself takes time between the kernels. `busy` is the share of the wall time in which kernels run; what is far
-below 100 % is bound by launches.
+The cases are a classifier in inference and in training, and a detector's backbone in inference. Nothing is compared:
+the profiler itself takes time between the kernels. `busy` is the share of the wall time in which kernels run; a case
+far below 100 % is bound by launches.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LONGEST_NAME = 100
 
 
 def cases(args: argparse.Namespace) -> dict[str, Callable[[], Callable[[], object]]]:
-    """By name: what makes a call that is to be profiled. They are made one at a time, for their memory."""
+    """Functions that make a call to profile, by name. One call exists at a time, to save memory."""
     autocast, _ = network.PRECISIONS[args.precision]
 
     def classifier(mode: str) -> Callable[[], object]:

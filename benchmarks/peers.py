@@ -151,7 +151,7 @@ def _mamba_ref(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
     return torch.stack(outputs, 2) + D[:, None] * u
 
 
-# (u, delta, A, B, C, D, delta_bias) -> out, by the name that the command and the tables have.
+# Functions (u, delta, A, B, C, D, delta_bias) -> out, by their name in the command and the tables.
 PEERS: dict[str, Peer] = {
     'unbind': _around(_unbind),
     'blelloch': _around(_in_place(_blelloch)),

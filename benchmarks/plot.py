@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.report import Comparison, Report, short
 from benchmarks.scan_tables import PLAIN
 
-# Okabe and Ito's palette, which colour-blind readers tell apart.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 OURS, THEIRS, OTHERS = '#D55E00', '#0072B2', '#56B4E9'
 NETWORKS = {'tiny': '#0072B2', 'small': '#E69F00', 'base': '#009E73'}
 MARKERS = 'osD^vP'

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: raw samples and where they were taken, as JSON; tables as Markdown."""
+"""Results of a benchmark: raw samples and their environment as JSON; tables as Markdown."""
 
 import contextlib
 import datetime
@@ -32,9 +32,9 @@ class Comparison:
     """Contenders that were timed against each other on one case.
 
     Attributes:
-        case: what was run, as {'image': '224x224', 'batch': 1}.
-        timings: by contender.
-        copy: of a large tensor within a GPU's memory, which took turns with them; None where there was none.
+        case: Description of the case, such as {'image': '224x224', 'batch': 1}.
+        timings: Timings by contender.
+        copy: Timing of a copy of a large tensor within a GPU's memory, which took turns with them; None without one.
     """
 
     case: dict[str, str | int]
@@ -52,11 +52,11 @@ class Report:
     """One run of one benchmark.
 
     Attributes:
-        benchmark: its name.
-        command: that was run, without its output folder.
-        settings: options that hold for all comparisons.
-        environment: see `environment`.
-        comparisons: in the order they were made.
+        benchmark: Name of the benchmark.
+        command: Command that was run, without its output folder.
+        settings: Options of all comparisons.
+        environment: Environment, see `environment`.
+        comparisons: Comparisons in order of time.
     """
 
     benchmark: str
@@ -74,7 +74,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> 'Report':
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
             ValueError: another file.
@@ -147,7 +147,7 @@ def environment(device: torch.device) -> dict:
 
 
 def hardware_name(facts: dict) -> str:
-    """Of an `environment`, the processor measured, fit for a folder's name: 'nvidia-a100'."""
+    """The measured processor of an `environment`, in the form of a folder's name: 'nvidia-a100'."""
     hardware = facts['hardware']
     name = (
         hardware['gpu']['model']
@@ -206,7 +206,7 @@ def _git() -> dict | None:
 
 
 def _output(*command: str) -> str | None:
-    """The first line of what a command prints; None if it fails."""
+    """The first line of a command's output; None if it fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -221,7 +221,7 @@ def _version(name: str) -> str | None:
 
 
 def _without_folders(value):
-    """The same with every absolute path cut down to its last part: results are published."""
+    """Cut every absolute path to its last part, since results are published."""
     if isinstance(value, dict):
         return {key: _without_folders(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -30,9 +30,9 @@ ROUNDINGS = 4  # of a map's scan in 16 bits, where delta and sums are rounded on
 def errors(
     scan: Callable[..., Tensor], inputs: dict[str, Tensor], backend: str, device: torch.device, roundings: int = 1
 ) -> dict[str, float]:
-    """Relative error over its tolerance, by output: what is above 1 is wrong.
+    """Relative error over its tolerance, by output; values above 1 are wrong.
 
-    Only the scan runs on `device`: what the sanitizer sees is the kernels, and the truth is not slowed down.
+    Only the scan runs on `device`, so that the sanitizer only sees the kernels and does not slow down the truth.
     """
     first = next(iter(inputs.values()))
     grad = torch.randn(first.shape, generator=torch.Generator().manual_seed(1)).to(first.dtype)
@@ -47,14 +47,14 @@ def errors(
 
 
 def run(scan: Callable[..., Tensor], backend: str, inputs: dict[str, Tensor], grad: Tensor) -> list[Tensor]:
-    """The output, and the gradients of all inputs for `grad` as that of the output."""
+    """The output, and the gradients of all inputs for an output gradient `grad`."""
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     out = scan(**leaves, delta_softplus=True, backend=backend)
     return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), grad)]
 
 
 def cases(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
-    """What is scanned, and its errors."""
+    """Descriptions of the scans, and their errors."""
 
     def sequences(batch: int, channels: int, length: int, states: int, name: str) -> tuple[str, dict[str, float]]:
         inputs = selective_scan.make_inputs(batch, channels, length, CPU, TYPES[name], states)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add, positive = parser.add_argument, command_line.positive
     add('--device', type=command_line.device_of, default=CPU, help='cpu, cuda or cuda:N (default: cpu)')
     add('--backend', default='native', help='of the scan (default: native)')
-    # Parts of a tile, the networks' own at 224x224, and one more than whole tiles.
+    # Lengths are parts of a tile, the networks' own at 224x224, and one more than whole tiles.
     add('--lengths', nargs='+', type=positive, default=[1, 49, 196, 784, 3137], metavar='L')
     # Lengths in shared memory: less than a tile, several tiles, and more than fit.
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]

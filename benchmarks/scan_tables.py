@@ -1,4 +1,4 @@
-"""What a benchmark of scans says of its comparisons, as Markdown."""
+"""Tables of a benchmark of scans, as Markdown."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,12 @@ PLAIN = '-plain'  # of a contender that scans maps by its plain scan, after the 
 
 @dataclass(frozen=True)
 class Tables:
-    """All contenders of a case against the first, where there are many; then the first over all cases.
+    """All contenders of a case against the first, if there are many; then the first over all cases.
 
     Attributes:
-        least_bytes: case -> that its pass must read and write, if every tensor is moved once.
-        gain: comparison -> how many times as fast as another the first contender is; None where there is no other.
-        gain_title: than what.
+        least_bytes: Function case -> bytes that its pass must read and write, if every tensor is moved once.
+        gain: Function comparison -> speed-up of the first contender over another one; None if there is no other.
+        gain_title: Name of the other contender, for the title.
     """
 
     least_bytes: Callable[[dict[str, str | int]], int]
@@ -95,7 +95,7 @@ def copy_speed(comparison: Comparison) -> float | None:
 
 
 def _nanoseconds(comparison: Comparison) -> float:
-    """Per second of a call: nanoseconds per element, an element being one of (batch, channels, length)."""
+    """Nanoseconds per element for each second of a call; elements are those of (batch, channels, length)."""
     case = comparison.case
     return 1e9 / (case['batch'] * case['channels'] * case['length'])
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of scans share: contenders, how they are called and compared, and the cases of a run.
+"""Parts shared by the benchmarks of scans: contenders, their calls and comparison, and the cases of a run.
 
 One case is a stage of SparX-Mamba on images of one size. Its scan has four directions and one state.
 """
@@ -48,8 +48,8 @@ class Contender:
     """An implementation to time.
 
     Attributes:
-        scan: the inputs, by name -> out.
-        within: the context that forward and backward run in.
+        scan: Function of the inputs, by name -> out.
+        within: Context that forward and backward run in.
     """
 
     scan: Callable[..., Tensor]
@@ -61,14 +61,14 @@ class Operation:
     """A scan to measure.
 
     Attributes:
-        name: of its benchmark.
-        contenders: device -> all that can be compared there, best first; 'reference' is among them.
-        default_names: network, image, batch, elements, device -> those of a case where none are asked for.
-        shape: network, image, stage -> what a case has of it: 'channels' of all directions, 'length', and more.
-        make_inputs: case, device -> the inputs by name; A (channels, states) and B (batch, directions, states, length)
-            are among them.
-        tables: a report's.
-        within: the context that its contenders are compared in.
+        name: Name of its benchmark.
+        contenders: Function device -> all contenders there, best first, including 'reference'.
+        default_names: Function (network, image, batch, elements, device) -> default contenders of a case.
+        shape: Function (network, image, stage) -> entries of a case: 'channels' of all directions, 'length', and more.
+        make_inputs: Function (case, device) -> inputs by name, including A (channels, states) and B (batch, directions,
+            states, length).
+        tables: Tables of a report.
+        within: Context that its contenders are compared in.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Operation:
 def variants(device: torch.device) -> Iterator[tuple[str, backends.Backend, Callable[[], AbstractContextManager]]]:
     """mmsparx's backends for a device, best first, with their names and the context to run them in.
 
-    On a CPU the native one comes once for every instruction set that can run here.
+    On a CPU the native one occurs once for every instruction set that can run here.
     """
     for backend in backends.BACKENDS:
         if backend.devices is not None and device.type not in backend.devices:
@@ -96,7 +96,7 @@ def variants(device: torch.device) -> Iterator[tuple[str, backends.Backend, Call
 
 
 def without_slow(names: Sequence[str], elements: int) -> list[str]:
-    """The names without the lesser instruction sets, and without the reference where it takes too long."""
+    """The names without slower instruction sets, and without the reference where it takes too long."""
     lesser = tuple(f'native-{instructions}' for instructions in native.instruction_sets()[1:])
     return [
         name for name in names if not (name.startswith(lesser) or (name == 'reference' and elements > REFERENCE_UP_TO))
@@ -120,15 +120,15 @@ def elements_of(inputs: dict[str, Tensor]) -> int:
 
 
 def fresh_delta_bias(channels: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """As a fresh network has it: of steps from 0.001 to 0.1."""
+    """The bias of a fresh network, for steps from 0.001 to 0.1."""
     step = 10 ** (-3 + 2 * torch.rand(channels, generator=generator, device=generator.device, dtype=dtype))
     return step + torch.log(-torch.expm1(-step))  # the inverse of softplus
 
 
 def call_of(contender: Contender, inputs: dict[str, Tensor], which: str) -> Callable[[], tuple[Tensor, ...]]:
-    """A call that returns the output, or all gradients of the sum of its squares over two; `which`: of `PASSES`.
+    """A call that returns the output, or all gradients of the sum of its squares over two; `which`: one of `PASSES`.
 
-    Where that is the backward alone, its first call makes the forward, too.
+    For the backward alone, its first call runs the forward, too.
     """
     if which == 'forward':
 
@@ -172,14 +172,14 @@ def compare(
     """Time contenders on the same inputs, with their errors against float64 (unless the inputs are large).
 
     Args:
-        operation: what they compute.
-        names: of its contenders.
-        inputs: as its `make_inputs` makes them.
-        which: of `PASSES`.
-        protocol: how long.
-        case: what to call it.
-        copying: takes turns with the contenders where it is given: the measure of a GPU's memory.
-        graphs: whether to time CUDA graphs of the calls.
+        operation: Operation that they compute.
+        names: Names of the contenders.
+        inputs: Inputs from its `make_inputs`.
+        which: Pass, one of `PASSES`.
+        protocol: Protocol of the measurement.
+        case: Description of the case.
+        copying: Copy that takes turns with the contenders, as the measure of a GPU's memory; None without one.
+        graphs: True to time CUDA graphs of the calls.
     """
     device = inputs['A'].device
     known = operation.contenders(device)
@@ -207,7 +207,7 @@ def compare(
 
 
 def _facts(call: Callable[[], tuple[Tensor, ...]], truth: tuple[Tensor, ...] | None, device: torch.device) -> dict:
-    """Error of a call, where the truth is known, and its memory on a GPU."""
+    """Error of a call, if the truth is known, and its memory on a GPU."""
     outputs = call()  # its graph may have been timed, and not itself been called before
     facts = {} if truth is None else {'relative_error': relative_error(outputs, truth)}
     del outputs
@@ -216,7 +216,7 @@ def _facts(call: Callable[[], tuple[Tensor, ...]], truth: tuple[Tensor, ...] | N
 
 
 class _Graph:
-    """A call that is captured when it is first made, where `interleave` sees it fail."""
+    """A call that is captured at its first run, in which `interleave` notices failures."""
 
     def __init__(self, call: Callable[[], object], device: torch.device):
         self.call, self.device, self.replay = call, device, None
@@ -228,7 +228,7 @@ class _Graph:
 
 
 def comparisons(operation: Operation, args: argparse.Namespace, protocol: Protocol) -> Iterator[Comparison]:
-    """Every case that the options name, as it is measured."""
+    """Comparisons of all cases that the options name, one after the other."""
     copying = Copying(args.device) if args.device.type == 'cuda' else None
     for network in args.networks:
         for image in args.images:
@@ -262,10 +262,10 @@ def main(
     """The command of an operation's benchmark.
 
     Args:
-        operation: what is measured.
-        description: for --help.
-        argv: the command's arguments.
-        images, batches: measured where none are asked for.
+        operation: Operation to measure.
+        description: Description for --help.
+        argv: Arguments of the command.
+        images, batches: Default images and batches.
 
     Returns:
         The path of the result's JSON.

@@ -30,7 +30,7 @@ def _ours(u, delta, A, B, C, D, delta_bias, backend: str) -> Tensor:
 
 
 def kernels(device: torch.device) -> dict[str, Contender]:
-    """mmsparx's backends for a device, as `scans.variants` has them, and for a GPU mamba-ssm's."""
+    """mmsparx's backends for a device from `scans.variants`, and on a GPU mamba-ssm's."""
     found = {
         name: Contender(partial(_ours, backend=backend.name), within)
         for name, backend, within in scans.variants(device)
@@ -41,14 +41,14 @@ def kernels(device: torch.device) -> dict[str, Contender]:
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:
-    """All that can be compared on a device: the kernels, then the pure-torch forms."""
+    """All contenders on a device: the kernels, then the pure-torch forms."""
     return kernels(device) | {name: Contender(scan) for name, scan in PEERS.items()}
 
 
 def default_names(
     network: str, image: tuple[int, int], batch: int, elements: int, device: torch.device = CPU
 ) -> list[str]:
-    """The contenders of a case where none are asked for."""
+    """The default contenders of a case."""
     if (network, image, batch) == FULL:
         return list(contenders(device))
     return scans.without_slow(kernels(device), elements)
@@ -68,7 +68,7 @@ def make_inputs(
     dtype: torch.dtype = torch.float32,
     states: int = STATES,
 ) -> dict[str, Tensor]:
-    """Inputs of a scan as a fresh network has them: steps of 0.001 to 0.1, A = -1, -2, ..."""
+    """Inputs of a scan in a fresh network: steps of 0.001 to 0.1, A = -1, -2, ..."""
     generator = torch.Generator(device).manual_seed(0)
     normal = partial(torch.randn, generator=generator, device=device)
     exact = state_dtype(torch.empty(0, dtype=dtype))

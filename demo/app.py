@@ -49,7 +49,7 @@ from mmsparx.ops.selective_scan.backends import explain
 from mmsparx.zoo import list_configs
 
 Image.MAX_IMAGE_PIXELS = None  # `read` has the limit
-# Fonts of the visitor's system, since gradio's own are fetched from the network.
+# The page uses fonts of the visitor's system, since gradio's own are fetched from the network.
 THEME = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
 CSS = '.image-frame img {width: 100%; height: 100%; object-fit: contain}'  # also of small images
 LARGEST_SIDE = 2048  # pixels, to which uploads are reduced, since masks of more take long to draw
@@ -189,12 +189,12 @@ def build(args: argparse.Namespace) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 image = gr.Image(label='Image', sources=['upload', 'clipboard'], type='filepath', height=320)
-                # The file as it is, in place of gradio's reading of it, so that `read` finds what is wrong with it.
+                # The page passes the file itself, instead of gradio's image, so that `read` reports faults.
                 image.preprocess = lambda payload: payload and payload.path
                 score_thr = gr.Slider(0, 1, 0.3, step=0.05, label='Least score of detections', visible=detects)
                 heat = gr.Checkbox(True, label='Heat map, which takes longer', visible=explains)
                 start = gr.Button('Run', variant='primary')
-                # Not gr.Examples, which makes the image again, without that line.
+                # gr.Examples would make the image component again, without that line.
                 examples = gr.Dataset(label='Examples', components=[image], samples=example_files(args.examples))
             with gr.Column(scale=2):
                 with gr.Row():

@@ -1,4 +1,4 @@
-"""What a trained network sees: `mmsparx infer` as a script."""
+"""Inference with a trained network: `mmsparx infer` as a script."""
 
 import sys
 

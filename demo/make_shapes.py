@@ -3,8 +3,8 @@
 Four kinds of shapes of any size, rotation and colour lie before a noisy background, throw shadows and
 may overlap a little. A shape's mask and box are those of its visible part. Every image
 has a seed of its own, made of --seed, its split and its number: the same arguments give the same
-images, and no image of one split is in the other. Into a folder that holds files they are written with
---force alone.
+images, and no image of one split is in the other. Files are only written to a folder with files if
+--force is given.
 """
 
 # This is a command for people: it prints.
@@ -24,8 +24,8 @@ from mmsparx.engine.outputs import check_empty
 CLASSES = ('circle', 'triangle', 'square', 'star')
 SPLITS = ('train', 'val')
 SMALLEST_SIDE = 64
-# A shape of which less than this part would stay visible is not placed, nor one that would hide so
-# much of an earlier one: every shape that can be seen is annotated.
+# A shape is not placed if less than this part of it would stay visible, or if it would hide so much of an earlier one:
+# every visible shape is annotated.
 LEAST_VISIBLE = 0.85
 SUBPIXEL_BITS = 4
 
@@ -72,7 +72,7 @@ def _place(contours: list[np.ndarray], size: int, rng: np.random.Generator) -> l
 
 
 def _coverage(contours: list[np.ndarray], size: int) -> np.ndarray:
-    """How much of each pixel the outlines enclose, (size, size) in [0, 1]."""
+    """The share of each pixel that the outlines enclose, (size, size) in [0, 1]."""
     points = [np.round(contour * 2**SUBPIXEL_BITS).astype(np.int32) for contour in contours]
     canvas = np.zeros((size, size), np.uint8)
     cv2.fillPoly(canvas, points, 255, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -113,7 +113,7 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _surface(size: int, rng: np.random.Generator) -> np.ndarray:
-    """What a shape is made of: a bright colour, shaded, and striped half of the time."""
+    """The surface of a shape: a bright colour, shaded, and striped half of the time."""
     shade = 1 + 0.12 * _noise(size, 4, rng)
     if rng.random() < 0.5:
         shade = shade + rng.uniform(0.02, 0.06) * _waves(size, rng)
@@ -124,8 +124,8 @@ def draw(seed: tuple[int, ...], size: int) -> Drawing:
     """The image of a seed.
 
     Args:
-        seed: integers of at least 0.
-        size: side, in pixels.
+        seed: Integers of at least 0.
+        size: Side, in pixels.
     """
     rng = np.random.default_rng(seed)
     canvas = _background(size, rng)
@@ -175,11 +175,11 @@ def write_split(root: Path, split: str, count: int, size: int = 192, seed: int =
     """Draw images into `root`/`split`, and their annotations into `root`/annotations.
 
     Args:
-        root: folder; it is made, and files of an earlier set in it are overwritten.
-        split: 'train' or 'val'; the two have no image in common.
-        count: number of images.
-        size: side of an image, in pixels.
-        seed: another seed, other images.
+        root: Folder, which is created; files of an earlier set in it are overwritten.
+        split: Split, 'train' or 'val'; the two have no image in common.
+        count: Number of images.
+        size: Side of an image, in pixels.
+        seed: Seed of the images.
 
     Returns:
         The annotation file.

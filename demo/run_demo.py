@@ -1,7 +1,7 @@
-"""Train a small SparX-Mamba Mask R-CNN on drawn shapes, test it on others and draw what it sees.
+"""Train a small SparX-Mamba Mask R-CNN on drawn shapes, test it on others and draw its predictions.
 
-Everything is done by commands that are shown and can be typed alone. All files go to work_dirs/demo
-under the current directory. Ends with an error if the mask AP stays below what is expected.
+The commands are shown, and can be run on their own. All files are written to work_dirs/demo
+under the current directory. The demo ends with an error if the mask AP is below the expected one.
 """
 # This is a command for people: it prints.
 # ruff: noqa: T201
@@ -30,7 +30,7 @@ DRAWN = re.compile(r'^(?:train|val): \d+ of \d+ images')
 
 
 def progress(line: str) -> str | None:
-    """What a newcomer wants to read of a line of the log; None for the rest."""
+    """The part of a log line that is useful to a new user; None for other lines."""
     if match := TRAINED.search(line):
         step, steps, left, loss = match.groups()
         return f'step {step:>4} of {steps}   loss {float(loss):.2f}   left {left}'
@@ -56,8 +56,8 @@ def run(title: str, script: str, *arguments: object) -> float:
     log = OUT / 'logs' / f'{Path(script).stem}.txt'
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f'\n== {title} (all output: {log})\n$ python {shlex.join(command)}', flush=True)
-    # One thread: two are little faster on two idle cores (0.44 s a step against 0.55 s), and half as
-    # fast where one of the cores has other work (1.1 s against 0.56 s), since they wait for each other.
+    # There is one thread: two are only a little faster on two idle cores (0.44 s per step against 0.55 s), and half as
+    # fast if one of the cores has other work (1.1 s against 0.56 s), since they wait for each other.
     environment = {'OMP_NUM_THREADS': '1', **os.environ, 'PYTHONUNBUFFERED': '1'}
     start = time.monotonic()
     with (

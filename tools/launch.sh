@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What starts several processes of a tool: sourced by dist_*.sh and slurm_*.sh.
+# Functions that start several processes of a tool; dist_*.sh and slurm_*.sh source them.
 tools=$(dirname "${BASH_SOURCE[0]}")
 python=${PYTHON:-python}
-# One thread for each process, which torchrun and mmengine would choose too, with a warning each.
+# Each process has one thread, which torchrun and mmengine would choose too, with a warning each.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 
 # Print the comment at the top of the calling script, and end.
@@ -28,7 +28,7 @@ with_torchrun() {
 with_srun() {
   local gpus=${GPUS:-8}
   local per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-  # The same for all processes, another one for the next job on the machine.
+  # The port is the same for all processes, and another one for the next job on the machine.
   export MASTER_PORT="${MASTER_PORT:-$((10000 + RANDOM % 20000))}"
   # shellcheck disable=SC2086 # several arguments in one variable
   exec srun --partition="$1" --job-name="$2" --gres=gpu:"$per_node" --ntasks="$gpus" \

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv with the tested set (constraints.txt) and this package in editable mode; does nothing
-# where that is done already. `make` calls it first.
+# if that is done already. `make` calls it first.
 #
-#   PYTHON                the interpreter, 3.10 to 3.12 (default: the first suitable one found)
-#   VENV                  where the environment goes (default: .venv)
-#   MMSPARX_WHEEL_CACHE   where the compiled mmcv is kept (default: ~/.cache/mmsparx)
-#   FORCE_CUDA=1          compile CUDA kernels, mmcv's and this package's; needs the CUDA toolkit that torch has
-#   MMSPARX_WITH_OPS=0    leave this package's own compiled scan out (default: 1, it has to compile)
-#   MAX_JOBS              how many compilers run at once
+#   PYTHON                interpreter, 3.10 to 3.12 (default: the first suitable one found)
+#   VENV                  folder of the environment (default: .venv)
+#   MMSPARX_WHEEL_CACHE   folder that keeps the compiled mmcv (default: ~/.cache/mmsparx)
+#   FORCE_CUDA=1          compile the CUDA kernels of mmcv and this package; needs the CUDA toolkit of torch's version
+#   MMSPARX_WITH_OPS=0    leave out this package's compiled operators (default: 1, they have to compile)
+#   MAX_JOBS              number of compilers that run at once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,7 +35,7 @@ find_python() {
     "Install one, or name it: make setup PYTHON=/path/to/python3.11"
 }
 
-# mmcv is compiled. Say what is missing for it before the long download, not after.
+# mmcv is compiled. Report missing tools before the long download, not after it.
 check_compiler() {
   local compiler include
   compiler=${CXX:-$(command -v c++ || command -v g++ || command -v clang++)} ||
@@ -67,7 +67,7 @@ make_venv() {
 
 mmcv_works() { "$VENV/bin/python" -c 'import mmcv.ops' >/dev/null 2>&1; }
 
-# Everything that a compiled mmcv depends on; the name of its folder in the cache.
+# Everything that a compiled mmcv depends on makes up the name of its folder in the cache.
 mmcv_key() {
   "$VENV/bin/python" - "$MMCV" "${FORCE_CUDA:-0}" <<'PY'
 import platform
@@ -84,13 +84,13 @@ PY
 
 build_mmcv() { # into the folder $1
   local folder=$1 log=$1.log part=$1.part.$$ start=$SECONDS pid
-  # -g0 -w: several times faster than with debug information.
+  # With -g0 -w it compiles several times faster than with debug information.
   local switches=(MMCV_WITH_OPS=1 "CFLAGS=-g0 -w ${CFLAGS:-}")
   # mmcv compiles CUDA operators wherever it sees a GPU, with or without a toolkit: hide it.
   [ "${FORCE_CUDA:-0}" = 1 ] || switches+=(CUDA_VISIBLE_DEVICES=)
   mkdir "$part"
   say "compiling $MMCV, once for this torch and Python: some 6 minutes on 2 cores (log: $log)"
-  # Not from pip's cache, which does not know what torch a wheel was compiled against.
+  # pip's cache is not used: it does not know which torch a wheel was compiled against.
   env "${switches[@]}" "$VENV/bin/python" -m pip wheel -v --disable-pip-version-check --no-cache-dir --no-deps \
     --no-build-isolation --no-binary mmcv -c constraints.txt -w "$part" "$MMCV" >"$log" 2>&1 &
   pid=$!

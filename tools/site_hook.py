@@ -1,4 +1,4 @@
-"""MkDocs hook: pages of the site from files outside of docs/, and links that work on the host and on the site."""
+"""MkDocs hook: pages from files outside docs/, and links that work both on the host and on the site."""
 
 import posixpath
 import re
@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages of the site by files of the repository.
+# Pages of the site, by files of the repository.
 OUTSIDE = {
     'README.md': 'index.md',
     'CHANGELOG.md': 'changelog.md',
@@ -27,14 +27,14 @@ LINK = re.compile(r'(\[[^\[\]]*\])\(([^)\s]+)\)|src="([^"]+)"')
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Link the repository in the footer, where its address is known."""
+    """Link the repository in the footer, if its address is known."""
     if repository := config.extra.get('repository'):
         config.extra['social'] = [{'icon': 'fontawesome/brands/git-alt', 'link': repository, 'name': 'Repository'}]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside of docs/."""
+    """Add the pages from outside docs/."""
     for path, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     return files

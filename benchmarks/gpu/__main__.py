@@ -1,6 +1,6 @@
 """`python -m benchmarks.gpu first`: tests and measures the kernels on a GPU within six minutes.
 
-Takes the kernels that are built, if they load and are of these sources, and builds them otherwise. Needs torch,
+It uses existing kernels if they load and belong to these sources, and builds them otherwise. It needs torch,
 mmengine, timm and pytest; to build also nvcc, to sanitize compute-sanitizer; no mmcv and no network. The exit status is
 0 only if every stage has passed.
 """

@@ -1,6 +1,6 @@
-"""The first stage: the compiled kernels are there and of these sources, and one scan by each backend is right.
+"""The first stage: the compiled kernels exist and belong to these sources, and a scan by each backend is correct.
 
-Builds them where they are not, for the GPU that is seen. Then measures the two ceilings of the GPU: a copy within its
+It builds missing kernels for the visible GPU. Then it measures the two ceilings of the GPU: a copy within its
 memory, and a product of large bfloat16 matrices.
 """
 
@@ -23,7 +23,7 @@ MATRIX = 8192
 
 
 def unusable(device: torch.device) -> str | None:
-    """Why the compiled kernels cannot be used on a device, or None."""
+    """Reason why the compiled kernels cannot be used on a device, or None."""
     reason = native.missing() or native.refusal(torch.empty(1, 1, 1, device=device))
     if reason is not None:
         return reason
@@ -34,7 +34,7 @@ def unusable(device: torch.device) -> str | None:
 
 
 def build(device: torch.device) -> int:
-    """Compile the kernels in place and return the exit status. By setup.py: pip would look for build requirements."""
+    """Compile the kernels in place by setup.py, and return the exit status. pip would look for build requirements."""
     settings = {'MMSPARX_WITH_OPS': '1'}
     if device.type == 'cuda':
         capability = '{}.{}'.format(*torch.cuda.get_device_capability(device))
@@ -45,7 +45,7 @@ def build(device: torch.device) -> int:
 
 
 def ceilings(device: torch.device) -> str:
-    """Speed of a copy and of a matrix product, on random numbers: on zeros a product is faster."""
+    """Speed of a copy and of a matrix product, on random numbers, since a product of zeros is faster."""
     copying = Copying(device)
     copying.source.random_()
     a, b = (torch.randn(MATRIX, MATRIX, dtype=torch.bfloat16, device=device) for _ in range(2))

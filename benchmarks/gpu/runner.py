@@ -1,6 +1,6 @@
-"""Runs stages one after the other, ends those that take too long, and says what became of each.
+"""Run stages one after the other, end those that take too long, and report the outcome of each.
 
-A stage is a list of commands. Its status is 'passed' only where its commands ran to their end, every test that ran has
+A stage is a list of commands. Its status is 'passed' only if its commands ran to their end, every test that ran has
 passed, at least one has run, and every contender that a benchmark names has been measured.
 """
 
@@ -34,12 +34,12 @@ class Stage:
     """A part of a run.
 
     Attributes:
-        name: of the stage, and of its folder in the archive.
-        limit: seconds that it may take.
-        commands: by name; {python}, {folder} (of the stage) and {name} in them are filled in.
-        together: whether the commands run at the same time.
-        remark: what the stage leaves out; said whatever becomes of it.
-        environment: variables of its commands.
+        name: Name of the stage, and of its folder in the archive.
+        limit: Time limit in seconds.
+        commands: Commands by name; {python}, {folder} (of the stage) and {name} in them are filled in.
+        together: True if the commands run at the same time.
+        remark: Parts that the stage leaves out, which are always reported.
+        environment: Environment variables of its commands.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """What became of a stage.
+    """The outcome of a stage.
 
     Attributes:
-        stage: its name.
-        status: one of the four above.
-        seconds: that it took.
-        limit: that it had.
-        remarks: what was done, and what went wrong.
+        stage: Name of the stage.
+        status: Status, one of the four above.
+        seconds: Time in seconds.
+        limit: Time limit in seconds.
+        remarks: Results and faults.
     """
 
     stage: str
@@ -73,10 +73,10 @@ class Run:
     """The stages of one call, with their results in one archive.
 
     Args:
-        archive: a zip file, replaced as a whole after every stage, with the logs and results of all so far.
-        root: the folder in which the commands are run.
-        limit: seconds for all stages together.
-        title: of the summary.
+        archive: Zip file with the logs and results of all stages so far, replaced as a whole after every stage.
+        root: Folder in which the commands are run.
+        limit: Time limit of all stages together, in seconds.
+        title: Title of the summary.
     """
 
     def __init__(self, archive: Path, root: Path, limit: float, title: str):
@@ -85,7 +85,7 @@ class Run:
         self.outcomes: list[Outcome] = []
 
     def __call__(self, stages: Sequence[Stage]) -> bool:
-        """Whether all of them have passed."""
+        """Run the stages; returns whether all have passed."""
         self.archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             for i, stage in enumerate(stages):
@@ -190,7 +190,7 @@ class Run:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process and its children; Python's faulthandler writes where each of them stood into the log."""
+    """End a process and its children; Python's faulthandler writes their tracebacks to the log."""
     for number in (signal.SIGABRT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -199,12 +199,12 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _lines(folder: Path, name: str) -> list[str]:
-    """Of a command's log, without the command."""
+    """The lines of a command's log, without the command."""
     return [line for line in (folder / f'{name}.log').read_text(errors='replace').splitlines()[1:] if line.strip()]
 
 
 def _stood(folder: Path, name: str) -> str:
-    """How far a process came: the tests that had passed by then, and the last line of its log."""
+    """The progress of a process: the tests that have passed, and the last line of its log."""
     lines = _lines(folder, name)
     passed = sum(bool(re.search(r'\bPASSED\b', line)) for line in lines)  # of pytest -v
     said = f', {passed} tests had passed' if passed else ''
@@ -212,7 +212,7 @@ def _stood(folder: Path, name: str) -> str:
 
 
 def read_results(folder: Path) -> tuple[list[str], list[str]]:
-    """What the benchmarks and tests of a stage have left: (what was done, what went wrong), in sentences."""
+    """Read the results of a stage's benchmarks and tests: (results, faults), in sentences."""
     done, wrong = [], []
     for path in sorted(folder.rglob('*.json')):
         try:

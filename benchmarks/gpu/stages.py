@@ -1,7 +1,7 @@
 """The stages of a quarter of an hour on a GPU, and of its rehearsal on a CPU, in order of their value.
 
-Two calls of six minutes each: `first` and `second`. Both begin with `load`, since the second one may meet a machine on
-which nothing is built. The limits are what a stage may take; most take less.
+There are two calls of six minutes each: `first` and `second`. Both begin with `load`, since the second may run where
+nothing is built. Most stages take less than their limits.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-# A small SparX-Mamba with every kind of layer, for smoke tests and checks on a CPU. Not of the paper.
+# A small SparX-Mamba with every kind of layer, for smoke tests and checks on a CPU. It is not from the paper.
 mini_arch = dict(
     channels=[32, 64, 96, 128],
     stages=[

@@ -5,9 +5,9 @@
 custom_imports = dict(imports=['mmsparx.models'], allow_failed_imports=False)
 
 custom_hooks = [
-    dict(type='mmsparx.IterationSeedHook'),  # a resumed run draws what an uninterrupted one would have drawn
-    dict(type='mmsparx.NaNGuardHook'),  # a loss or gradient that is no number ends the run, and is located
-    dict(type='mmsparx.StrictLoadHook'),  # load_from, resuming and testing: weights that match, or an error
-    dict(type='mmsparx.LabelCheckHook'),  # classes and labels that fit the heads, or an error
-    dict(type='mmsparx.ScheduleCheckHook'),  # schedules that fit the length of the run, or a warning
+    dict(type='mmsparx.IterationSeedHook'),  # a resumed run draws the same numbers as an uninterrupted one
+    dict(type='mmsparx.NaNGuardHook'),  # a loss or gradient that is not finite ends the run, and is located
+    dict(type='mmsparx.StrictLoadHook'),  # weights that do not match are an error, in load_from, resuming and testing
+    dict(type='mmsparx.LabelCheckHook'),  # classes and labels that do not fit the heads are an error
+    dict(type='mmsparx.ScheduleCheckHook'),  # a schedule that does not fit the length of the run is a warning
 ]

@@ -1,4 +1,4 @@
-# SparX-Swin-B (Table 8). The paper's text has no drop path: that of Swin-B.
+# SparX-Swin-B (Table 8). The paper's text gives no drop path; Swin-B's is used.
 _base_ = './sparx_swin.py'
 
 backbone = dict(type='mmsparx.SparXSwin', arch='base', drop_path_rate=0.5)

@@ -9,8 +9,8 @@ metainfo = dict(
 scale = (96, 96)
 max_iters = 450
 
-# This learns most from few images: normalised layers, convolutions in the box head, and boxes and
-# masks that do not depend on the class. Few regions, since RoIAlign is slow on a CPU.
+# These settings learn most from few images: normalised layers, convolutions in the box head, and boxes and masks that
+# do not depend on the class. There are few regions, since RoIAlign is slow on a CPU.
 norm_cfg = dict(type='BN')
 model = dict(
     backbone=dict(token_mixer=dict(type='SS2D', expand=1)),

@@ -1,5 +1,5 @@
-# A small Semantic FPN learns the shapes of demo/make_shapes.py from scratch, in 12 minutes on a CPU. Their
-# label maps are written by tools/dataset_converters/label_maps.py into data_root/label_maps/{train,val}.
+# A small Semantic FPN learns the shapes of demo/make_shapes.py from scratch, in 12 minutes on a CPU.
+# tools/dataset_converters/label_maps.py writes their label maps to data_root/label_maps/{train,val}.
 _base_ = ['./_base_/models/fpn_sparx_mini.py', './_base_/schedules/ade20k_overfit.py']
 
 data_root = 'work_dirs/demo/data/'

@@ -148,7 +148,7 @@ def layer_similarity(
         forward: Function of images (n, C, H, W) that runs the network once, in evaluation mode.
         layers: Modules of the network by the names to give them, each of which runs once.
         batches: Minibatches of images; those of fewer than 4 are left out.
-        inputs: Whether to take what the modules are given, instead of what they return.
+        inputs: True to compare the inputs of the modules instead of their outputs.
 
     Raises:
         ValueError: A module does not run once, or what it gives is not finite, or not a tensor with an entry for each

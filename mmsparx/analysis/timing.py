@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders take turns, so that what the machine does meanwhile meets all of them.
+"""Interleaved timing: contenders take turns, so that other load of the machine affects all of them alike.
 
     timings = interleave({'ours': run_ours, 'theirs': run_theirs}, Protocol())
     timings['theirs'].median / timings['ours'].median
@@ -37,13 +37,13 @@ OUT_OF_MEMORY = 'out of memory'
 
 @dataclass
 class Timing:
-    """What was measured of one contender.
+    """Measurements of one contender.
 
     Attributes:
-        seconds: per call; one value per sample, in the order they were taken.
-        calls: per sample.
-        skipped: why there are no samples; None if there are.
-        facts: what else is known of it, such as an error or a size, by name.
+        seconds: Seconds per call, one value per sample, in order of time.
+        calls: Number of calls per sample.
+        skipped: Reason why there are no samples; None if there are.
+        facts: Further facts, such as an error or a size, by name.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Timing:
     facts: dict[str, float | int | str] = field(default_factory=dict)
 
     def skip(self, why: Exception | str) -> None:
-        """Drop the samples and keep the reason; the traceback goes to stderr, unless it is want of memory."""
+        """Drop the samples and keep the reason; the traceback goes to stderr, unless memory was insufficient."""
         if isinstance(why, Exception):
             if not is_of_memory(why):
                 traceback.print_exception(why)
@@ -81,13 +81,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How long to measure.
+    """Protocol of a measurement.
 
     Attributes:
-        seconds: that a contender's samples take, about; a slow one's `MIN_SAMPLES` take longer.
-        samples: of a contender, at most.
-        shortest: a sample, in seconds: what the clock, its synchronisation and the caches that the neighbour left
-            behind cost must vanish in it.
+        seconds: Approximate time of a contender's samples; a slow one's `MIN_SAMPLES` take longer.
+        samples: Largest number of samples of a contender.
+        shortest: Shortest sample, in seconds; the costs of the clock, its synchronisation and caches filled by the
+            previous contender must be negligible in it.
     """
 
     seconds: float = 3.0
@@ -103,7 +103,7 @@ class Protocol:
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that reads after everything that `device` was asked to do."""
+    """A clock in seconds that waits for all work of `device` before it reads."""
     if device.type != 'cuda':
         return time.perf_counter
 
@@ -133,13 +133,13 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time calls against each other.
 
-    An exception of a contender, of whatever class, is its row in the table: Triton's and CUDA's are of no common class.
-    Where a GPU cannot be used any more afterwards, as after an illegal access, no contender has been measured.
+    A contender's exception of any class becomes its row in the table: Triton's and CUDA's have no common class.
+    If a GPU cannot be used afterwards, as after an illegal access, no contender counts as measured.
 
     Args:
-        contenders: what to call, by name.
-        protocol: how long.
-        clock: in seconds; `clock_of` the device that they use.
+        contenders: Functions to call, by name.
+        protocol: Protocol of the measurement.
+        clock: Clock in seconds, such as `clock_of` of their device.
     """
 
     def time_calls(run: Callable[[], object], calls: int) -> float:
@@ -198,7 +198,7 @@ def interleave(
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether a call has failed for want of memory, of a GPU or of the CPU."""
+    """Whether a call has failed because a GPU or the CPU has too little memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
@@ -240,7 +240,7 @@ class Copying:
     """A call that copies a tensor of `size` bytes within the memory of a device.
 
     Attributes:
-        bytes: that a call moves: what it reads and what it writes.
+        bytes: Number of bytes that a call reads and writes.
     """
 
     def __init__(self, device: torch.device, size: int = COPIED):
@@ -252,7 +252,7 @@ class Copying:
 
 
 def as_graph(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """A call on a GPU as a CUDA graph: what its kernels take, without what Python takes to launch them.
+    """A call on a GPU as a CUDA graph: the time of its kernels, without that of their launches by Python.
 
     Raises:
         RuntimeError: the call cannot be captured.

@@ -62,7 +62,7 @@ def prepare_processes(cfg: Config) -> None:
     BN. The config is changed in place; the first process says what was changed, in one warning.
 
     Args:
-        cfg: the config of a Runner or a FlexibleRunner; without a launcher it is left as it is.
+        cfg: Config of a Runner or a FlexibleRunner; without a launcher it stays unchanged.
 
     Raises:
         RuntimeError: the launcher's variables are not set, or there are fewer GPUs than processes.

@@ -7,10 +7,10 @@ def apply_tta(cfg: Config, protocol: str) -> None:
     """Let the test of a config average predictions over sizes and flips, by one of its protocols.
 
     Args:
-        cfg: holds `tta_model`, the wrapper that merges predictions, and `tta_pipelines`, test pipelines by the
-            protocol's name that end in `TestTimeAug`; configs/segmentation/_base_/datasets/ade20k.py has two. Changed
-            in place.
-        protocol: a name in `tta_pipelines`.
+        cfg: Config with `tta_model`, the wrapper that merges predictions, and `tta_pipelines`, test pipelines by the
+            protocol's name that end in `TestTimeAug`; configs/segmentation/_base_/datasets/ade20k.py has two. The
+            config is changed in place.
+        protocol: Name in `tta_pipelines`.
 
     Raises:
         ValueError: the model predicts masks of instances, which mmdet does not merge; the config has no such

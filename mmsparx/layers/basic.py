@@ -135,7 +135,7 @@ class DepthwiseConv2d(nn.Conv2d):
         kernel_size: Side of the window, odd.
         bias: Whether there is a bias per channel.
         residual: Whether the input is added to the convolution.
-        activation: What follows: 'none', 'gelu' or 'silu'.
+        activation: Activation after it: 'none', 'gelu' or 'silu'.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ def register(
 
     Args:
         forward, backward: Names of the operators.
-        differentiable_forward, differentiable_backward: The same, composed of torch operations, without the argument
-            `backend`.
+        differentiable_forward, differentiable_backward: The operators composed of torch operations, without the
+            argument `backend`.
         parameters: Positions of the forward's tensors that have no axis of the batch.
     """
     tensors, given = _tensor_count(forward), _tensor_count(backward)

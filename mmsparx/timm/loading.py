@@ -64,9 +64,9 @@ def match_checkpoint(
     norm of the head keeps its initial values as well, and output norms are left out.
 
     Args:
-        state_dict: by published names or ours, flat or a classifier's.
-        model: a `TimmClassifier`.
-        source: for messages.
+        state_dict: State dict with published names or ours, flat or a classifier's.
+        model: Model, a `TimmClassifier`.
+        source: Source of the weights, for messages.
 
     Raises:
         RuntimeError: something does not match that must.

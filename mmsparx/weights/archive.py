@@ -1,7 +1,7 @@
-"""The two formats of `torch.save`: what lies where in a file, and whether it is whole.
+"""The two formats of `torch.save`: the layout of a file, and checks that it is whole.
 
 `ZipArchive` is the format since torch 1.6: a zip archive of stored records with a checksum each. `LegacyFile` is the
-one before: pickles, and behind them the memory of all storages, without checksums. Both give the pickled object as
+one before: pickles, followed by the memory of all storages, without checksums. Both give the pickled object as
 `records`, and the bytes of a storage as a tensor.
 """
 
@@ -51,12 +51,12 @@ DTYPES = {
 
 
 class DamagedError(ValueError):
-    """A file is not as it was written; the message says where."""
+    """A file is damaged; the message says where."""
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Where a record's bytes begin, how many they are, and their checksum (CRC-32)."""
+    """Start, number and checksum (CRC-32) of a record's bytes."""
 
     start: int
     size: int
@@ -66,10 +66,10 @@ class _Record:
 class ZipArchive:
     """A file of torch's zip format, open for reading.
 
-    torch writes nothing but stored records, each once and none within another; anything else is refused.
+    torch only writes stored records, each once and none within another; anything else is refused.
 
     Args:
-        file: at its beginning.
+        file: File, at its beginning.
 
     Raises:
         DamagedError: the directory of the archive cannot be read.
@@ -94,7 +94,7 @@ class ZipArchive:
         return Unpickler(self._bytes(f'{self.folder}/data.pkl', MAX_PICKLE)).run()
 
     def check(self, storage: Storage) -> str:
-        """See that a storage is there, without reading it; returns the name of its record."""
+        """Check that a storage exists, without reading it; returns the name of its record."""
         name = f'{self.folder}/data/{storage.key}'
         if name not in self.records:
             raise DamagedError(f'the record {name!r} is missing')
@@ -112,10 +112,10 @@ class ZipArchive:
         return memory
 
     def check_rest(self) -> None:
-        """Read what was not read, to see that it is whole.
+        """Read the rest of the file, to check that it is whole.
 
         Raises:
-            DamagedError: a record is not what was written.
+            DamagedError: a record is damaged.
         """
         for name in sorted(self._unread, key=lambda name: self.records[name].start):
             self._read(name, None)
@@ -130,7 +130,7 @@ class ZipArchive:
         return content
 
     def _read(self, name: str, target: memoryview | None) -> None:
-        """Read a record, into memory of its size or to sum it up alone."""
+        """Read a record, into memory of its size or only for its checksum."""
         record = self.records[name]
         self.file.seek(record.start)
         count, checksum = 0, 0
@@ -185,9 +185,9 @@ def _read_directory(file: BinaryIO) -> dict[str, _Record]:
 
 
 def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
-    """The number of records of an archive, and where its directory begins and ends.
+    """The number of records of an archive, and the start and end of its directory.
 
-    torch writes no comment at the end of an archive, and nothing between the directory and what describes it.
+    torch writes no comment at the end of an archive, and nothing between the directory and its end record.
     """
     missing = DamagedError(f'cut off after {size} bytes: the directory at its end is missing')
     if size < _END.size:
@@ -266,7 +266,7 @@ def _wide(extra: bytes, *values: int) -> list[int]:
 
 
 def _check_local_header(file: BinaryIO, entry: _Entry) -> int:
-    """See that a record's own header says what the directory says; returns where the record's bytes begin."""
+    """Check that a record's header agrees with the directory; returns the start of the record's bytes."""
     file.seek(entry.offset)
     header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     name = file.read(header[9])
@@ -284,10 +284,10 @@ def _foreign_archive(names: dict[str, _Record]) -> str:
 class LegacyFile:
     """A file of torch's format before 1.6, open for reading.
 
-    It has no checksums: damage within the weights is not seen.
+    It has no checksums, so that damage within the weights is not detected.
 
     Args:
-        file: at its beginning.
+        file: File, at its beginning.
     """
 
     def __init__(self, file: BinaryIO):
@@ -336,7 +336,7 @@ class LegacyFile:
         return result
 
     def check(self, storage: Storage) -> None:
-        """See that a storage is there, without reading it."""
+        """Check that a storage exists, without reading it."""
         if storage.key not in self.places:
             raise DamagedError(f'its storage {storage.key!r} is missing')
         if self.places[storage.key][1] != size_of(storage):
@@ -352,7 +352,7 @@ class LegacyFile:
         return memory
 
     def check_rest(self) -> None:
-        """Nothing: there are no checksums."""
+        """Does nothing, since there are no checksums."""
 
 
 def size_of(storage: Storage) -> int:

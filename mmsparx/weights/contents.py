@@ -1,4 +1,4 @@
-"""What a checkpoint holds: which copy of the weights, and under which names without what wrappers put into them."""
+"""Contents of a checkpoint: the copy of the weights, and their names without those of wrappers."""
 
 import io
 import os
@@ -24,12 +24,12 @@ _HELP = (
 
 @dataclass
 class Weights:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
-        state_dict: its weights, by its own names, without what wrappers added to them.
-        meta: what describes them, as mmengine's Runner keeps it; None for a flat state dict.
-        left_out: the keys of what else it holds: optimizer, history, another copy of the weights.
+        state_dict: Weights by the file's names, without the parts that wrappers added.
+        meta: Meta data as mmengine's Runner keeps them; None for a flat state dict.
+        left_out: Keys of other contents: optimizer, history, another copy of the weights.
     """
 
     state_dict: dict[str, Tensor]
@@ -38,17 +38,17 @@ class Weights:
 
 
 def read_weights(source: str | os.PathLike, weights: str = 'auto') -> Weights:
-    """Read a file of weights, safely, and see that it is whole.
+    """Read a file of weights, safely, and check that it is whole.
 
-    A flat state dict is read, what mmengine's Runner writes, what training scripts of timm's kind write (under
-    `state_dict` or `model`), and safetensors.
+    It can be a flat state dict, a file of mmengine's Runner or of training scripts like timm's (under
+    `state_dict` or `model`), or safetensors.
 
     Args:
-        source: a file, or an address that mmengine can read. See `files.read_checkpoint`.
-        weights: 'ema' for the averaged copy, 'raw' for the other, 'auto' for the averaged one where the file has it.
+        source: File, or an address that mmengine can read. See `files.read_checkpoint`.
+        weights: Copy: 'ema' for the averaged one, 'raw' for the other, 'auto' for the averaged one if the file has it.
 
     Raises:
-        UnreadableError (a RuntimeError): the file cannot be had, is damaged, or holds no weights, or more than data.
+        UnreadableError (a RuntimeError): the file is unavailable or damaged, or holds no weights, or more than data.
         ValueError: `weights` is unknown, or no such copy is in the file.
         ModuleNotFoundError: the package safetensors is needed and not installed.
     """
@@ -106,7 +106,7 @@ def strip_wrappers(name: str) -> str:
 def without_wrappers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights by the model's own names: without `WRAPPERS`, and `module.` of data-parallel and averaged models.
 
-    What averaged models count by is left out. Names stay as they are where two would become one.
+    The counter of averaged models is left out. Names stay as they are if two would become one.
     """
     names = {name: strip_wrappers(name) for name in state_dict}
     while (weights := {old: name for old, name in names.items() if name not in _COUNTERS}) and all(
@@ -121,7 +121,7 @@ def without_wrappers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def encode_weights(weights: Weights, suffix: str) -> bytes:
     """The contents of a file of weights, the same at every call: torch's zip format, or safetensors.
 
-    In both, tensors keep names, order, types and bits. safetensors has neither order nor metadata but strings, so names
+    In both, tensors keep names, order, types and bits. safetensors has no order, and only strings as metadata, so names
     and meta are kept as JSON there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files of weights for other code, other people and other formats, as `mmsparx convert` and `publish` write them."""
+"""Files of weights for other code and in other formats, as `mmsparx convert` and `publish` write them."""
 
 import hashlib
 import os
@@ -22,18 +22,18 @@ def convert(
 ) -> Weights:
     """Write the weights of a file under other names, or in the other format, bit for bit.
 
-    A flat file stays flat. Of a training checkpoint, weights and meta data are kept, the latter without
+    A flat file stays flat. A training checkpoint keeps weights and meta data, the latter without
     the config's text, which holds this machine's paths and is not read from checkpoints anyway.
 
     Args:
-        source: a file, or an address; see `mmsparx.weights.contents.read_weights`.
-        target: the file to write: .pth, .pt or .safetensors.
-        to: 'ours' or 'published' (see `convert_names`); by default names stay.
-        weights: the copy to take: 'auto', 'ema' or 'raw'.
-        force: write over `target` if it is there.
+        source: File, or an address; see `mmsparx.weights.contents.read_weights`.
+        target: File to write: .pth, .pt or .safetensors.
+        to: Names, 'ours' or 'published' (see `convert_names`); by default they stay.
+        weights: Copy to take: 'auto', 'ema' or 'raw'.
+        force: True to overwrite an existing `target`.
 
     Returns:
-        What was written; `left_out` names what was not.
+        The written weights; `left_out` names the rest.
 
     Raises:
         ValueError: the source holds no SparX backbone, or names without a counterpart; the target is
@@ -72,16 +72,16 @@ def publish(
     weights: str = 'auto',
     force: bool = False,
 ) -> tuple[Path, str]:
-    """Write the weights of a file for others to load, and little else.
+    """Write the weights of a file for others to load.
 
-    Neither optimizer nor history, config or paths go into it: a state dict, and of the meta data
-    `dataset_meta` alone, from which inferencers take classes and colours. The same contents give the
+    The file has neither optimizer nor history, config or paths, but a state dict and of the meta data
+    `dataset_meta`, from which inferencers take classes and colours. The same contents give the
     same file. Its name ends in the first 8 digits of its SHA-256 (more, where these have no letter and could be
     a date), which loading it checks.
 
     Args:
-        source, weights, force: as for `convert`.
-        target: the file to write, without the digits; by default named after the source and beside it,
+        source, weights, force: Arguments as for `convert`.
+        target: File to write, without the digits; by default named after the source and beside it,
             or in the working folder if that is an address.
 
     Returns:

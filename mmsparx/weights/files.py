@@ -1,7 +1,7 @@
-"""Files of weights: what kind of file it is, and the one way to read it, whatever kind that is.
+"""Files of weights: their kinds, and the function that reads all of them.
 
-torch's two formats (see `archive`) and safetensors are read; every other kind of file is named in a sentence. Only
-regular files are opened: others may block, or never end.
+torch's two formats (see `archive`) and safetensors are read; a message names every other kind of file. Only
+regular files are opened, since others may block or never end.
 """
 
 import errno
@@ -42,7 +42,7 @@ _SAVE = 'If it is your own, load it where it was written and save model.state_di
 
 
 class UnreadableError(RuntimeError):
-    """A file cannot be had, is damaged, or is not one of weights; the message says which, and what helps."""
+    """A file is unavailable, damaged, or not a file of weights; the message says which, and how to fix it."""
 
 
 class MissingError(UnreadableError):
@@ -50,19 +50,19 @@ class MissingError(UnreadableError):
 
 
 def read_checkpoint(path: str | os.PathLike, location: Location = None, *, tensors: bool = True) -> dict:
-    """Read a file of weights or a checkpoint, safely, and see that it is whole.
+    """Read a file of weights or a checkpoint, safely, and check that it is whole.
 
     Args:
-        path: a regular file. Where its name ends in `-` and 8 or more digits of a SHA-256, its contents must have it.
-        location: where tensors go, as `torch.load` takes it; None means the CPU.
-        tensors: whether to read them. If not, they are on the meta device, and the file is still read to its end.
+        path: Regular file. If its name ends in `-` and 8 or more digits of a SHA-256, its contents must have it.
+        location: Device of the tensors, as `torch.load` takes it; None means the CPU.
+        tensors: True to read tensors. Otherwise they are on the meta device, and the file is still read to its end.
 
     Returns:
-        What is in the file, of the types that `reading` lists. What is neither weights nor understood is left out, and
-        a line in the log names it.
+        The contents of the file, in the types that `reading` lists. Other entries that are not weights are left out,
+        and a line in the log names them.
 
     Raises:
-        UnreadableError: see there.
+        UnreadableError: see its description.
         ModuleNotFoundError: the package safetensors is needed and not installed.
     """
     path = os.path.expanduser(os.fspath(path))
@@ -134,7 +134,7 @@ def _place(path: tuple) -> str:
 
 
 def printable(text: str) -> str:
-    """A file's text as a message may show it: without control characters, which a terminal obeys."""
+    """A file's text for a message, without control characters, which a terminal would obey."""
     return ''.join(x if x.isprintable() else '?' for x in text)
 
 
@@ -142,7 +142,7 @@ def open_file(path: str) -> BinaryIO:
     """Open a regular file for reading.
 
     Raises:
-        UnreadableError: it is not there, or is another kind of file.
+        UnreadableError: it does not exist, or is another kind of file.
     """
     try:
         # Opening must not block: a FIFO that nobody writes to would never be opened.
@@ -169,7 +169,7 @@ def _why_not_opened(path: str, error: Exception) -> str:
 
 
 def _kind_of(head: bytes, size: int) -> str:
-    """What a file is that is no checkpoint, in a clause, by its first bytes."""
+    """A clause that says what a file is, by its first bytes, if it is not a checkpoint."""
     if not size:
         return f'it is empty. {_AGAIN}'
     if not head.strip(b'\0'):
@@ -290,7 +290,7 @@ def safetensors_package():
 
 
 def _check_named_hash(file: BinaryIO, path: str) -> None:
-    """See that a file has the SHA-256 that its name promises, if it promises one."""
+    """Check that a file has the SHA-256 in its name, if there is one."""
     stem, suffix = os.path.splitext(path)
     wanted = NAMED_HASH.search(stem)
     if wanted is None or suffix not in SUFFIXES:

@@ -51,7 +51,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def rename_published(state_dict: MutableMapping[str, Tensor], names: NameMap, prefix: str = '') -> None:
     """Give a published checkpoint's entries under `prefix` our names and shapes, in place.
 
-    Leaves a state dict of other names, and another family's, as it is.
+    A state dict with other names, or of another family, stays unchanged.
     """
     inside = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
     if not is_published_of(names, inside):
@@ -86,25 +86,25 @@ def load_pretrained(
 ) -> LoadReport:
     """Load weights from a published or own checkpoint, strictly.
 
-    Into a backbone goes the backbone of a classifier, a detector or a segmenter, in published names or ours. Missing
-    and allowed: output norms and the detectors' attention scale. Left over and allowed: a classification head, and
-    stages that the model does not build.
+    A backbone takes the backbone of a classifier, a detector or a segmenter, in published names or ours. It may lack
+    output norms and the detectors' attention scale; the file may have a classification head, and
+    stages that the model does not build, besides.
 
-    Into a model that holds a SparX backbone (`SparXClassifier`, or one of mmdet, mmseg or mmpretrain) goes a checkpoint
-    of such a model, and everything must match, its heads included. Of a batch norm's counters and a profiler's buffers
-    the report says whether they are there; they need not be.
+    A model with a SparX backbone (`SparXClassifier`, or one of mmdet, mmseg or mmpretrain) takes a checkpoint
+    of such a model, and everything must match, its heads included. A batch norm's counters and a profiler's buffers
+    may be missing; the report says so.
 
     Args:
-        model: a SparX backbone, or a model that holds one.
-        source: a file or an address; see `read_weights` for what can be read.
-        prefix: of the model's names in the checkpoint, without which they are loaded. By default, for a backbone, where
-            the checkpoint has its backbone of the family, and '' for a whole model. '' takes the names as they are.
-        may_differ: patterns with `*` (see `fnmatch`) of names, under the model's names, that need not match, as in
-            'head.fc.*': they are loaded where they do and keep their initial values where they do not. For fine-tuning
+        model: SparX backbone, or a model that holds one.
+        source: File or address; see `read_weights` for the formats.
+        prefix: Prefix of the model's names in the checkpoint, which is removed. By default, for a backbone, the place
+            of the family's backbone in the checkpoint, and '' for a whole model. '' takes the names as they are.
+        may_differ: Patterns with `*` (see `fnmatch`) of names, under the model's names, that need not match, such as
+            'head.fc.*': matching ones are loaded, and the others keep their initial values. It is for fine-tuning
             on other classes.
-        weights: 'ema' for the averaged copy of a training checkpoint, 'raw' for the other, 'auto' for the averaged one
-            where there is one.
-        adapt_channels: whether a stem of RGB images may be fitted to a model of other `in_channels`, see
+        weights: Copy of a training checkpoint: 'ema' for the averaged one, 'raw' for the other, 'auto' for the averaged
+            one if there is one.
+        adapt_channels: True to fit a stem for RGB images to a model with other `in_channels`, see
             `adapt_input_channels`.
 
     Returns:
@@ -142,21 +142,21 @@ def match_weights(
     """Give a checkpoint's weights the model's names, and compare them; loads nothing.
 
     Args:
-        model: any model. In it, published names are understood where a backbone of their family stands.
-        state_dict: the checkpoint's weights, by its names.
-        source: where they are from, for the report.
-        own: the model's state dict, where it is not `model.state_dict()`.
-        prefix: as for `load_pretrained`.
-        may_differ: as for `load_pretrained`.
-        adapt_channels: as for `load_pretrained`.
-        whole: whether everything must match that need not from one task to another.
-        options: how a message calls what helps.
+        model: Any model. Published names are understood in the place of a backbone of their family.
+        state_dict: Weights of the checkpoint, by its names.
+        source: Source of the weights, for the report.
+        own: State dict of the model, if it is not `model.state_dict()`.
+        prefix: Same as for `load_pretrained`.
+        may_differ: Same as for `load_pretrained`.
+        adapt_channels: Same as for `load_pretrained`.
+        whole: True if parts must match, too, that may differ between tasks.
+        options: Names of the options that a message suggests.
 
     Returns:
-        Those of the checkpoint's weights that the model takes, by its names, and the report, which is logged.
+        The checkpoint's weights that the model takes, by its names, and the report, which is logged.
 
     Raises:
-        RuntimeError, ValueError: as for `load_pretrained`; and what a head's `check_backbone` says of the backbone.
+        RuntimeError, ValueError: as for `load_pretrained`; and an error of a head's `check_backbone`.
     """
     state = model.state_dict() if own is None else own
     full_names = {strip_wrappers(name): name for name in state}
@@ -213,14 +213,14 @@ def _place_of_backbone(names: Iterable[str], family: NameMap, source: str) -> st
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """Weights of a convolution of RGB images for images of other channels, as timm does it.
+    """Convert weights of a convolution of RGB images for images with other channels, as timm does.
 
-    For one channel the three are added up. For more they are repeated in turn, and scaled so that the sum over the
-    channels of a constant image stays.
+    For one channel the three are summed. For more they are repeated in turn, and scaled so that the response to a
+    constant image stays the same.
 
     Args:
         weight: (out, 3, height, width).
-        channels: of the images.
+        channels: Number of channels of the images.
 
     Returns:
         (out, channels, height, width), of the same type.

@@ -1,4 +1,4 @@
-"""Pickle read as data: nothing is imported, called or instantiated that a file names.
+"""A reader of pickles as data, which imports, calls or instantiates nothing that a file names.
 
 A pickle is a program. It names functions and classes, calls them, and sets the state of what they return. This module
 runs the program on plain `records`:
@@ -10,7 +10,7 @@ runs the program on plain `records`:
   dropped.
 - A dict is a `DictData`, which hashes nothing.
 
-What comes out consists of these records, lists, tuples, strings, bytes, numbers, booleans and None, and may contain
+The result consists of these records, lists, tuples, strings, bytes, numbers, booleans and None, and may contain
 itself. `reading` turns it into what callers may see. Python's `pickletools` documents the opcodes.
 """
 
@@ -31,9 +31,9 @@ class Unpickler:
     """Runs one pickle.
 
     Args:
-        data: the bytes that hold it.
-        position: where it begins.
-        operations: that it may take at most.
+        data: Bytes that hold the pickle.
+        position: Start of the pickle.
+        operations: Largest number of operations.
     """
 
     def __init__(self, data: bytes, position: int = 0, operations: int = MAX_OPERATIONS):
@@ -46,10 +46,10 @@ class Unpickler:
         self.storages: list[Storage] = []
 
     def run(self) -> object:
-        """The object of the pickle at `position`, which is behind it afterwards; another may follow.
+        """The object of the pickle at `position`, which is moved to its end; another may follow.
 
         Raises:
-            RefusedError: the pickle is damaged, too long, or asks for what is not read.
+            RefusedError: the pickle is damaged, too long, or has contents that are not read.
         """
         operations = _OPERATIONS
         self.stack.clear()
@@ -97,7 +97,7 @@ class Unpickler:
         return part.decode('utf-8')
 
     def since_mark(self) -> list:
-        """Pops what was pushed since the last mark."""
+        """Pops the objects that were pushed since the last mark."""
         stack = self.stack
         for i in range(len(stack) - 1, -1, -1):
             if stack[i] is _MARK:
@@ -151,7 +151,7 @@ class Unpickler:
         return int.from_bytes(self.take(size), 'little', signed=True)
 
     def call(self, function: object, args: object) -> object:
-        """As `calls.call`; copies of what is given count, since a file can give the same again and again."""
+        """`calls.call`, which counts copied arguments, since a file can pass the same one again and again."""
         for x in args if type(args) is tuple else ():
             if type(x) in (list, tuple):
                 self.operations -= len(x)

@@ -1,13 +1,13 @@
-"""What may be in a checkpoint: the records of a file become values of exact types, or the file is refused.
+"""The allowed contents of a checkpoint: records of a file become values of exact types, or the file is refused.
 
-Nothing of the file has a say in what is made of it. A value that comes out of here is a dict, an OrderedDict (with
+The file has no influence on the types of the results. A resulting value is a dict, an OrderedDict (with
 torch's `_metadata` and no other attribute), a Counter, a list, a tuple, a set, a string, bytes, a number, a boolean,
-None, a dense tensor, or one of mmengine's HistoryBuffers, made here of numbers that were checked. Numbers of numpy
-become Python's, its arrays lists. No container is shared or contains itself, so whoever walks through them comes to an
+None, a dense tensor, or one of mmengine's HistoryBuffers, made here from checked numbers. Numbers of numpy
+become Python's, and its arrays lists. No container is shared or contains itself, so that a walk through them ends.
 end.
 
 An instance of another class, as the argparse.Namespace of timm's training script, is not understood, and neither is a
-function. The entry of the dict that holds it is left out and named. What a file asks to *call* ends the reading (see
+function. The entry of the dict that holds it is left out and named. A request for a *call* ends the reading (see
 `pickles`).
 """
 
@@ -63,12 +63,12 @@ class Rebuilder:
     """Turns one file's records into values.
 
     Args:
-        archive: what the records are from.
-        tensors: whether to read the tensors' memory; if not, they are on the meta device.
-        location: where tensors go, as `torch.load` takes it; None means the CPU.
+        archive: File of the records.
+        tensors: True to read the tensors' memory; otherwise they are on the meta device.
+        location: Device of the tensors, as `torch.load` takes it; None means the CPU.
 
     Attributes:
-        left_out: the places of what was not understood, as ('args',), with the name of its class.
+        left_out: Places of values that were not understood, such as ('args',), with the names of their classes.
     """
 
     def __init__(self, archive: ZipArchive | LegacyFile, location: Location = None, tensors: bool = True):
@@ -83,7 +83,7 @@ class Rebuilder:
         """The value of a record.
 
         Raises:
-            RefusedError: it holds what may not be in a checkpoint.
+            RefusedError: its contents may not be in a checkpoint.
         """
         try:
             return self._rebuild(value)
@@ -202,13 +202,13 @@ class Rebuilder:
 
 
 def to_device(x: Tensor, location: Location) -> Tensor:
-    """A tensor on the CPU -> where `location` says."""
+    """Move a tensor from the CPU to `location`."""
     place = _to(x.untyped_storage(), 'cpu', location)
     return torch.empty(0, dtype=x.dtype, device=place.device).set_(place, 0, x.size(), x.stride())
 
 
 def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.UntypedStorage:
-    """A storage on the CPU -> where `location` says; `saved` is the device that it was on."""
+    """Move a storage from the CPU to `location`; `saved` is the device that it was on."""
     if callable(location):
         placed = location(storage, saved)
         return storage if placed is None else placed
@@ -220,7 +220,7 @@ def _to(storage: torch.UntypedStorage, saved: str, location: Location) -> torch.
 
 
 def _numbers(dtype: DtypeData, raw: bytes) -> np.ndarray:
-    """(n,), of numbers that are checked to fill the bytes."""
+    """An array (n,) of numbers, which are checked to fill the bytes."""
     if len(raw) % item_size(dtype.code):
         raise RefusedError('the size of a numpy value does not match its dtype')
     return np.frombuffer(raw, np.dtype(f'{dtype.order}{dtype.code}'))
@@ -249,7 +249,7 @@ def _history(data: HistoryData) -> HistoryBuffer:
 
 
 def check_values(value: object) -> object:
-    """A copy of what another reader has read, if it is of the types that come out of here.
+    """A copy of another reader's value, if it is of the types of this module.
 
     Raises:
         RefusedError: it is not.
@@ -258,7 +258,7 @@ def check_values(value: object) -> object:
 
 
 class _Checker:
-    """Counts what `check_values` copies, since a value may hold another any number of times."""
+    """Counts the values that `check_values` copies, since a value may hold another any number of times."""
 
     def __init__(self):
         self.values = 0

@@ -1,6 +1,6 @@
-"""What a file of weights holds, as plain records: nothing of the file is imported, called or instantiated.
+"""Contents of a file of weights as plain records: nothing of the file is imported, called or instantiated.
 
-`pickles` makes them, with the checks of `calls`; these three modules import the standard library alone. `reading` turns
+`pickles` makes them, with the checks of `calls`; these three modules only import the standard library. `reading` turns
 records into values.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 class RefusedError(ValueError):
-    """What a file holds may not be read; the message says what it is."""
+    """The contents of a file may not be read; the message names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Unknown:
-    """An instance of a class that is not known; what it held is dropped."""
+    """An instance of an unknown class, whose contents are dropped."""
 
     kind: Global
 
@@ -35,9 +35,9 @@ class DictData:
     """A dict, an OrderedDict or a Counter.
 
     Attributes:
-        kind: 'dict', 'OrderedDict' or 'Counter'.
-        items: keys and values in the order of the file; a key may come twice.
-        attributes: of the instance, which an OrderedDict may have.
+        kind: Type, 'dict', 'OrderedDict' or 'Counter'.
+        items: Keys and values in the order of the file; a key may occur twice.
+        attributes: Attributes of the instance, which an OrderedDict may have.
     """
 
     kind: str = 'dict'
@@ -55,13 +55,13 @@ class SetData:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Memory of tensors, which is elsewhere in the file.
+    """Memory of tensors, which is in another place of the file.
 
     Attributes:
-        kind: the name of torch's class, as 'FloatStorage'.
-        key: of the record that holds it.
-        location: the device that it was on.
-        count: elements.
+        kind: Name of torch's class, such as 'FloatStorage'.
+        key: Key of the record that holds it.
+        location: Device that it was on.
+        count: Number of elements.
     """
 
     kind: str
@@ -128,7 +128,7 @@ def item_size(code: str) -> int | None:
 
 
 def named(value: object) -> str:
-    """What a message says of a file's value, which may be nested as deeply as the file likes."""
+    """The description of a file's value in a message; values may be nested to any depth."""
     if type(value) is str:
         return repr(value[:100])
     return str(value)[:200] if type(value) is Global else type(value).__name__

@@ -1,4 +1,4 @@
-"""What became of a model's parameters when a checkpoint was loaded, as an object and as a table."""
+"""The report on a model's parameters after a checkpoint was loaded, as an object and as a table."""
 
 import math
 import re
@@ -11,16 +11,16 @@ class LoadReport:
     """A model and a checkpoint, name by name, under the model's names.
 
     Attributes:
-        source: where the weights came from.
-        sizes: name of each parameter and buffer of the model -> its number of elements.
-        matched: names that are loaded.
-        fresh: names that keep their initial values, as they may: the checkpoint lacks them, or has
+        source: Source of the weights.
+        sizes: Number of elements of each parameter and buffer of the model, by name.
+        matched: Names that are loaded.
+        fresh: Names that keep their initial values, as they may: the checkpoint lacks them, or has
             them in another shape.
-        left_out: names of the checkpoint that the model lacks, as it may.
-        missing: names that the checkpoint should have had.
-        unexpected: names of the checkpoint that fit nothing.
-        wrong_shape: name -> (shape in the model, shape in the checkpoint).
-        adapted: weights that were fitted to images of other channels: name -> (channels in the model, in the file).
+        left_out: Names of the checkpoint that the model lacks, as it may.
+        missing: Names that the checkpoint lacks, but must have.
+        unexpected: Names of the checkpoint that match nothing.
+        wrong_shape: (shape in the model, shape in the checkpoint) by name.
+        adapted: (channels in the model, channels in the file) of weights fitted to images with other channels, by name.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Finding, describing and copying the configs that come with the package."""
+"""Search, description and copies of the configs that come with the package."""
 
 import difflib
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class ShippedConfig:
     """A config that is meant to be run.
 
     Attributes:
-        path: its file.
-        task: the folder of configs/ that it lies in, as 'detection'.
+        path: File of the config.
+        task: Folder of configs/ that it is in, such as 'detection'.
     """
 
     path: Path
@@ -23,12 +23,12 @@ class ShippedConfig:
 
     @property
     def name(self) -> str:
-        """What it is called in the commands; no two have the same."""
+        """Its unique name in the commands."""
         return self.path.stem
 
 
 def configs_folder() -> Path:
-    """Where the configs lie: in the installed package, or beside the package in the repository.
+    """The folder of the configs: in the installed package, or beside the package in the repository.
 
     Raises:
         FileNotFoundError: in neither place.
@@ -63,7 +63,7 @@ def find_config(name: str | Path) -> Path:
     """The file of a shipped config.
 
     Args:
-        name: of the config, with or without '.py' and folders, as 'detection/mask_rcnn_sparx_t_1x'.
+        name: Name of the config, with or without '.py' and folders, such as 'detection/mask_rcnn_sparx_t_1x'.
 
     Raises:
         ValueError: no config of that name; the message lists those with the nearest names.
@@ -79,7 +79,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def resolve_config(given: str | Path) -> Path:
-    """The config file that is given; where there is none, the shipped config of that name.
+    """The given config file; if there is none, the shipped config of that name.
 
     Raises:
         ValueError: neither.
@@ -99,9 +99,9 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
     Paths in it, such as `data_root`, stay as they are: relative to the folder that it is run in.
 
     Args:
-        name: as for `find_config`.
-        target: file to write, or folder; by default the config's own name in the present folder.
-        force: write over a file that is there.
+        name: Name as for `find_config`.
+        target: File to write, or folder; by default the config's name in the current folder.
+        force: True to overwrite an existing file.
 
     Returns:
         The file that was written.
@@ -129,12 +129,12 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
 
 
 def read_models(task: str) -> dict[str, dict]:
-    """What the metafile of a task says of its models, by the names of their configs; {} where it has none."""
+    """Entries of a task's metafile for its models, by the names of their configs; {} if it has none."""
     return {Path(model['Config']).stem: model for model in _read_metafile(task).get('Models', ())}
 
 
 def read_collections(task: str) -> dict[str, dict]:
-    """What the metafile of a task says of its collections, such as their paper, by name; {} where it has none."""
+    """Entries of a task's metafile for its collections, such as their paper, by name; {} if it has none."""
     return {collection['Name']: collection for collection in _read_metafile(task).get('Collections', ())}
 
 

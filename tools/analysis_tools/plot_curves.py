@@ -17,7 +17,7 @@ def scalars_file(run: Path) -> Path:
     """The log of scalars of a run.
 
     Args:
-        run: the log itself, or a work directory, of which the newest run with a log is taken.
+        run: Log file, or a work directory, whose newest run with a log is taken.
 
     Raises:
         FileNotFoundError: no log there.
@@ -64,7 +64,7 @@ def read_scalars(path: Path) -> tuple[dict[str, list], dict[str, list]]:
 
 
 def choose_metrics(metrics: dict[str, list], names: list[str] | None) -> list[str]:
-    """The names to plot: those asked for, else each task's headlines, else all.
+    """The names to plot: the requested ones, else the main metrics of each task, else all.
 
     Raises:
         ValueError: a name that was not logged.
@@ -88,7 +88,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def plot(losses: dict[str, list], metrics: dict[str, list], out: Path) -> None:
-    """Write losses, and beside them metrics where there are any, to an image file."""
+    """Write losses, and metrics if there are any, to an image file."""
     figure, axes = plt.subplots(1, 2 if metrics else 1, figsize=(9 if metrics else 5, 3.6), squeeze=False)
     left = axes[0, 0]
     for name, points in losses.items():

@@ -1,7 +1,7 @@
 """Write scikit-learn's handwritten digits as images in ImageNet's layout, for a smoke test of classification.
 
-Every fifth of the 1797 goes to `val/<digit>/`, the others to `train/<digit>/`. Nothing is downloaded: scikit-learn
-brings them. Into a folder that holds files they are written with --force alone.
+Every fifth of the 1797 images goes to `val/<digit>/`, the others to `train/<digit>/`. Nothing is downloaded:
+scikit-learn has them. Files are only written to a folder with files if --force is given.
 """
 
 import argparse

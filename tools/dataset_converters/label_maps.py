@@ -1,8 +1,8 @@
 """Write label maps for semantic segmentation from an instance-segmentation set in COCO's format.
 
-An image's map is a PNG of its size and name: 0 where nothing is annotated, and 1, 2, ... for the categories in the
+An image's map is a PNG with its size and name: 0 where nothing is annotated, and 1, 2, ... for the categories in the
 order of their ids. Where instances overlap, the later annotation is in front. Crowds are 255, which is ignored.
-Files that are there are not written over, unless --force is given.
+Existing files are not overwritten, unless --force is given.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def target_files(file_names: Iterable[str], folder: Path, force: bool) -> dict[s
     Args:
         file_names: Names of the images, as annotations have them.
         folder: Folder of the maps.
-        force: Whether files that are there may be written over.
+        force: True to overwrite existing files.
 
     Raises:
-        ValueError: Two maps would have one name, or a map would lie outside the folder.
-        FileExistsError: A file is there already.
+        ValueError: Two maps would have the same name, or a map would be outside the folder.
+        FileExistsError: A file exists already.
     """
     targets, taken = {}, {}
     for name in file_names:
@@ -48,8 +48,8 @@ def write_label_maps(annotations: Path, folder: Path, force: bool = False) -> in
     """Write a map of each image of an annotation file into a folder; returns how many.
 
     Raises:
-        ValueError: more categories than a label map of 8 bits can tell apart; or see `target_files`.
-        FileExistsError: a file is there already, and `force` was not given.
+        ValueError: more categories than an 8-bit label map can represent; or see `target_files`.
+        FileExistsError: a file exists already, and `force` was not given.
         OSError: a map could not be written.
     """
     coco = COCO(str(annotations))

@@ -1,4 +1,4 @@
-"""Strip a checkpoint to what others need: `mmsparx publish` as a script."""
+"""Strip a checkpoint for publication: `mmsparx publish` as a script."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # Settings that the variants of SparX-Mamba-T share; the files beside this one have the differences. The paper trains
-# them as T and gives no drop path: T's.
+# them like T and gives no drop path; T's is used.
 _base_ = '../../_base_/sparx_mamba_t.py'
 
 backbone = dict(drop_path_rate=0.2)

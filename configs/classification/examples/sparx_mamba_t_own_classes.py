@@ -43,8 +43,8 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-# The learning rate is that of 256 images in all, and is scaled to the batch of all GPUs. The last layer, which is new,
-# learns faster; in the backbone the rate decays from the last layer to the stem. float32; --amp trains in mixed
+# The learning rate is for 256 images in all, and is scaled to the batch of all GPUs. The last layer, which is new, has
+# a higher one; in the backbone it decays from the last layer to the stem. Training is in float32; --amp trains in mixed
 # precision.
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 optim_wrapper = dict(
@@ -55,7 +55,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys={'head.fc.weight': dict(lr_mult=10.0)}),
 )
 
-# Shares of the run: a tenth of it warms up.
+# Schedules are shares of the run: the warm-up takes a tenth of it.
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, convert_to_iter_based=True, begin=0, end=0.1 * max_epochs),

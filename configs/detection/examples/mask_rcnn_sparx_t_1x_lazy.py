@@ -1,7 +1,7 @@
-# configs/detection/mask_rcnn_sparx_t_1x.py in mmengine's pure-Python style: classes are imported, not
-# named, so an editor finds them. It stands alone, because mmdet's wheel ships no bases of this style.
-# Copy it next to your own code; `from mmsparx.models import SparXMamba` is all it needs of this package.
-# RoIAlign and nms stay names: mmdet looks them up itself, and could not after a dump and a reload.
+# configs/detection/mask_rcnn_sparx_t_1x.py in mmengine's pure-Python style: classes are imported, not named, so that an
+# editor finds them. It has no bases, because mmdet's wheel ships none in this style. Copy it next to your own code; it
+# only needs `from mmsparx.models import SparXMamba` of this package. RoIAlign and nms stay names: mmdet looks them up
+# itself, and could not after a dump and a reload.
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize

@@ -7,7 +7,7 @@ _base_ = '../mask_rcnn_sparx_t_1x.py'
 
 data_root = 'data/own/'  # annotations/instances_{train,val}.json, train/, val/
 metainfo = dict(
-    classes=('circle', 'triangle', 'square', 'star'),  # the categories' names in the file; of one class ('circle',)
+    classes=('circle', 'triangle', 'square', 'star'),  # the categories' names in the file; ('circle',) for one class
     palette=[(66, 135, 245), (245, 166, 35), (80, 200, 120), (235, 77, 75)],
 )
 max_epochs = 12
@@ -17,7 +17,7 @@ num_classes = len(metainfo['classes'])
 model = dict(
     backbone=dict(
         frozen_stages=1,  # the stem and the first stage keep their weights; -1 trains all
-        norm_eval=True,  # batch norms keep the statistics of the pretraining, since two images have none to speak of
+        norm_eval=True,  # batch norms keep the statistics of the pretraining, since two images are too few
     ),
     roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
 )
@@ -37,8 +37,8 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-# The learning rate is that of 16 images in all, and is scaled to the batch of all GPUs. What is new, all but the
-# backbone, learns faster; in the backbone the rate decays from the last layer to the stem.
+# The learning rate is for 16 images in all, and is scaled to the batch of all GPUs. New layers, all but the
+# backbone, have a higher one; in the backbone it decays from the last layer to the stem.
 auto_scale_lr = dict(enable=True, base_batch_size=16)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-4),
@@ -49,7 +49,8 @@ optim_wrapper = dict(
     ),
 )
 
-# Shares of the run: a tenth of it warms up, and the steps come after two and eleven twelfths.
+# Schedules are shares of the run: the warm-up takes a tenth of it, and the steps come after two thirds and eleven
+# twelfths.
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, convert_to_iter_based=True, begin=0, end=0.1 * max_epochs),

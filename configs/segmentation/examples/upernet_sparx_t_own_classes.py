@@ -22,7 +22,7 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
         frozen_stages=1,  # the stem and the first stage keep their weights; -1 trains all
-        norm_eval=True,  # batch norms keep the statistics of the pretraining, since four images have few
+        norm_eval=True,  # batch norms keep the statistics of the pretraining, since four images are too few
     ),
     decode_head=dict(num_classes=num_classes),
     auxiliary_head=dict(num_classes=num_classes),
@@ -60,8 +60,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(iou_metrics=['mIoU', 'mFscore'])
 test_evaluator = val_evaluator
 
-# The learning rate is that of 16 images in all, and is scaled to the batch of all GPUs. What is new, all but the
-# backbone, learns faster; in the backbone the rate decays from the last layer to the stem.
+# The learning rate is for 16 images in all, and is scaled to the batch of all GPUs. New layers, all but the
+# backbone, have a higher one; in the backbone it decays from the last layer to the stem.
 auto_scale_lr = dict(enable=True, base_batch_size=16)
 optim_wrapper = dict(
     optimizer=dict(lr=6e-5),
@@ -72,7 +72,7 @@ optim_wrapper = dict(
     ),
 )
 
-# Shares of the run: a twentieth of it warms up.
+# Schedules are shares of the run: the warm-up takes a twentieth of it.
 warm_up = max_iters // 20
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
 param_scheduler = [

@@ -22,7 +22,7 @@ _SIZES = 'drawn_sizes'
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seed all that training draws from by the run's seed and its progress.
+    """Seed all random generators of training by the run's seed and its progress.
 
     mmengine seeds once, at the start, so a resumed run draws other stochastic depth, other region samples, other
     mixtures of images and other augmentations than the run it continues. Here Python's, numpy's and torch's generators

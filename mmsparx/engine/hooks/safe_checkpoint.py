@@ -34,7 +34,7 @@ class SafeCheckpointHook(CheckpointHook):
     Args:
         *args: Arguments of `CheckpointHook`.
         **kwargs: Options of `CheckpointHook`.
-        backend_args: where checkpoints go; by default the local file system, written as above. Another
+        backend_args: Backend for checkpoints; by default the local file system, written as above. Another
             backend writes and removes as mmengine does.
 
     Raises:

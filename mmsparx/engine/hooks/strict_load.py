@@ -31,7 +31,7 @@ class StrictLoadHook(Hook):
     RuntimeInfoHook wrote it there before.
 
     Args:
-        may_differ: names that need not match, see `load_pretrained`: for a head of other classes than
+        may_differ: Names that need not match, see `load_pretrained`: for a head of other classes than
             those of `load_from`. On a resume everything must match.
 
     Raises:

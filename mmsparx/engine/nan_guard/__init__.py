@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite: `NaNGuardHook` and what it works with.
+"""Handling of a loss or a gradient that is not finite: `NaNGuardHook` and its parts.
 
 `diagnose` watches an iteration module by module, `replay` runs one again without a step, `reproducer` writes down what
 describes it, and `rewind` goes back to a good checkpoint.

@@ -1,4 +1,4 @@
-"""Where a model's numbers stop being finite: one iteration, watched from module to module."""
+"""The search for the place where a model's numbers stop being finite: one iteration, module by module."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,8 +24,8 @@ class Finding:
         kind: 'batch', 'parameter', 'buffer', 'input of module', 'output of module', 'loss', 'gradient of
             parameter', 'gradient of input of module', 'gradient of output of module', or 'replay' for
             an error while looking.
-        name: of the module, parameter, buffer, loss or part of the batch.
-        detail: what is there instead of numbers.
+        name: Name of the module, parameter, buffer, loss or part of the batch.
+        detail: Description of the values that are not finite.
     """
 
     kind: str
@@ -37,27 +37,27 @@ class Finding:
 
 
 def diagnose(model: nn.Module, run: Callable[[], object]) -> list[Finding]:
-    """Run one iteration and say where its numbers stop being finite.
+    """Run one iteration and find where its numbers stop being finite.
 
-    Looked at are parameters and buffers; in the order of execution, what goes into every module and
-    comes out of it; the losses; and where these are finite, in the order of backward, the gradients of
-    all of this. Of the modules' values and of the gradients the first that is not finite is reported:
-    the rest follows from it. Under gradient checkpointing a recomputed forward is not looked at again,
-    its gradients are. Code that torch has compiled runs uncompiled (torch 2.6 or newer; before, it may
+    The check covers parameters and buffers; in the order of execution, the inputs and outputs of every
+    module; the losses; and if these are finite, in the order of the backward, the gradients of
+    all of these. Only the first of the modules' values, and the first of the gradients, is reported:
+    the others follow from it. Under gradient checkpointing a recomputed forward is not checked again, but
+    its gradients are. Code compiled by torch runs uncompiled (torch 2.6 or newer; before, it may
     hide its modules).
 
     A tensor without gradient that holds -inf, but neither inf nor nan, is taken for a mask. Buffers are
     put back as they were, gradients are dropped; the random numbers that are drawn are the caller's.
 
     Args:
-        model: what is watched; findings have the names of its `named_modules` and `named_parameters`,
-            without what torch's wrappers (FSDP, compiled, checkpointed modules) put in between.
-        run: computes the losses, calls backward, takes no optimizer step, and returns the losses: a
+        model: Model to watch; findings have the names of its `named_modules` and `named_parameters`,
+            without those that torch's wrappers (FSDP, compiled, checkpointed modules) insert.
+        run: Function that computes the losses, calls backward without an optimizer step, and returns the losses: a
             tensor, or tensors in dicts and sequences.
 
     Returns:
-        What was found, causes before consequences, but buffers after these: what goes wrong in training
-        spoils statistics, too. Empty where everything was finite. An error that `run` ends with is the
+        Findings, causes before consequences, and buffers last: a fault in training
+        corrupts statistics, too. The list is empty if everything is finite. An error of `run` is the
         last finding, of the kind 'replay'.
     """
     parameters = not_finite('parameter', _clean(model.named_parameters()))

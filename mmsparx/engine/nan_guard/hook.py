@@ -1,4 +1,4 @@
-"""What to do when a loss or a gradient is no longer a number."""
+"""A hook for losses and gradients that are not finite."""
 
 import re
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ from mmsparx.engine.nan_guard.rewind import go_back, last_good_checkpoint, singl
 from mmsparx.registry import HOOKS
 
 _ADVICE = (
-    'What can help: a look at the images; a lower rate; optim_wrapper.clip_grad=dict(max_norm=...); and where '
-    'training is in half precision, which ends at 65504, bfloat16, or float32 for that module'
+    'To fix it, check the images, lower the learning rate, or set optim_wrapper.clip_grad=dict(max_norm=...); in half '
+    'precision, which ends at 65504, train in bfloat16, or run that module in float32'
 )
 _NOT_FOUND = (
-    'the replay was finite: the cause is not in the batch, the weights and the random numbers alone. Kernels '
-    'without a fixed order, or the state of an earlier iteration, may have been it'
+    'the replay was finite: batch, weights and random numbers do not explain the fault. Kernels without a fixed '
+    'order, or the state of an earlier iteration, may be the cause'
 )
 
 
@@ -43,26 +43,26 @@ class NaNGuardHook(Hook):
 
     Then the iteration is replayed, on the same batch with the same random numbers, without a step and
     with an eye on every module (see `diagnose`), and the message names the first module whose output or
-    gradient is not finite. What one needs to look at the iteration again is written to
+    gradient is not finite. The data needed to investigate the iteration are written to
     `nan_guard/iter_<n>_rank_<r>.json` in the work directory by each rank that found something: seed,
-    progress, losses, precision, rates, findings, and for every image and tensor of the batch where it
-    comes from and what it holds. Iterations and epochs are counted from 1 there, as in the log.
+    progress, losses, precision, learning rates, findings, and for every image and tensor of the batch its
+    source and contents. Iterations and epochs are counted from 1 there, as in the log.
 
     `action='rewind'` then loads the last good checkpoint of the run (model, averaged model, optimizer,
-    loss scale), lowers every rate for good, and goes on with the next batch. Iterations are not counted
+    loss scale), lowers every learning rate permanently, and goes on with the next batch. Iterations are not counted
     back: data loader and schedules cannot be wound back, and what is a function of the iteration, such
     as the random numbers of `IterationSeedHook`, should not be the same again.
 
-    A healthy run is the same, bit for bit, with and without this hook. Not noticed are iterations that
+    A healthy run is the same, bit for bit, with and without this hook. The hook does not detect iterations that
     end in an error of the model itself, and overflow under a fixed loss scale, which skips every step.
 
     Args:
-        interval: check every n-th iteration. What happens in between reaches the weights.
-        action: 'stop' ends the run; 'rewind' goes back, up to `max_rewinds` times, and then stops.
-        factor: what every rate is multiplied with when going back, in (0, 1].
-        max_rewinds: how often to go back.
-        min_loss_scale: the lowest scale of a GradScaler. Below the default, the smallest number of
-            float16, the gradient that a backward begins with is 0 in float16: what is not finite then
+        interval: Interval of checks, in iterations. Faults in between reach the weights.
+        action: Action on a fault: 'stop' ends the run; 'rewind' goes back, up to `max_rewinds` times, then stops.
+        factor: Factor of every learning rate when going back, in (0, 1].
+        max_rewinds: Largest number of times to go back.
+        min_loss_scale: Lowest scale of a GradScaler. Below the default, the smallest number of
+            float16, the gradient that a backward begins with is 0 in float16: a value that is not finite then
             is so at every scale. From its usual start it has then halved more than 40 times.
 
     Raises:
@@ -154,7 +154,7 @@ class NaNGuardHook(Hook):
         )
 
     def _symptoms(self, runner: Runner, outputs: dict | None) -> list[str]:
-        """What this rank sees without looking closer."""
+        """Faults that this rank sees without a replay."""
         values = {name: torch.as_tensor(value) for name, value in losses(outputs).items()}
         symptoms = [] if all_finite(values.values()) else [str(each) for each in not_finite('loss', values.items())]
         for wrapper in single_wrappers(runner.optim_wrapper):
@@ -222,7 +222,7 @@ def _gradients(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _in_batch(batch: object) -> list[Finding]:
-    """What is not finite in a batch, with the path of the image where the position tells it."""
+    """Findings in a batch, with the path of the image if the position is known."""
     images = list(samples(batch))
     inputs = batch.get('inputs') if isinstance(batch, Mapping) else None
     in_order = isinstance(inputs, (list, tuple, Tensor)) and len(inputs) == len(images)

@@ -1,4 +1,4 @@
-"""Running an iteration of training again, without a step."""
+"""The replay of a training iteration, without a step."""
 
 import copy
 import random
@@ -14,13 +14,13 @@ from mmsparx.engine.nan_guard.diagnose import Finding, diagnose
 
 
 def random_state() -> tuple:
-    """The state of all that an iteration draws from: torch's on the CPU and the current GPU, numpy's, Python's."""
+    """The state of all random generators of an iteration: torch's on the CPU and the current GPU, numpy's, Python's."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002 (what pipelines use)
 
 
 def set_random_state(state: tuple) -> None:
-    """Draw again what was drawn after `random_state` gave this."""
+    """Restore a state of `random_state`, so that the same numbers are drawn again."""
     cpu, cuda, numpy, python = state
     torch.set_rng_state(cpu)
     if cuda is not None:
@@ -36,9 +36,9 @@ def replay(runner: Runner, batch: object, state: tuple) -> list[Finding]:
     ranks have to take part, since models may reduce over them.
 
     Args:
-        runner: with a built model and optimizer wrapper. Both are left as they were, but for gradients.
-        batch: as the data loader gave it.
-        state: of `random_state`, before the iteration; the present one is back afterwards.
+        runner: Runner with a built model and optimizer wrapper. Both stay unchanged, except for gradients.
+        batch: Batch from the data loader.
+        state: State from `random_state` before the iteration; the present one is restored afterwards.
     """
     model = runner.model
     if isinstance(model, (DistributedDataParallel, DataParallel)):

@@ -1,4 +1,4 @@
-"""What has to be known to look at one iteration again, as JSON."""
+"""The data needed to investigate an iteration, as JSON."""
 
 import json
 import math
@@ -15,15 +15,15 @@ _PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain
 
 
 def write_reproducer(path: Path, facts: Mapping, batch: object) -> None:
-    """Write what is given, a description of the batch, and the versions of what is imported.
+    """Write facts, a description of the batch, and the versions of imported packages.
 
-    Numbers that JSON has no word for are written as 'nan', 'inf' and '-inf'.
+    Numbers that JSON cannot represent are written as 'nan', 'inf' and '-inf'.
 
     Args:
-        path: its folder is created.
-        facts: of any nesting; what is neither a number nor a container is written as text.
-        batch: what a data loader gave. Of each tensor its shape, type, range and share of finite
-            values are written; of each image the meta information, with path and shapes.
+        path: File to write; its folder is created.
+        facts: Nested facts; values other than numbers and containers are written as text.
+        batch: Batch from a data loader. For each tensor its shape, type, range and share of finite
+            values are written, for each image the meta information with path and shapes.
     """
     described = {
         'images': [sample.metainfo for sample in samples(batch)],

@@ -1,4 +1,4 @@
-"""Going back to a run's last good weights while its schedule goes on."""
+"""The return to a run's last good weights while its schedule goes on."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ def single_wrappers(optim_wrapper: BaseOptimWrapper) -> list[BaseOptimWrapper]:
 def last_good_checkpoint(runner: Runner) -> str | None:
     """The run's newest checkpoint that is whole, holds the optimizer's state, and is finite in all.
 
-    One that is ahead of the run was left in the folder by another, and is passed over.
+    A checkpoint that is ahead of the run belongs to another run, and is passed over.
     """
     folder = next((hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)), runner.work_dir)
     for path in map(str, whole_checkpoints(folder)):
@@ -57,10 +57,10 @@ def _fault(checkpoint: dict, runner: Runner) -> str | None:
 
 
 def go_back(runner: Runner, checkpoint: str, factor: float) -> None:
-    """Load model, averaged model, optimizer state and loss scale; every rate becomes `factor` times what it is.
+    """Load model, averaged model, optimizer state and loss scale, and multiply every learning rate by `factor`.
 
-    Schedules keep their place and their shape: what a scheduler of mmengine computes from now on is
-    `factor` times what it would have computed, to its end and in checkpoints to come.
+    Schedules keep their place and their shape: the values that a scheduler of mmengine computes from now on are
+    multiplied by `factor`, to its end and in later checkpoints.
 
     Raises:
         RuntimeError: the checkpoint is of another model.

@@ -42,13 +42,13 @@ def depthwise_conv2d(
     Args:
         x: (B, C, H, W); float64, float32, bfloat16 or float16.
         weight: (M C, 1, kh, kw), in x's type, or in float32 beside 16 bits.
-        bias: (M C,), as weight.
+        bias: (M C,), same type as weight.
         stride: Stride per side.
         padding: Zeros at each side; by default half of the window, which at stride 1 keeps the map's size.
         dilation: Distance between the window's positions.
         residual: Whether x is added before the activation.
-        activation: 'none', 'gelu' (the exact one) or 'silu'.
-        backend: 'auto', or the name of the one to run (see `depthwise_conv.available_backends`); 'auto' is the best
+        activation: Activation: 'none', 'gelu' (the exact one) or 'silu'.
+        backend: 'auto', or the name of the backend to run (see `depthwise_conv.available_backends`); 'auto' is the best
             that can run, unless the environment variable MMSPARX_DEPTHWISE_CONV_BACKEND names one.
 
     Returns:

@@ -25,7 +25,7 @@ def backward(
 
     Args:
         grad: (B, C, H, W), the output's gradient.
-        x, weight, bias, residual, activation: Those of the forward.
+        x, weight, bias, residual, activation: Arguments of the forward.
     """
     if x.numel() == 0:
         return x.clone(), torch.zeros_like(weight), weight.new_empty(0) if bias is None else torch.zeros_like(bias)

@@ -26,10 +26,10 @@ def map_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, back
     Args:
         x: (B, C, ...); float64, float32, bfloat16 or float16.
         weight: (C,), in x's type, or in float32 beside 16 bits, or in 16 bits beside float32.
-        bias: (C,), as weight.
+        bias: (C,), same type as weight.
         eps: Number added to the variance, which is that of the sample itself (not of what it is drawn from).
-        backend: 'auto', or the name of the one to run (see `map_norm.available_backends`); 'auto' is the best that can
-            run, unless the environment variable MMSPARX_MAP_NORM_BACKEND names one.
+        backend: 'auto', or the name of the backend to run (see `map_norm.available_backends`); 'auto' is the best that
+            can run, unless the environment variable MMSPARX_MAP_NORM_BACKEND names one.
 
     Returns:
         x's shape and type.

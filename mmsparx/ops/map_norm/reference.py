@@ -53,8 +53,8 @@ def backward(
 
     Args:
         grad: The output's gradient, of x's shape.
-        x, weight, bias, eps: Those of the forward.
-        mean, rstd: What the forward returned.
+        x, weight, bias, eps: Arguments of the forward.
+        mean, rstd: Statistics that the forward returned.
     """
     if x.numel() == 0:
         return x.clone(), torch.zeros_like(weight), torch.zeros_like(bias)

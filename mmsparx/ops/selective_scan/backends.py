@@ -22,8 +22,8 @@ class Backend(backends.Backend):
     """One implementation of the scan.
 
     Attributes:
-        cross_forward, cross_backward: as those of `cross`, without the scan; None where `forward` and `backward` are
-            to be used by them.
+        cross_forward, cross_backward: Functions like those of `cross`, without the scan; None if these use `forward`
+            and `backward`.
     """
 
     cross_forward: Callable | None = None

@@ -76,13 +76,13 @@ def selective_scan(
         delta: (batch, dim, L), u's type.
         A: (dim, N), real: float32, or float64 if u is.
         B: (batch, G, N, L) or (batch, N, L), u's type; channel d reads group d // (dim / G).
-        C: as B.
+        C: Same shape and type as B.
         D: (dim,), A's type: the skip connection.
         z: (batch, dim, L), u's type: the gate.
         delta_bias: (dim,), A's type.
-        delta_softplus: whether the step goes through softplus.
-        return_last_state: whether to return h_L as well.
-        backend: 'auto', or the name of the one to run (see `available_backends`); 'auto' is the best
+        delta_softplus: True if the step goes through softplus.
+        return_last_state: True to return h_L as well.
+        backend: 'auto', or the name of the backend to run (see `available_backends`); 'auto' is the best
             that can run, unless the environment variable MMSPARX_SCAN_BACKEND names one.
 
     Returns:
@@ -152,14 +152,14 @@ def cross_selective_scan(
         weight: (4 D, R), x's type: delta from the step.
         A: (4 D, N), real: float32, or float64 if x is.
         B: (batch, 4, N, L), x's type.
-        C: as B.
+        C: Same shape and type as B.
         D: (4 D,), A's type.
         delta_bias: (4 D,), A's type.
-        delta_softplus: as in `selective_scan`.
-        backend: as in `selective_scan`.
+        delta_softplus: Same as in `selective_scan`.
+        backend: Same as in `selective_scan`.
 
     Returns:
-        (batch, D, H, W) in x's type. What is 16 bits wide is rounded at the end by `native` on CPUs; on GPUs delta is,
+        (batch, D, H, W) in x's type. 16-bit results are rounded once at the end by `native` on CPUs; on GPUs delta is,
         too, and of maps that do not fit into shared memory, and in every backward, the sums on their way. Other
         backends round each direction's output, too.
 

@@ -78,10 +78,10 @@ class Block:
         """The gradients of the block's inputs.
 
         Args:
-            gy: the gradient of the output, (T, b, g, r, 1).
-            h_before, hs: the states before and after each step, (T, b, g, r, n).
-            dh: the gradient of hs, also by way of later states.
-            D: the skip connection.
+            gy: Gradient of the output, (T, b, g, r, 1).
+            h_before, hs: States before and after each step, (T, b, g, r, n).
+            dh: Gradient of hs, including the part through later states.
+            D: Skip connection.
         """
         # a * h[t-1], and not h - drive, which would cancel (dlog is the gradient of log decay_t).
         dlog = dh * h_before * self.decay

@@ -174,7 +174,7 @@ def map_tile(channels: int, height: int, width: int) -> dict[str, int]:
 def alignment(length: int, tensors: tuple[Tensor, ...], side: int = 0) -> int:
     """The largest power of two, of 16 bytes at most, that divides the length and all rows' addresses, in elements.
 
-    side: another size that it is to divide.
+    side: Another size that it has to divide.
     """
     align = 16 // tensors[0].element_size()
     strides = [stride for x in tensors for stride in x.stride()[:-1]]
@@ -190,10 +190,10 @@ class _Launch:
     """The grid and the sizes of a launch.
 
     Args:
-        direction: 'forward' or 'backward'.
-        read: the tensors with positions, in the order of the kernel's strides.
-        groups, dim: as in `selective_scan`.
-        written: one of the tensors with positions that the kernel writes.
+        direction: Direction, 'forward' or 'backward'.
+        read: Tensors with positions, in the order of the kernel's strides.
+        groups, dim: Numbers of groups and channels, as in `selective_scan`.
+        written: Tensor with positions that the kernel writes.
     """
 
     def __init__(self, direction: str, read: tuple[Tensor, ...], groups: int, dim: int, written: Tensor):

@@ -1,7 +1,7 @@
 """Parameter names: those of published checkpoints and ours, by family of networks. Pure Python.
 
-A backbone names the `NameMap` of its family as `weight_names`. Names are translated where such a backbone stands, and
-nowhere else.
+A backbone names the `NameMap` of its family as `weight_names`. Names are only translated in the place of such a
+backbone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ FAMILIES: tuple[NameMap, ...] = (SPARX, VMAMBA)
 
 
 def find_backbones(names: Iterable[str]) -> dict[str, NameMap]:
-    """Where the backbones of known families stand in a file, by their prefixes: {'backbone.': SPARX} in most."""
+    """Prefixes and families of the known backbones in a file: {'backbone.': SPARX} in most."""
     names = list(names)
     return {prefix: family for family in FAMILIES for prefix in family.prefixes(names)}
 
@@ -53,8 +53,8 @@ def convert_names(names: Iterable[str], to: str) -> dict[str, str]:
     the files of other models, what is outside of the backbone stays.
 
     Args:
-        names: all names of the file.
-        to: 'ours' or 'published'.
+        names: Names of the file.
+        to: Style of the names, 'ours' or 'published'.
 
     Raises:
         ValueError: no known backbone is among them, or some of its names have no counterpart; these are listed.
@@ -95,7 +95,7 @@ def convert_value(families: Iterable[NameMap], name: str, value: 'Tensor', to: s
         families: Families of the file's backbones.
         name: New name of the tensor.
         value: Tensor as it is in the file.
-        to: 'ours' or 'published', as for `convert_names`.
+        to: Style of the names, as for `convert_names`.
     """
     for family in families:
         value = family.to_our_value(name, value) if to == 'ours' else family.to_published_value(name, value)

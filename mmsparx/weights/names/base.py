@@ -1,4 +1,4 @@
-"""What a map of names has to offer."""
+"""The interface of a map of names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 class NameMap(ABC):
     """The names of one family of networks, published and ours, one to one within a backbone and its head.
 
-    Where published files have several spellings of a name, one of them is meant; where they store a tensor in another
+    If published files have several spellings of a name, the map has one of them; if they store a tensor in another
     shape than ours, its values are reshaped as they are renamed.
 
     Attributes:
-        family: its name, for messages.
-        layer: matches names that only this family's backbones have, in either style; its first group is what stands
+        family: Name of the family, for messages.
+        layer: Pattern of names that only this family's backbones have, in either style; its first group is the part
             before the backbone's own part of the name.
-        published: matches names within a backbone that are a published checkpoint's and not ours.
-        head: our names of a published classification head.
+        published: Pattern of names within a backbone that are a published checkpoint's and not ours.
+        head: Our names of a published classification head.
     """
 
     family: ClassVar[str]
@@ -61,7 +61,7 @@ class NameMap(ABC):
         return value
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
-        """Where backbones of the family stand: ['backbone.'] in most models, [''] for a backbone itself."""
+        """Prefixes of the family's backbones: ['backbone.'] in most models, [''] for a backbone itself."""
         return sorted({match[1] for name in names if (match := self.layer.match(name))})
 
     def is_published(self, names: Iterable[str]) -> bool:

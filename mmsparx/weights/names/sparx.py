@@ -36,7 +36,7 @@ _PUBLISHED_LAYER = {ours: theirs for theirs, ours in _LAYER.items()}
 
 
 class SparXNames(NameMap):
-    """Of `SparXMamba`'s published checkpoints."""
+    """Names of `SparXMamba`'s published checkpoints."""
 
     family = 'SparX'
     # Under our names a layer's mixer; under the published ones its position encoding, or a ganglion layer's sources,

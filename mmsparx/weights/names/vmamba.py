@@ -65,10 +65,10 @@ _STEP = re.compile(_IN_A_LAYER + r'mixer\.dt_proj_weight')
 
 
 class VMambaNames(NameMap):
-    """Of `VMamba`'s published checkpoints, in the spellings of the released files and of the newer code.
+    """Names of `VMamba`'s published checkpoints, in the spellings of the released files and of the newer code.
 
     Their values are stored in several shapes: the projections as (out, in) or (out, in, 1, 1), `x_proj` as
-    (4, R + 2 n, D) or (4 (R + 2 n), D), `dt_projs` as (4, D, R) or (4 D, R). To published names, the first is written.
+    (4, R + 2 n, D) or (4 (R + 2 n), D), `dt_projs` as (4, D, R) or (4 D, R). Published names get the first.
     """
 
     family = 'VMamba'

@@ -1,7 +1,7 @@
 # ImageNet-1K with the published augmentation, at 224x224; tested on the centre of images resized to 235 (crop ratio
-# 0.95), bicubic. Where mmpretrain does otherwise than timm, which the published runs used:
+# 0.95), bicubic. mmpretrain differs from timm, which the published runs used, in two points:
 # - noise is drawn before images are normalised and mixed, so it is clipped to 0..255 and mixed with them;
-# - the interpolation of RandAugment is drawn for an image, and not for each of its operations.
+# - the interpolation of RandAugment is drawn once for an image instead of for each operation.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 either = ('bilinear', 'bicubic')

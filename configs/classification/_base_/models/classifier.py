@@ -12,7 +12,7 @@ model = dict(
         # The loss is that of mixed labels, as in timm.
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    # One of the two for every batch, evenly, with one ratio for the whole batch. timm mixes an image with the one that
-    # mirrors its place in the batch, mmpretrain with a random one.
+    # Each batch gets one of the two at random, with one ratio for the whole batch. timm mixes an image with the one
+    # that mirrors its place in the batch, mmpretrain with a random one.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )

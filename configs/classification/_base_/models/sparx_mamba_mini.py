@@ -1,4 +1,4 @@
-# A small classifier, from scratch, for smoke tests and small data on a CPU. Not of the paper.
+# A small classifier, from scratch, for smoke tests and small data on a CPU. It is not from the paper.
 _base_ = ['./classifier.py', '../../../_base_/mini_arch.py']
 
 model = dict(

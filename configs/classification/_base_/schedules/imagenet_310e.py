@@ -17,9 +17,9 @@ optim_wrapper = dict(
     paramwise_cfg=dict(flat_decay_mult=0.0),
 )
 
-# timm's schedule, which changes rates once an epoch and whose cosine counts the warm-up's epochs: up from 1e-6 to the
-# cosine in epoch 20, at 1e-5 from epoch 300. `end` is the first epoch without a change. During the warm-up mmengine
-# multiplies the two, so that rates are up to 1 % lower than timm's.
+# timm's schedule, which changes learning rates once per epoch and whose cosine counts the warm-up's epochs: from 1e-6
+# up to the cosine in epoch 20, at 1e-5 from epoch 300. `end` is the first epoch without a change. During the warm-up
+# mmengine multiplies the two, so that learning rates are up to 1 % lower than timm's.
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, by_epoch=True, begin=0, end=21),
     dict(type='CosineAnnealingLR', T_max=300, eta_min=1e-5, by_epoch=True, begin=0, end=301),

@@ -1,4 +1,4 @@
-# A small Mask R-CNN, from scratch, for the demo, smoke tests and small data on a CPU. Not of the paper.
+# A small Mask R-CNN, from scratch, for the demo, smoke tests and small data on a CPU. It is not from the paper.
 _base_ = ['./mask_rcnn_sparx.py', '../../../_base_/mini_arch.py']
 
 fpn_channels = 64
@@ -11,7 +11,7 @@ model = dict(
         drop_path_rate=0.0,
     ),
     neck=dict(in_channels=_base_.mini_arch.channels, out_channels=fpn_channels),
-    # Anchors of half the usual size, since the images are small.
+    # Anchors have half the usual size, since the images are small.
     rpn_head=dict(in_channels=fpn_channels, feat_channels=fpn_channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=fpn_channels, finest_scale=28, roi_layer=dict(sampling_ratio=2)),

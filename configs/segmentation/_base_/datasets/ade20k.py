@@ -8,14 +8,14 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
     to_multiple,
-    dict(type='LoadAnnotations'),  # after resizing: what is measured has the image's own size
+    dict(type='LoadAnnotations'),  # after resizing, so that metrics are of the image's own size
     dict(type='PackSegInputs'),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# The multi-scale tests of tools/test.py --tta, by name: 'published' is the one of the published results, in ratios of
-# `scale`; 'original' is mmseg's own, in ratios of each image's size.
+# The multi-scale tests of tools/test.py --tta, by name: 'published' is that of the published results, in ratios of
+# `scale`; 'original' is mmseg's, in ratios of each image's size.
 tta_pipelines = dict(
     published=[
         dict(type='LoadImageFromFile'),

@@ -1,4 +1,4 @@
-# A small Semantic FPN, from scratch, for smoke tests and checks on a CPU. Not of the paper.
+# A small Semantic FPN, from scratch, for smoke tests and checks on a CPU. It is not from the paper.
 _base_ = ['./fpn_sparx.py', '../../../_base_/mini_arch.py']
 
 norm_cfg = dict(type='BN')

@@ -1,4 +1,4 @@
-# A small UperNet, from scratch, for smoke tests and checks on a CPU. Not of the paper.
+# A small UperNet, from scratch, for smoke tests and checks on a CPU. It is not from the paper.
 _base_ = ['./upernet_sparx.py', '../../../_base_/mini_arch.py']
 
 channels = _base_.mini_arch.channels

@@ -6,7 +6,7 @@ train_dataloader = dict(batch_size=4)
 
 train_cfg = dict(max_iters=80000)
 
-# The warm-up is a factor on the cosine, which begins with it.
+# The warm-up is a factor of the cosine, which begins with it.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1000),
     dict(type='CosineAnnealingLR', T_max=80000, eta_min_ratio=1e-8, by_epoch=False, begin=0, end=80000),

@@ -1,6 +1,6 @@
-# A check, not a recipe: a small network overfits a handful of images from scratch, 99 % of their pixels, so
-# that a fault in data, model or evaluation shows within an hour on a CPU. What is finer than its output, a quarter of
-# the resolution, and classes of a few hundred pixels may stay out. It trains and evaluates on the same images: those
+# This is a check, not a recipe: a small network overfits 99 % of the pixels of a handful of images from scratch, so
+# that a fault in data, model or evaluation shows within an hour on a CPU. Details finer than its output, a quarter of
+# the resolution, and classes of a few hundred pixels may be missed. It trains and evaluates on the same images: those
 # of data_root/images/training.
 _base_ = './ade20k_160k.py'
 
@@ -30,7 +30,8 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# A short memory of the gradients' size: the few pixels of small things are learned last, with small gradients.
+# The optimizer has a short memory of the gradients' size: the few pixels of small objects are learned last, with small
+# gradients.
 optim_wrapper = dict(optimizer=dict(lr=2e-3, betas=(0.9, 0.99)), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
