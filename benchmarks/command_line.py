@@ -16,8 +16,8 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark of speed has."""
     parser = result_parser(description)
     parser.add_argument('--device', type=device_of, default='cpu', help='cpu, cuda or cuda:N (default: cpu)')
-    parser.add_argument('--seconds', type=float, default=3.0, help='of samples per contender and case (default: 3)')
-    parser.add_argument('--samples', type=int, default=30, help='per contender and case, at most (default: 30)')
+    parser.add_argument('--seconds', type=float, default=3.0, help='time per contender and case (default: 3)')
+    parser.add_argument('--samples', type=int, default=30, help='most samples per contender and case (default: 30)')
     return parser
 
 
@@ -25,15 +25,15 @@ def result_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options of every command that writes results."""
     # An abbreviated --out would be taken for a part of the recorded command.
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument('--threads', type=positive, metavar='N', help="of the CPU (default: torch's, all cores)")
+    parser.add_argument('--threads', type=positive, metavar='N', help="CPU threads (default: torch's, all cores)")
     parser.add_argument(
         '--out',
         type=Path,
         default=Path('work_dirs/benchmarks'),
-        help="folder; results go into one named after the hardware, in it (default: %(default)s; 'benchmarks/results' "
-        'is for those to be committed)',
+        help='folder of the results, which get a subfolder named after the hardware (default: %(default)s; '
+        "'benchmarks/results' is for committed ones)",
     )
-    parser.add_argument('--name', help="of the result's files (default: from benchmark, threads and precision)")
+    parser.add_argument('--name', help="name of the result's files (default: from benchmark, threads and precision)")
     return parser
 
 

@@ -217,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     add('--families', nargs='+', choices=FAMILIES, default=FAMILIES, help='(default: all)')
     add('--images', nargs='+', type=size, default=[(224, 224)], metavar='HxW', help='(default: 224)')
     add('--modes', nargs='+', choices=MODES, default=MODES, help='(default: both)')
-    add('--batches', nargs='+', type=positive, default=[1, 8], metavar='N', help='of inference (default: 1 8)')
-    add('--train-batches', nargs='+', type=positive, default=[2], metavar='N', help='of training (default: 2)')
+    add('--batches', nargs='+', type=positive, default=[1, 8], metavar='N', help='for inference (default: 1 8)')
+    add('--train-batches', nargs='+', type=positive, default=[2], metavar='N', help='for training (default: 2)')
     add('--precision', choices=PRECISIONS, default='fp32', help='tf32 needs a GPU; 16 bits by autocast (default: fp32)')
     add('--channels-last', action='store_true', help='lay images and weights out channels last')
     add(
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         nargs='+',
         default=['auto'],
         metavar='NAME',
-        help=f"of this package's networks' scan, timed with each; {mamba.NAME} is that package's (default: auto)",
+        help=f"backends of this package's scan, each timed; {mamba.NAME} is that package's (default: auto)",
     )
     add(
         '--compile',

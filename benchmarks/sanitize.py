@@ -79,14 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(':')[0], allow_abbrev=False)
     add, positive = parser.add_argument, command_line.positive
     add('--device', type=command_line.device_of, default=CPU, help='cpu, cuda or cuda:N (default: cpu)')
-    add('--backend', default='native', help='of the scan (default: native)')
+    add('--backend', default='native', help='backend of the scan (default: native)')
     # Lengths are parts of a tile, the networks' own at 224x224, and one more than whole tiles.
     add('--lengths', nargs='+', type=positive, default=[1, 49, 196, 784, 3137], metavar='L')
     # Lengths in shared memory: less than a tile, several tiles, and more than fit.
     sizes = [(7, 7), (14, 14), (56, 56), (65, 78)]
     add('--maps', nargs='*', type=command_line.image_size, default=sizes, metavar='HxW', help='(default: four sizes)')
-    add('--states', nargs='+', type=positive, default=[1, 5, 16], metavar='N', help='of sequences; two first: of maps')
-    add('--wide', action='store_true', help='also with so many channels that a block of the backward has several')
+    add(
+        '--states',
+        nargs='+',
+        type=positive,
+        default=[1, 5, 16],
+        metavar='N',
+        help='maps have the first two',
+    )
+    add('--wide', action='store_true', help='also test so many channels that a block of the backward has several')
     add('--types', nargs='+', choices=TYPES, default=list(TYPES), help='(default: all)')
     args = parser.parse_args(argv)
     try:

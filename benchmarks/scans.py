@@ -287,9 +287,9 @@ def main(
     )
     add('--stages', nargs='+', type=int, choices=(1, 2, 3, 4), default=[1, 2, 3, 4], help='(default: all)')
     add('--passes', nargs='+', choices=PASSES, default=USUAL_PASSES, help='(default: forward forward+backward)')
-    add('--dtype', choices=DTYPES, default='float32', help='of what is scanned (default: float32)')
-    add('--contenders', nargs='+', metavar='NAME', help='on every case (default: as said above)')
-    add('--cuda-graphs', action='store_true', help='time CUDA graphs of the calls: without what takes to launch them')
+    add('--dtype', choices=DTYPES, default='float32', help='type of the inputs (default: float32)')
+    add('--contenders', nargs='+', metavar='NAME', help='contenders of every case (default: see above)')
+    add('--cuda-graphs', action='store_true', help='time CUDA graphs of the calls, without the time of launches')
     args = parser.parse_args(argv)
     known = list(operation.contenders(args.device))
     for name in args.contenders or ():

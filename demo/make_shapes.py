@@ -221,8 +221,8 @@ def main() -> None:
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training images (default: 2400)')
     parser.add_argument('--val', type=int, default=200, metavar='N', help='validation images (default: 200)')
     parser.add_argument('--size', type=int, default=192, metavar='PIXELS', help='side of an image (default: 192)')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other images (default: 0)')
-    parser.add_argument('--force', action='store_true', help='write over files of an earlier set')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the images (default: 0)')
+    parser.add_argument('--force', action='store_true', help='overwrite files of an earlier set')
     args = parser.parse_args()
     try:
         check_empty(args.root, args.force)

@@ -148,7 +148,7 @@ def main() -> int:
     parser.add_argument('--train', type=int, default=2400, metavar='N', help='training images (default: 2400)')
     parser.add_argument('--val', type=int, default=120, metavar='N', help='test images (default: 120)')
     parser.add_argument(
-        '--expect', type=float, default=EXPECTED_MASK_AP, metavar='AP', help='least mask AP (default: %(default)s)'
+        '--expect', type=float, default=EXPECTED_MASK_AP, metavar='AP', help='required mask AP (default: %(default)s)'
     )
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', help='as for tools/train.py')
     args = parser.parse_args()

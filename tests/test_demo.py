@@ -102,7 +102,7 @@ def test_a_set_is_written_over_with_force_alone(tmp_path):
     own.write_text('an image of the user')
     refused = call(SHAPES, tmp_path, '--train', 1, '--val', 1, '--size', 64)
     assert refused.returncode == 2
-    assert f'{tmp_path} is not empty; name another folder, or write over its files with --force' in refused.stderr
+    assert f'{tmp_path} is not empty; name another folder, or overwrite its files with --force' in refused.stderr
     assert own.read_text() == 'an image of the user'
     assert call(SHAPES, tmp_path, '--train', 1, '--val', 1, '--size', 64, '--force').returncode == 0
     with Image.open(own) as picture:
@@ -173,7 +173,7 @@ def test_the_demo_stops_at_ctrl_c(tmp_path):
         ('', [], 'no training loss in it'),
         (VALIDATION, [], 'no training loss in it'),
         (TRAINING + '\nnot JSON', [], "line 2: expected a JSON object with a 'step'"),
-        (TRAINING, ['--metrics', 'mIoU'], 'mIoU was not logged; logged were: none'),
+        (TRAINING, ['--metrics', 'mIoU'], 'mIoU was not logged; the log has: none'),
     ],
 )
 def test_bad_logs_are_reported(content, arguments, message, tmp_path):

@@ -57,7 +57,7 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--allow-new-keys',
         action='store_true',
-        help='let --cfg-options set keys that neither the config nor the class that it names has',
+        help='let --cfg-options set keys that neither the config nor its class has',
     )
 
 
@@ -95,9 +95,9 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
         '--weights',
         choices=('auto', 'ema', 'raw'),
         default='auto',
-        help='which copy of the weights: the averaged (ema) or the other (raw); auto: averaged, if it is there',
+        help='copy of the weights: the averaged (ema) or the other (raw); auto: the averaged one if there is one',
     )
-    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
+    parser.add_argument('--force', action='store_true', help='overwrite an existing file')
 
 
 def at_least(least: int, otherwise: str = '') -> Callable[[str], int]:

@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     completed(paths, FILES)
     parser.add_argument(
-        '--no-masks', action='store_true', help='masks are not used: none is missed, and faults in them are warnings'
+        '--no-masks', action='store_true', help='masks are not used: they may be missing, and their faults are warnings'
     )
     parser.add_argument(
-        '--label-maps', type=at_least(1), metavar='CLASSES', help='folders are of label maps, of so many classes'
+        '--label-maps', type=at_least(1), metavar='CLASSES', help='folders hold label maps of this number of classes'
     )
     parser.add_argument(
         '--reduce-zero-label', action='store_true', help='in label maps, 0 is ignored and the first class is 1'

@@ -44,7 +44,7 @@ _mmsparx_config_or_file() {{
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the shell."""
-    parser.add_argument('shell', choices=['bash', 'zsh', 'tcsh'], help='shell to write it for')
+    parser.add_argument('shell', choices=['bash', 'zsh', 'tcsh'], help='shell of the script')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from mmsparx.zoo import list_configs, read_models
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the list."""
-    parser.add_argument('--task', help='list one task alone: ablations, classification, detection or segmentation')
+    parser.add_argument('--task', help='list only one task: ablations, classification, detection or segmentation')
 
 
 def run(args: argparse.Namespace) -> None:

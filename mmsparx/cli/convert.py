@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--to',
         choices=['ours', 'published'],
-        help="the names to write: this package's or those of the published checkpoints (default: as they are)",
+        help="names to write: this package's or those of the published checkpoints (default: unchanged)",
     )
     add_weight_arguments(parser)
 

@@ -44,17 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--inline',
         action='store_true',
-        help='ONNX with standard operators alone, for runtimes that know no functions, such as TensorRT',
+        help='ONNX with only standard operators, for runtimes without functions, such as TensorRT',
     )
-    parser.add_argument('--fp16', action='store_true', help='ONNX with weights in 16 bits; all is computed in 32')
+    parser.add_argument('--fp16', action='store_true', help='ONNX with weights in 16 bits and arithmetic in 32 bits')
     int8 = parser.add_argument(
         '--int8',
         metavar='FOLDER',
-        help='write another file of ONNX, NAME.int8.onnx, with convolutions and products in 8 bits, calibrated on up '
+        help='write another ONNX file, NAME.int8.onnx, with convolutions and products in 8 bits, calibrated on up '
         'to 64 images of this folder; measure its accuracy before you use it',
     )
     completed(int8, FOLDERS)
-    parser.add_argument('--backbone', action='store_true', help='export the backbone alone: a map for each stage')
+    parser.add_argument('--backbone', action='store_true', help='export only the backbone: a map for each stage')
     out = parser.add_argument('--out', metavar='FILE', help="file to write (default: the config's name, here)")
     completed(out, FILES)
 

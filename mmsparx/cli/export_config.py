@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'target', nargs='?', help='file or folder to write to (default: here, under its own name)'
     )
     completed(target, FILES)
-    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
+    parser.add_argument('--force', action='store_true', help='overwrite an existing file')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -33,24 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     completed(model, FILES)
     out_dir = parser.add_argument(
-        '--out-dir', default='found', metavar='FOLDER', help='folder that the results go to (default: %(default)s)'
+        '--out-dir', default='found', metavar='FOLDER', help='folder of the results (default: %(default)s)'
     )
     completed(out_dir, FOLDERS)
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--device', help='device, such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, metavar='SCORE', help='draw what scores higher (default: %(default)s)'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='lowest score of drawn results (default: %(default)s)',
     )
     parser.add_argument(
         '--max-overlap',
         type=share,
         default=0.6,
         metavar='IOU',
-        help='of detections that overlap by more, whatever their classes, draw the best alone, since they are of one '
-        'object and their labels would hide each other; a higher --score-thr would hide other objects as well. 1 draws '
+        help='overlap above which only the best detection is drawn, whatever the classes, since the others are of the '
+        'same object and labels would hide each other; a higher --score-thr would hide other objects as well. 1 draws '
         'all (default: %(default)s)',
     )
     parser.add_argument(
-        '--max-frames', type=at_least(1, '; without it, all are read'), metavar='N', help='stop after so many images'
+        '--max-frames',
+        type=at_least(1, '; without it, all are read'),
+        metavar='N',
+        help='number of images to read',
     )
 
 

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show_dir = parser.add_argument(
         '--show-dir',
         metavar='FOLDER',
-        help='draw ground truth and predictions into a copy of each image, in this folder; of detections that '
-        'overlap, whatever their classes, the best alone. Metrics and --out have all predictions',
+        help='draw ground truth and predictions into a copy of each image, in this folder; only the best of '
+        'overlapping detections is drawn, whatever their classes. Metrics and --out have all predictions',
     )
     completed(show_dir, FOLDERS)
     parser.add_argument(
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='published',
         metavar='PROTOCOL',
-        help="average over sizes and flips, by a name in the config's tta_pipelines: published (without a name) or "
+        help="average over sizes and flips, by a protocol of the config's tta_pipelines: published (default) or "
         'original',
     )
 

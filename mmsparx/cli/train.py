@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-pretrained',
         action='store_true',
-        help="start from scratch instead of the pretrained weights that the config's model names, wherever it does",
+        help="start from scratch instead of the pretrained weights that the config's model names anywhere",
     )
     parser.add_argument(
         '--may-differ',
         nargs='+',
         metavar='PATTERN',
-        help="names of the model's weights, with *, that need not be in load_from as the model has them, as in "
-        "'head.fc.*' for other classes",
+        help="names of weights, with *, that need not match between load_from and the model, such as 'head.fc.*' for "
+        'other classes',
     )
 
 

@@ -107,7 +107,7 @@ class _Source:
             else:
                 link, advice = path, f'set {self.key}.{name} with --cfg-options'
             raise FileNotFoundError(
-                f'{self.key}: {path} is not there. Link the data into the working directory, as in '
+                f'{self.key}: {path} does not exist. Link the data into the working directory, as in '
                 f'"ln -s /where/it/is {link}", or {advice}'
             )
 

@@ -240,7 +240,9 @@ def write(out: Path, name: str, stem: str, drawn: np.ndarray, result: dict) -> N
     if not predictions.exists():  # they are written first: where they are not, the others are not of this command
         for file in (image, labels):
             if os.path.lexists(file):
-                raise FileExistsError(f'{file} is there already, and no result of this command. Name another --out-dir')
+                raise FileExistsError(
+                    f'{file} exists already, and is not a result of this command. Name another --out-dir'
+                )
     predictions.parent.mkdir(parents=True, exist_ok=True)
     predictions.write_text(json.dumps(result))
     if label_map is not None:

@@ -36,9 +36,9 @@ def check_empty(folder: str | os.PathLike, force: bool = False) -> None:
         FileExistsError: It is no folder, or it is one that holds something, and `force` is not given.
     """
     if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise FileExistsError(f'{folder} is there already, and is no folder; name another one')
+        raise FileExistsError(f'{folder} exists already, and is not a folder; name another one')
     if not force and os.path.isdir(folder) and os.listdir(folder):
-        raise FileExistsError(f'{folder} is not empty; name another folder, or write over its files with --force')
+        raise FileExistsError(f'{folder} is not empty; name another folder, or overwrite its files with --force')
 
 
 def check_outside(inner: str | os.PathLike, outer: str | os.PathLike, option: str) -> None:
@@ -59,7 +59,7 @@ def check_outside(inner: str | os.PathLike, outer: str | os.PathLike, option: st
 
 
 def check_results(results: Iterable[tuple[str | os.PathLike, str | os.PathLike]], option: str) -> None:
-    """Fail where two results would have one name, or a result would be written onto an input.
+    """Fail where two results would have the same name, or a result would be written onto an input.
 
     Links are followed: a result whose name is a link to an input is one of these.
 
@@ -75,12 +75,12 @@ def check_results(results: Iterable[tuple[str | os.PathLike, str | os.PathLike]]
     taken: dict[str, str | os.PathLike] = {}
     for source, target in results:
         if os.path.exists(target) and (onto := inputs.get(_identity(target))) is not None:
-            raise ValueError(f'{option}: {target} is the input {onto}, and would be written over. Name another folder')
+            raise ValueError(f'{option}: {target} is the input {onto}, and would be overwritten. Name another folder')
         name = os.path.abspath(target)
         if name in taken:
             raise ValueError(
-                f'{option}: the results of {taken[name]} and {source} would have one name, {target}. Rename one of the '
-                'two, or run them apart'
+                f'{option}: the results of {taken[name]} and {source} would have the same name, {target}. Rename one '
+                'of them, or run them separately'
             )
         taken[name] = source
 

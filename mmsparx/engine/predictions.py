@@ -136,7 +136,7 @@ def dump_predictions(cfg: Config, file: str) -> None:
         raise ValueError(f'--out: expected the name of a file, got the folder {file}')
     checkpoint = cfg.get('load_from') or ''
     if os.path.exists(file) and os.path.exists(checkpoint) and os.path.samefile(file, checkpoint):
-        raise ValueError(f'--out: {file} is the checkpoint, and would be written over. Name another file')
+        raise ValueError(f'--out: {file} is the checkpoint, and would be overwritten. Name another file')
     check_writable(os.path.dirname(file) or '.', '--out')
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     cfg.test_evaluator = [*metrics, dict(type=_path_of(DumpPredictions), out_file_path=file)]

@@ -38,7 +38,7 @@ def whole_checkpoints(folder: str | Path, cfg: Mapping | None = None) -> Iterato
             print_log(f'passed over: {path}: {error}', logger='current', level=logging.WARNING)
             continue
         if lacking:
-            said = f'passed over: {path} is no checkpoint of a run: it lacks {", ".join(lacking)}'
+            said = f'passed over: {path} is not a checkpoint of a run: it lacks {", ".join(lacking)}'
             print_log(said, logger='current', level=logging.WARNING)
             continue
         yield path
@@ -82,7 +82,7 @@ def check_resumed(cfg: Config) -> None:
         cfg: Config with `resume=True`, and the checkpoint as `load_from`.
 
     Raises:
-        RuntimeError: The checkpoint cannot be had or read, or lacks what the run needs.
+        RuntimeError: The checkpoint is not available or readable, or lacks what the run needs.
     """
     if is_of_kind(cfg.get('strategy'), r'([\w.]+\.)?(DeepSpeed|ColossalAI)Strategy'):
         return  # these have formats of their own

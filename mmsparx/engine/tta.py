@@ -25,7 +25,7 @@ def apply_tta(cfg: Config, protocol: str) -> None:
         known = ', '.join(pipelines) or 'none'
         raise ValueError(
             f'--tta {protocol}: expected tta_model=dict(...) and tta_pipelines=dict({protocol}=[...]) in the config; '
-            f'the protocols that it has: {known}'
+            f'known protocols: {known}'
         )
     cfg.test_dataloader.dataset.pipeline = pipelines[protocol]
     cfg.model = {**cfg.tta_model, 'module': cfg.model}

@@ -81,7 +81,7 @@ def _locked(path: str | os.PathLike) -> Iterator[None]:
             file.seek(0)
             other = file.read().strip() or 'another run'
             raise RuntimeError(
-                f"the work directory {path} is in use by {other}, and two runs would write over each other's "
+                f"the work directory {path} is in use by {other}, and two runs would overwrite each other's "
                 'checkpoints. Wait for it, or name another directory with --work-dir'
             ) from error
         except OSError as error:

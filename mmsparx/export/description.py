@@ -59,7 +59,7 @@ def read_description(file: str | os.PathLike) -> Description:
     try:
         given = json.loads(beside.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{beside} is no JSON: {error}') from error
+        raise ValueError(f'{beside} is not JSON: {error}') from error
     if not isinstance(given, dict):
         raise ValueError(f'{beside}: expected an object, got {type(given).__name__}')
 

@@ -46,7 +46,7 @@ def read_config(path: Path) -> dict:
     try:
         config = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is no JSON that is read here: {str(error)[:_SHOWN]}') from error
+        raise ValueError(f'{path} is not JSON that is read here: {str(error)[:_SHOWN]}') from error
     if not isinstance(config, dict):
         raise ValueError(f'{path}: expected a JSON object of arguments, got {_shown(config)}')
     level: list = [config]

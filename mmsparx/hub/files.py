@@ -63,7 +63,7 @@ def find_files(source: str | os.PathLike, **download) -> Files:
         FileNotFoundError: The folder lacks a file.
         ValueError: There is no such folder, and the name is not that of a repository.
         ModuleNotFoundError: huggingface_hub is needed and not installed.
-        OSError: A repository or file cannot be had; the errors of huggingface_hub.
+        OSError: A repository or file is not available; the errors of huggingface_hub.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():

@@ -21,7 +21,7 @@ def build_classifier(
 
     Raises:
         ValueError: No weights of the network are published, or an option does not fit.
-        RuntimeError: The weights cannot be had, or do not match; see `load_pretrained`.
+        RuntimeError: The weights are not available, or do not match; see `load_pretrained`.
     """
     model = SparXClassifier(family(arch, out_indices=(3,), output_norm=False, **backbone), num_classes)
     if not pretrained:

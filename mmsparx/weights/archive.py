@@ -90,7 +90,7 @@ class ZipArchive:
         """The pickled object, as `records`."""
         order = f'{self.folder}/byteorder'
         if order in self.records and self._bytes(order, 16).strip() != b'little':
-            raise RefusedError('it was written on a unpickler of another byte order')
+            raise RefusedError('it was written on a machine with another byte order')
         return Unpickler(self._bytes(f'{self.folder}/data.pkl', MAX_PICKLE)).run()
 
     def check(self, storage: Storage) -> str:
@@ -317,7 +317,7 @@ class LegacyFile:
         result = unpickler.run()
         keys = unpickler.run()
         if type(keys) is not list or not all(type(key) is str for key in keys):
-            raise RefusedError('its list of storages is no list of strings')
+            raise RefusedError('its list of storages is not a list of strings')
         storages = {storage.key: storage for storage in unpickler.storages}
         self.places.clear()  # of a part of the file that was too short
         place = unpickler.position

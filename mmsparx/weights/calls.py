@@ -80,7 +80,7 @@ def _pairs(kind: str) -> Callable[..., DictData]:
         if type(content) is DictData:
             return DictData(kind, list(content.items))
         if type(content) not in (list, tuple) or not all(type(x) in (list, tuple) and len(x) == 2 for x in content):
-            raise RefusedError(f'the content of a {kind} is no list of pairs')
+            raise RefusedError(f'the content of a {kind} is not a list of pairs')
         return DictData(kind, [tuple(pair) for pair in content])
 
     return build
@@ -89,7 +89,7 @@ def _pairs(kind: str) -> Callable[..., DictData]:
 def _items(kind: str) -> Callable[..., SetData]:
     def build(content: object = ()) -> SetData:
         if type(content) not in (list, tuple):
-            raise RefusedError(f'the content of a {kind} is no list')
+            raise RefusedError(f'the content of a {kind} is not a list')
         return SetData(kind, list(content))
 
     return build
@@ -113,14 +113,14 @@ def _bytes(content: object = b'') -> bytes:
 
 def _complex(real: object = 0.0, imaginary: object = 0.0) -> complex:
     if type(real) is not float or type(imaginary) is not float:
-        raise RefusedError('a complex number is made of what is no float')
+        raise RefusedError('a complex number has a part that is not a float')
     return complex(real, imaginary)
 
 
 def _attribute(owner: object, name: object) -> Global:
     """pickle names what stands in a class by getattr. No attribute is looked up: the result is a longer name."""
     if type(owner) is not Global or type(name) is not str or len(owner.name) + len(name) > MAX_NAME:
-        raise RefusedError('an attribute is asked for of what is no class')
+        raise RefusedError('an attribute of an object that is not a class is requested')
     return Global(owner.module, f'{owner.name}.{name}')
 
 
@@ -249,7 +249,7 @@ def set_state(target: object, state: object) -> None:
     if type(target) is ArrayData and type(state) is tuple and len(state) == 5 and target.dtype is None:
         _, shape, dtype, fortran, raw = state
         if type(dtype) is not DtypeData or type(raw) is not bytes or type(fortran) is not bool:
-            raise RefusedError('an array of numpy holds what is no number')
+            raise RefusedError('an array of numpy holds a value that is not a number')
         count = item_size(dtype.code) * math.prod(_sizes(shape, 'shape of an array'))
         if count != len(raw):
             raise RefusedError(f'an array of shape {shape} has {len(raw)} bytes, where {count} belong')
@@ -260,7 +260,7 @@ def set_state(target: object, state: object) -> None:
 
 def call(function: object, args: object) -> object:
     if type(function) is not Global or type(args) is not tuple:
-        raise RefusedError('it calls what is no function')
+        raise RefusedError('it calls an object that is not a function')
     if function in _DROPPED:
         return Unknown(function)
     if function not in CALLS:
@@ -273,7 +273,7 @@ def call(function: object, args: object) -> object:
 
 def instance(kind: object, args: object) -> object:
     if type(kind) is not Global or type(args) is not tuple:
-        raise RefusedError('an instance of what is no class is made')
+        raise RefusedError('an instance of an object that is not a class is made')
     if args:
         raise RefusedError(f'it asks to make an instance of {kind}')
     return _INSTANCES[kind]() if kind in _INSTANCES else Unknown(kind)

@@ -116,6 +116,6 @@ def _check_target(target: Path, source: str | os.PathLike, force: bool) -> None:
     if not target.exists():
         return
     if os.path.exists(source) and target.samefile(source):
-        raise ValueError(f'{target} is the source; it is not written over')
+        raise ValueError(f'{target} is the source; it is not overwritten')
     if not force:
-        raise FileExistsError(f'{target} is there already; --force (force=True) writes over it')
+        raise FileExistsError(f'{target} exists already; --force (force=True) overwrites it')

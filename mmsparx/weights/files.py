@@ -124,7 +124,7 @@ def _read_torch(archive: ZipArchive | LegacyFile, name: str, location: Location,
     if rebuild.left_out:
         said = ', '.join(f'{_place(place)} ({kind})' for place, kind in list(rebuild.left_out.items())[:5])
         more = f' and {len(rebuild.left_out) - 5} more' if len(rebuild.left_out) > 5 else ''
-        text = f'{name}: left out what is not weights and not understood: {said}{more}'
+        text = f'{name}: left out entries that are not weights and not understood: {said}{more}'
         print_log(text, logger='current', level=logging.WARNING)
     return content
 
@@ -162,10 +162,10 @@ def _why_not_opened(path: str, error: Exception) -> str:
     if getattr(error, 'errno', None) == errno.ELOOP:
         return f'{path} is a symbolic link that leads back to itself'
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
-        return f'{path} is a symbolic link to {os.readlink(path)}, which is not there'
+        return f'{path} is a symbolic link to {os.readlink(path)}, which does not exist'
     if isinstance(error, FileNotFoundError):
-        return f'the weights {path} cannot be had: there is no such file'
-    return f'the weights {path} cannot be had: {getattr(error, "strerror", None) or error}'
+        return f'the weights {path} are not available: there is no such file'
+    return f'the weights {path} are not available: {getattr(error, "strerror", None) or error}'
 
 
 def _kind_of(head: bytes, size: int) -> str:
@@ -176,7 +176,7 @@ def _kind_of(head: bytes, size: int) -> str:
         return f'it begins with {len(head)} zeros, as a copy does that was cut off. {_AGAIN}'
     start = head.lstrip().lower()
     if start.startswith((b'<!doctype html', b'<html')):
-        return 'it is a web page (HTML), as servers send it in the place of a file that is not there. Download it again'
+        return 'it is a web page (HTML), as servers send it in place of a missing file. Download it again'
     if head.startswith(b'version https://git-lfs'):
         return 'it is a pointer of Git LFS, and not the file itself: run git lfs pull'
     for magic, kind in _OTHER_KINDS.items():
@@ -302,5 +302,5 @@ def _check_named_hash(file: BinaryIO, path: str) -> None:
         raise UnreadableError(
             f'{path} is damaged, or was renamed: the SHA-256 of its contents begins with '
             f'{digest.hexdigest()[: len(wanted[1])]}, and not with {wanted[1]} as its name says. '
-            'Copy or download it again; take the digits out of the name where they mean something else.'
+            'Copy or download it again; take the digits out of the name if they mean something else.'
         )

@@ -8,7 +8,7 @@ place, which end in `files.read_checkpoint`. What a loader returns that somebody
 in checkpoints and runs it: on a resume where there is a `config` in the meta data, in inferencers that are given a
 checkpoint and no config. In what is read, these texts are replaced by one of ours that says to name the config.
 
-**Errors.** What cannot be had is a `MissingError` that names the address and what helps, whichever loader it is of.
+**Errors.** An unavailable file is a `MissingError` that names the address and a fix, in every loader.
 
 **Strictly.** Inferencers, and what else the libraries offer for inference, load by a function of mmengine that warns
 where names do not match, and goes on with random weights. There a model with one of this package's backbones is
@@ -68,11 +68,11 @@ def without_configs(value: object) -> object:
 
 
 def _missing(address: str, reason: object, more: str = '') -> MissingError:
-    """The error of an address whose file cannot be had."""
+    """The error of an address whose file is not available."""
     said = str(reason).rstrip('.')
     return MissingError(
-        f'the weights {address} cannot be had: {said}. Download the file where the address can be reached, and give '
-        f'its path in the place of the address{more}'
+        f'the weights {address} are not available: {said}. Download the file where the address can be reached, and '
+        f'give its path in the place of the address{more}'
     )
 
 
@@ -80,7 +80,7 @@ def load_from_local(filename: str, map_location: Location = None) -> dict:
     """A file on the disk.
 
     Raises:
-        UnreadableError: it cannot be had, or is no checkpoint; or it is an address, of a kind that nobody has
+        UnreadableError: it is not available, or is not a checkpoint; or it is an address, of a kind that nobody has
             registered a loader for.
     """
     if (kind := _KIND.match(filename)) and not os.path.lexists(filename):
@@ -95,7 +95,7 @@ def load_from_http(
     """An address: downloaded once, by the first process, into the folder of torch.hub.
 
     Raises:
-        UnreadableError: it cannot be had, or is no checkpoint.
+        UnreadableError: it is not available, or is not a checkpoint.
     """
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
     name = os.path.basename(urlparse(filename).path)

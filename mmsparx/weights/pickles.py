@@ -119,7 +119,7 @@ class Unpickler:
 
     def push_global(self, module: object, name: object) -> None:
         if type(module) is not str or type(name) is not str or len(module) + len(name) > MAX_NAME:
-            raise RefusedError('a name is no string')
+            raise RefusedError('a name is not a string')
         self.stack.append(Global(_PYTHON_2.get(module, module), name))
 
     def append(self, items: list) -> None:

@@ -143,19 +143,19 @@ class Rebuilder:
             finally:
                 self._path.pop()
         if pairs.kind == 'Counter' and not all(type(x) in (int, float, bool) for x in found.values()):
-            raise RefusedError('a Counter counts by what is no number')
+            raise RefusedError('a Counter has a count that is not a number')
         if pairs.attributes is not None and pairs.attributes.items:
             ((name, metadata),) = pairs.attributes.items
             metadata = self._rebuild(metadata)
             if not isinstance(metadata, dict):
-                raise RefusedError(f'the {name} of a state dict is no dict')
+                raise RefusedError(f'the {name} of a state dict is not a dict')
             found._metadata = metadata
         return found
 
     def _set(self, items: SetData) -> set | frozenset:
         values = self._all(items.items)
         if not all(type(x) in (str, int, bool, type(None)) for x in values):
-            raise RefusedError('it holds a set of what is neither string nor integer')
+            raise RefusedError('it holds a set with elements other than strings and integers')
         if any(type(x) is int and abs(x) >= MAX_KEY for x in values):
             raise RefusedError('it holds a set of very large numbers')
         return set(values) if items.kind == 'set' else frozenset(values)

@@ -117,9 +117,9 @@ def export_config(name: str | Path, target: str | Path | None = None, force: boo
     if target.suffix != '.py':
         raise ValueError(f'expected a folder or the name of a .py file to write to, got {str(target)!r}')
     if target.exists() and not force:
-        raise FileExistsError(f'{target} is there already; name another file, or write over it with --force')
+        raise FileExistsError(f'{target} exists already; name another file, or overwrite it with --force')
     if target.exists() and target.samefile(source):
-        raise ValueError(f'{target} is the shipped config, and is not written over; name another file')
+        raise ValueError(f'{target} is the shipped config, and is not overwritten; name another file')
     from mmengine.config import Config
 
     text = Config.fromfile(source, import_custom_modules=False).pretty_text

@@ -119,7 +119,7 @@ def test_names_of_kept_models(tmp_path, capsys):
 
 def test_missing_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RuntimeError, match=r'train_dataloader\.dataset: data/digits/train is not there'):
+    with pytest.raises(RuntimeError, match=r'train_dataloader\.dataset: data/digits/train does not exist'):
         learning.main(['--task', 'digits', '--variants', 'VMamba'])
 
 

@@ -154,7 +154,7 @@ def test_a_model_of_timm(get_flops, tmp_path):
 
 def test_where_counts_cannot_be_written(get_flops, tmp_path):
     (tmp_path / 'there.md').touch()
-    with pytest.raises(FileExistsError, match='is there already'):
+    with pytest.raises(FileExistsError, match='exists already'):
         get_flops('sparx_mamba_t_in1k', '--out', tmp_path / 'there.md')
     with pytest.raises(ValueError, match=r'expected the name of a \.json or \.md file'):
         get_flops('sparx_mamba_t_in1k', '--out', 'there.csv')

@@ -113,10 +113,10 @@ class TestWeights:
 
         def read(source):
             asked.append(source)
-            raise RuntimeError('it cannot be had')
+            raise RuntimeError('it is not available')
 
         monkeypatch.setattr(models, 'read_weights', read)
-        with pytest.raises(RuntimeError, match='it cannot be had'):
+        with pytest.raises(RuntimeError, match='it is not available'):
             load_model('vmamba_t_in1k', 'published', device='cpu')
         (address,) = asked
         assert address.endswith('vssm_tiny_0230_ckpt_epoch_262.pth')

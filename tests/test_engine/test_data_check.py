@@ -77,7 +77,7 @@ def test_local_backends_are_checked(args):
 
 @pytest.mark.parametrize('dataset', [{'data_root': 'nowhere'}, {'data_prefix': 'nowhere'}, {'ann_file': 'nowhere'}])
 def test_a_path_alone(dataset):
-    with pytest.raises(FileNotFoundError, match=r'train_dataloader\.dataset: nowhere/? is not there'):
+    with pytest.raises(FileNotFoundError, match=r'train_dataloader\.dataset: nowhere/? does not exist'):
         check_data(data_config(**dataset), ('train_dataloader',))
 
 

@@ -37,5 +37,5 @@ def test_a_folder_that_is_to_be_filled(tmp_path):
     (tmp_path / 'dangling').symlink_to('nowhere')
     for file in (tmp_path / 'hidden/.a', tmp_path / 'dangling'):
         for force in (False, True):
-            with pytest.raises(FileExistsError, match='is no folder; name another one'):
+            with pytest.raises(FileExistsError, match='is not a folder; name another one'):
                 check_empty(file, force)

@@ -112,10 +112,10 @@ def test_drawings_do_not_mix_with_tested_images(tmp_path):
             hook.before_test(SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=each))))
     (tmp_path / 'drawn/cat').mkdir(parents=True)
     (tmp_path / 'drawn/cat/0.png').hardlink_to(images[1])
-    with pytest.raises(ValueError, match=r'drawn/cat/0\.png is the input .*dog/0\.png, and would be written over'):
+    with pytest.raises(ValueError, match=r'drawn/cat/0\.png is the input .*dog/0\.png, and would be overwritten'):
         start(DrawPredictionsHook(str(tmp_path / 'drawn')), *images)
     with pytest.raises(
-        ValueError, match=r'the results of .*0\.png and .*0\.png would have one name, .*elsewhere/0\.png'
+        ValueError, match=r'the results of .*0\.png and .*0\.png would have the same name, .*elsewhere/0\.png'
     ):
         start(DrawPredictionsHook(str(tmp_path / 'elsewhere')), images[0], images[0])
     assert [image.read_text() for image in images] == ['an original'] * 2
@@ -133,7 +133,7 @@ def test_results_that_cannot_be_written_end_the_run_before_the_test(tmp_path):
         dump_predictions(cfg, str(tmp_path / 'folder.pkl'))
     (tmp_path / 'a.pkl').touch()
     (tmp_path / 'b.pkl').symlink_to('a.pkl')
-    with pytest.raises(ValueError, match=r'--out: .*b\.pkl is the checkpoint, and would be written over'):
+    with pytest.raises(ValueError, match=r'--out: .*b\.pkl is the checkpoint, and would be overwritten'):
         dump_predictions(cfg, str(tmp_path / 'b.pkl'))
 
 

@@ -156,7 +156,7 @@ class TestResumeNewest:
         resume_newest(cfg)
         assert cfg.load_from == str(tmp_path / 'iter_1.pth')
         told = ' '.join(''.join(capfd.readouterr()).split())
-        assert 'iter_2.pth is no checkpoint of a run: it lacks param_schedulers, ema_state_dict' in told
+        assert 'iter_2.pth is not a checkpoint of a run: it lacks param_schedulers, ema_state_dict' in told
 
     def test_takes_the_newest_whole_one(self, tmp_path):
         save(tmp_path, 'iter_1.pth', 'iter_2.pth')
@@ -190,6 +190,6 @@ class TestResumeNewest:
 
 
 @pytest.mark.parametrize('address', ['http://127.0.0.1:9/iter_1.pth', 'openmmlab://no_such'])
-def test_an_address_that_cannot_be_had(address):
-    with pytest.raises(RuntimeError, match=rf'the weights {address} cannot be had: .* give its path'):
+def test_an_unavailable_address(address):
+    with pytest.raises(RuntimeError, match=rf'the weights {address} are not available: .* give its path'):
         check_resumed(Config(dict(RUN, load_from=address)))

@@ -66,7 +66,7 @@ def test_sizes_and_flips(views, protocol, size):
 
 
 def test_an_unknown_protocol_lists_the_known_ones(cfg):
-    with pytest.raises(ValueError, match=r'--tta often: .* the protocols that it has: published, original'):
+    with pytest.raises(ValueError, match=r'--tta often: .* known protocols: published, original'):
         apply_tta(cfg, 'often')
 
 

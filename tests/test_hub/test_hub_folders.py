@@ -285,12 +285,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ('content', 'message'),
         [
-            (b'{"arch": ', 'is no JSON that is read here'),
-            (b'\xff\xfe\x00', 'is no JSON that is read here'),
-            (b'[' * 100_000, 'is no JSON that is read here'),
+            (b'{"arch": ', 'is not JSON that is read here'),
+            (b'\xff\xfe\x00', 'is not JSON that is read here'),
+            (b'[' * 100_000, 'is not JSON that is read here'),
             (b'{"arch": ' + b'[' * 100 + b']' * 100 + b'}', 'lists or objects within each other, 16 and deeper'),
             (b'{"drop_path_rate": NaN}', 'NaN is not a number of JSON'),
-            (b'{"in_channels": ' + b'1' * 5000 + b'}', 'is no JSON that is read here'),
+            (b'{"in_channels": ' + b'1' * 5000 + b'}', 'is not JSON that is read here'),
             (b'["tiny"]', r"expected a JSON object of arguments, got \['tiny'\]"),
             (b' ' * (2**20 + 1), 'expected a config of at most 1048576 bytes, got a larger file'),
         ],

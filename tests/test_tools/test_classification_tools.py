@@ -138,7 +138,7 @@ def test_a_checkpoint_of_other_classes_is_refused(tool, data, tmp_path):
 def test_a_missing_folder_is_named_before_anything_is_built(tool, data, tmp_path):
     config = write_config(tmp_path, data)
     shutil.rmtree(data / 'val')
-    with pytest.raises(FileNotFoundError, match=r'val_dataloader\.dataset: .*data/val is not there\. Link .*"ln -s'):
+    with pytest.raises(FileNotFoundError, match=r'val_dataloader\.dataset: .*data/val does not exist\. Link .*"ln -s'):
         tool('train', config, '--work-dir', tmp_path / 'work')
 
 

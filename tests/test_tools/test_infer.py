@@ -309,7 +309,7 @@ def test_files_that_are_no_results_are_not_written_over(shown, tmp_path):
     labels = grey(tmp_path / 'maps/labels/a.png', 90)
     before = contents(tmp_path)
     for file in (other, linked, labels):
-        with pytest.raises(FileExistsError, match=rf'{file} is there already, and no result of this command'):
+        with pytest.raises(FileExistsError, match=rf'{file} exists already, and is not a result of this command'):
             shown(source, 'config', 'checkpoint', '--out-dir', file.parents[1])
     assert contents(tmp_path) == before
     for _ in range(2):  # its own results are

@@ -42,7 +42,7 @@ def test_convert(call, source, tmp_path):
     assert 'left out' not in call('convert', there, back, '--to', 'published')
     assert_same_bits(torch.load(back, weights_only=True)['state_dict'], published)
     said = call('convert', there, back, status=1)
-    assert said == f'mmsparx: {back} is there already; --force (force=True) writes over it\n'
+    assert said == f'mmsparx: {back} exists already; --force (force=True) overwrites it\n'
     call('convert', there, back, '--force')
     assert 'backbone.stem.0.weight' in torch.load(back, weights_only=True)['state_dict']
 

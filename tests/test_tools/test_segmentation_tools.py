@@ -211,5 +211,5 @@ def test_a_missing_annotation_is_named(train, ade):
 
 def test_a_missing_folder_of_annotations_is_named(train, ade):
     (ade / 'annotations').rename(ade / 'elsewhere')
-    with pytest.raises(FileNotFoundError, match=r'train_dataloader\.dataset: .*annotations/training is not there'):
+    with pytest.raises(FileNotFoundError, match=r'train_dataloader\.dataset: .*annotations/training does not exist'):
         train()

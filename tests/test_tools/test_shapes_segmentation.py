@@ -76,8 +76,8 @@ def test_no_map_takes_the_place_of_an_image_or_of_another_map(tmp_path, capsys):
         return capsys.readouterr().err
 
     said = refused(names_file(tmp_path, 'b.png', 'a.png'), images)
-    assert f'{images}/a.png is there already; name another folder, or write over it with --force' in said
-    assert 'the label maps of a.jpg and a.bmp would have one name' in refused(
+    assert f'{images}/a.png exists already; name another folder, or overwrite it with --force' in said
+    assert 'the label maps of a.jpg and a.bmp would have the same name' in refused(
         names_file(tmp_path, 'a.jpg', 'a.bmp'), tmp_path / 'maps', '--force'
     )
     for outside in ('../images/a.png', images / 'a.png'):

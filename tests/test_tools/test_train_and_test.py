@@ -175,7 +175,7 @@ def test_pretrained_weights_are_not_skipped_silently(tool, coco, tmp_path):
     options = overrides(
         coco, **{'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': 'no.pth'}
     )
-    with pytest.raises(RuntimeError, match=r'no\.pth cannot be had.*--no-pretrained'):
+    with pytest.raises(RuntimeError, match=r'no\.pth are not available.*--no-pretrained'):
         tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *options)
 
 

@@ -213,7 +213,7 @@ class TestRefused:
         tool(path, target)
         (written,) = tmp_path.glob('x*')
         written.write_text('precious')
-        with pytest.raises(FileExistsError, match='is there already'):
+        with pytest.raises(FileExistsError, match='exists already'):
             tool(path, target)
         assert written.read_text() == 'precious'
         tool(path, target, force=True)

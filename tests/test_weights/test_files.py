@@ -44,14 +44,14 @@ class TestUnreadable:
 
     def test_missing_file(self, refused, tmp_path):
         message = refused(str(tmp_path / 'nonesuch.pth'))
-        assert 'cannot be had' in message
+        assert 'are not available' in message
         assert 'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False' in message
 
     def test_unreachable_address(self, refused, tmp_path, monkeypatch):
         monkeypatch.setenv('TORCH_HOME', str(tmp_path))
         monkeypatch.setenv('no_proxy', '*')
         message = refused('http://127.0.0.1:1/x.pth')
-        assert 'cannot be had' in message
+        assert 'are not available' in message
         assert 'Training from scratch must be chosen: init_cfg=None on the backbone, pretrained=False' in message
 
     @pytest.mark.parametrize('keep', [0.0, 0.1, 0.5, 0.99])
@@ -92,7 +92,7 @@ class TestUnreadable:
             (lambda path: path.mkdir(), 'is a folder, and a file of weights is expected'),
             (os.mkfifo, 'is a named pipe (FIFO)'),
             (lambda path: path.symlink_to('/dev/zero'), 'is a device'),
-            (lambda path: path.symlink_to('nonesuch'), 'is a symbolic link to nonesuch, which is not there'),
+            (lambda path: path.symlink_to('nonesuch'), 'is a symbolic link to nonesuch, which does not exist'),
             (lambda path: path.symlink_to(path.name), 'is a symbolic link that leads back to itself'),
             (lambda path: path.symlink_to(path.parent), 'is a folder'),
         ],
@@ -282,7 +282,7 @@ class TestSafetensors:
         assert_same_bits(read_weights(path.rename(tmp_path / 'x.bin')).state_dict, self.CONTENT)
 
     def test_not_there(self, tmp_path):
-        with pytest.raises(RuntimeError, match='cannot be had'):
+        with pytest.raises(RuntimeError, match='are not available'):
             state_of_file(tmp_path / 'x.safetensors')
 
     def test_without_the_package(self, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ class TestAddresses:
 
     def test_an_unavailable_file(self, server):
         _, address = server
-        with pytest.raises(UnreadableError, match=r'the weights http.*/nonesuch\.pth cannot be had: .*404'):
+        with pytest.raises(UnreadableError, match=r'the weights http.*/nonesuch\.pth are not available: .*404'):
             CheckpointLoader.load_checkpoint(f'{address}/nonesuch.pth')
 
     def test_safetensors(self, server, tmp_path):
@@ -233,7 +233,7 @@ class TestUnavailable:
     def test_an_address(self, address, said):
         with pytest.raises(MissingError) as error:
             CheckpointLoader.load_checkpoint(address)
-        assert re.search(rf'the weights {address} cannot be had: .*{said}', str(error.value))
+        assert re.search(rf'the weights {address} are not available: .*{said}', str(error.value))
         assert 'Download the file where the address can be reached, and give its path' in str(error.value)
 
     @pytest.mark.parametrize('kind', ['openmmlab', 'torchvision', 'mmcls'])
@@ -243,7 +243,7 @@ class TestUnavailable:
             monkeypatch.setattr(checkpoint, table, lambda: {'x': 'http://127.0.0.1:9/x.pth'})
         with pytest.raises(MissingError) as error:
             CheckpointLoader.load_checkpoint(f'{kind}://x')
-        said = f'{kind}://x: the weights http://127.0.0.1:9/x.pth cannot be had: [Errno 111] Connection refused. '
+        said = f'{kind}://x: the weights http://127.0.0.1:9/x.pth are not available: [Errno 111] Connection refused. '
         assert str(error.value).startswith(said)
         assert 'urllib' not in ''.join(traceback.format_exception(error.value))
 
@@ -257,7 +257,7 @@ class TestUnavailable:
 
     def test_init_cfg_of_a_backbone(self):
         init_cfg = dict(type='Pretrained', checkpoint='torchvision://no_such')
-        with pytest.raises(MissingError, match=r'no_such cannot be had: .* give its path .*--no-pretrained'):
+        with pytest.raises(MissingError, match=r'no_such are not available: .* give its path .*--no-pretrained'):
             SparXMamba(SMALL_ARCH, init_cfg=init_cfg).init_weights()
 
     def test_a_file_may_have_such_a_name(self, weights, monkeypatch):
@@ -271,7 +271,7 @@ class TestUnavailable:
             raise http.client.IncompleteRead(b'')
 
         monkeypatch.setattr(torch.hub, 'download_url_to_file', broken)
-        with pytest.raises(MissingError, match=r'x\.pth cannot be had: IncompleteRead'):
+        with pytest.raises(MissingError, match=r'x\.pth are not available: IncompleteRead'):
             CheckpointLoader.load_checkpoint(f'{server[1]}/x.pth')
 
 

@@ -250,7 +250,7 @@ class TestNotUnderstood:
         weights = {'state_dict': {'w': torch.ones(1)}}
         found, line = self.said(weights | content, tmp_path, monkeypatch)
         assert found == weights | left
-        assert line.startswith(f'{tmp_path}/x.pth: left out what is not weights and not understood: ')
+        assert line.startswith(f'{tmp_path}/x.pth: left out entries that are not weights and not understood: ')
         assert said in line
         assert '\n' not in line
 

@@ -110,7 +110,7 @@ def test_where_an_exported_config_is_written(tmp_path, monkeypatch):
     assert zoo.export_config(LAZY, target) == target
     assert zoo.export_config(LAZY).resolve() == tmp_path / f'{LAZY}.py'
     target.write_text('mine')
-    with pytest.raises(FileExistsError, match=r'mine\.py is there already; .*--force'):
+    with pytest.raises(FileExistsError, match=r'mine\.py exists already; .*--force'):
         zoo.export_config(LAZY, target)
     assert target.read_text() == 'mine'
     zoo.export_config(LAZY, target, force=True)

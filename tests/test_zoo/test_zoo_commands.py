@@ -32,7 +32,7 @@ def test_export_config(tmp_path, capsys):
     assert main(command) == 0
     assert capsys.readouterr().out == f'{tmp_path}/mask_rcnn_sparx_t_1x.py\n'
     assert main(command) == 1
-    assert 'is there already' in capsys.readouterr().err
+    assert 'exists already' in capsys.readouterr().err
     assert main([*command, '--force']) == 0
 
 
@@ -40,7 +40,7 @@ def test_a_shipped_config_is_not_written_over(capsys):
     source = find_config('mask_rcnn_sparx_t_1x')
     before = source.read_bytes()
     assert main(['export-config', 'mask_rcnn_sparx_t_1x', str(source), '--force']) == 1
-    assert 'is the shipped config, and is not written over' in capsys.readouterr().err
+    assert 'is the shipped config, and is not overwritten' in capsys.readouterr().err
     assert source.read_bytes() == before
 
 

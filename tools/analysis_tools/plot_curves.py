@@ -72,7 +72,7 @@ def choose_metrics(metrics: dict[str, list], names: list[str] | None) -> list[st
     if names is None:
         return [name for name in metrics if name.rsplit('/', 1)[-1] in HEADLINES] or list(metrics)
     if unknown := [name for name in names if name not in metrics]:
-        raise ValueError(f'--metrics: {", ".join(unknown)} was not logged; logged were: {", ".join(metrics) or "none"}')
+        raise ValueError(f'--metrics: {", ".join(unknown)} was not logged; the log has: {", ".join(metrics) or "none"}')
     return names
 
 

@@ -29,8 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('folder', type=Path, nargs='?', default='data/digits', help='where to write them (%(default)s)')
-    parser.add_argument('--force', action='store_true', help='write over files that are there')
+    parser.add_argument('folder', type=Path, nargs='?', default='data/digits', help='folder to write to (%(default)s)')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
     args = parser.parse_args()
     try:
         check_empty(args.folder, args.force)

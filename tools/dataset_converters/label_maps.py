@@ -37,9 +37,11 @@ def target_files(file_names: Iterable[str], folder: Path, force: bool) -> dict[s
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f'the label map of {name} would be {path}, outside {folder}: expected relative names')
         if (other := taken.setdefault(os.path.normpath(path), name)) != name:
-            raise ValueError(f'the label maps of {other} and {name} would have one name, {path}. Rename one of the two')
+            raise ValueError(
+                f'the label maps of {other} and {name} would have the same name, {path}. Rename one of the two'
+            )
         if path.exists() and not force:
-            raise FileExistsError(f'{path} is there already; name another folder, or write over it with --force')
+            raise FileExistsError(f'{path} exists already; name another folder, or overwrite it with --force')
         targets[name] = path
     return targets
 
@@ -75,8 +77,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('annotations', type=Path, help='annotation file, as instances_train2017.json')
-    parser.add_argument('folder', type=Path, help='where to write the maps')
-    parser.add_argument('--force', action='store_true', help='write over files that are there')
+    parser.add_argument('folder', type=Path, help='folder of the maps')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
     args = parser.parse_args()
     try:
         count = write_label_maps(args.annotations, args.folder, args.force)

@@ -24,13 +24,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, several: bool = True) -
     )
     completed(model, FILES)
     if several:
-        parser.add_argument(
-            '--labels', nargs='+', metavar='LABEL', help='what to call the models (default: their names)'
-        )
+        parser.add_argument('--labels', nargs='+', metavar='LABEL', help='labels of the models (default: their names)')
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of random weights and of the choice of images (default: %(default)s)'
     )
-    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--device', help='device, such as cpu or cuda:0 (default: a GPU if there is one)')
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, count: int | None, batch_size: int, least: int = 1) -> None:
@@ -68,14 +66,14 @@ def add_image_arguments(parser: argparse.ArgumentParser, count: int | None, batc
         type=at_least(least),
         default=batch_size,
         metavar='N',
-        help='images at once (default: %(default)s)',
+        help='number of images at once (default: %(default)s)',
     )
 
 
 def add_out_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add `--out` and `--force`; `out` is the default folder."""
     folder = parser.add_argument(
-        '--out', default=out, metavar='FOLDER', help='folder that the results go to (default: %(default)s)'
+        '--out', default=out, metavar='FOLDER', help='folder of the results (default: %(default)s)'
     )
     completed(folder, FOLDERS)
-    parser.add_argument('--force', action='store_true', help='write over results that are there')
+    parser.add_argument('--force', action='store_true', help='overwrite existing results')

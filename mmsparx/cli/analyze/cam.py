@@ -49,30 +49,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='number of images, drawn by --seed (default: %(default)s)',
     )
     parser.add_argument(
-        '--layer', metavar='NAME', help='name of the module whose output is looked at (default: the last stage)'
+        '--layer', metavar='NAME', help='name of the module whose output is used (default: the last stage)'
     )
     parser.add_argument(
         '--class',
         dest='label',
         metavar='CLASS',
-        help='name or number of the class (default: the one that the model sees in each image)',
+        help='name or number of the class (default: the predicted class of each image)',
     )
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
         metavar='SCORE',
-        help='of a detector, take detections that score higher (default: %(default)s)',
+        help='score above which detections of a detector count (default: %(default)s)',
     )
     parser.add_argument(
-        '--features', action='store_true', help='draw what each stage gives, instead of class activations'
+        '--features', action='store_true', help='draw the outputs of the stages, instead of class activations'
     )
     parser.add_argument(
         '--channels',
         type=at_least(1),
         default=6,
         metavar='N',
-        help='with --features, number of channels to draw of each stage, those of the largest mean (default: '
+        help='with --features, number of channels to draw of each stage, those with the largest means (default: '
         '%(default)s)',
     )
     add_out_arguments(parser, 'cam')

@@ -37,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--features',
         choices=('mixer', 'scan'),
         default='mixer',
-        help='of networks of this package: what each token mixer gives (default), or what its output projection is '
-        "given, the scan's output after its norm or gate",
+        help='for networks of this package: the output of each token mixer (default), or the input of its output '
+        "projection, which is the scan's output after its norm or gate",
     )
     features.add_argument(
         '--layers',
         nargs='+',
         metavar='PATTERN',
         help="names of modules with * for any text, as 'layers.*.blocks.?' for the blocks of a Swin of timm. They are "
-        'compared in the order of the model. Needed for models without a network of this package',
+        'compared in the order of the model. The option is needed for models without a network of this package',
     )
     add_out_arguments(parser, 'cka')
 

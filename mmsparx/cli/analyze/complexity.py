@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='size of the image (default: 800 1280 for detection, 512 2048 for segmentation, 224 224 for '
         'classification)',
     )
-    parser.add_argument('--backbone', action='store_true', help='count the backbone alone')
+    parser.add_argument('--backbone', action='store_true', help='count only the backbone')
     parser.add_argument(
         '--norms',
         action='store_true',
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out = parser.add_argument('--out', metavar='FILE', help='write the counts to a .json or .md file, too')
     completed(out, FILES)
-    parser.add_argument('--force', action='store_true', help='write over the file if it is there')
+    parser.add_argument('--force', action='store_true', help='overwrite an existing file')
     add_option_arguments(parser)
 
 
@@ -93,7 +93,7 @@ def check_out(out: str | None, force: bool) -> None:
     if not out.endswith(('.json', '.md')):
         raise ValueError(f'--out: expected the name of a .json or .md file, got {out!r}')
     if os.path.lexists(out) and not force:
-        raise FileExistsError(f'{out} is there already; name another file, or write over it with --force')
+        raise FileExistsError(f'{out} exists already; name another file, or overwrite it with --force')
 
 
 def report(title: str, counted: 'Complexity', parts: 'dict[str, nn.Module]', norms: bool) -> str:

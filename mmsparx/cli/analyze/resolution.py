@@ -47,10 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--crop-ratio', type=ratio, metavar='RATIO', help='crop ratio of all models, instead of their own'
     )
     parser.add_argument(
-        '--batch-size', type=at_least(1), default=32, metavar='N', help='images at once (default: %(default)s)'
+        '--batch-size',
+        type=at_least(1),
+        default=32,
+        metavar='N',
+        help='images at once (default: %(default)s)',
     )
     parser.add_argument(
-        '--workers', type=at_least(0), default=2, metavar='N', help='processes that read images (default: %(default)s)'
+        '--workers',
+        type=at_least(0),
+        default=2,
+        metavar='N',
+        help='reading processes (default: %(default)s)',
     )
     add_out_arguments(parser, 'resolution')
 

@@ -28,7 +28,7 @@ def prepare_folder(out: str | os.PathLike, images: str | os.PathLike | None, nam
     there = [name for name in names if os.path.lexists(out / name)]
     if there and not force:
         raise FileExistsError(
-            f'{out} holds {", ".join(there)} already; name another folder by --out, or write over them with --force'
+            f'{out} holds {", ".join(there)} already; name another folder by --out, or overwrite them with --force'
         )
     check_writable(out, '--out')
     return out

@@ -87,7 +87,7 @@ class NaNGuardHook(Hook):
         if action not in ('stop', 'rewind'):
             raise ValueError(f"action: expected 'stop' or 'rewind', got {action!r}")
         if not 0 < factor <= 1:
-            raise ValueError(f'factor: expected what lowers a rate, a number above 0 and up to 1, got {factor}')
+            raise ValueError(f'factor: expected a number above 0 and up to 1, got {factor}')
         if max_rewinds < 0 or min_loss_scale < 0:
             raise ValueError(f'expected max_rewinds and min_loss_scale >= 0, got {max_rewinds} and {min_loss_scale}')
         self.interval = interval
@@ -101,7 +101,7 @@ class NaNGuardHook(Hook):
         optimizers = [wrapper.optimizer for wrapper in single_wrappers(runner.optim_wrapper)]
         if foreign := [type(each).__name__ for each in optimizers if not isinstance(each, Optimizer)]:
             raise ValueError(
-                f"NaNGuardHook watches torch's optimizers before they step, and {foreign[0]} is none of them. Leave "
+                f"NaNGuardHook watches torch's optimizers before they step, and {foreign[0]} is not one of them. Leave "
                 'the hook out of custom_hooks'
             )
         sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)

@@ -115,7 +115,7 @@ class TestLoadFrom:
 
     @pytest.mark.parametrize('address', ['http://127.0.0.1:9/no.pth', 'mmcls://no', 'no.pth'])
     def test_an_unavailable_file_is_named(self, address, make):
-        with pytest.raises(RuntimeError, match=f'the weights {address} cannot be had: '):
+        with pytest.raises(RuntimeError, match=f'the weights {address} are not available: '):
             make(load_from=address).train()
 
     def test_other_classes(self, make, tmp_path):

@@ -220,7 +220,7 @@ def test_bad_arguments(options):
 
 def test_runs_that_it_cannot_watch_are_refused_at_the_start(tmp_path):
     foreign = SimpleNamespace(optim_wrapper=SimpleNamespace(optimizer=object()))
-    with pytest.raises(ValueError, match='object is none of them'):
+    with pytest.raises(ValueError, match='object is not one of them'):
         NaNGuardHook().before_train(foreign)
     options = {'data': images(5), 'runner': FlexibleRunner}
     with pytest.raises(ValueError, match=r"got FlexibleRunner and Net\. Take action='stop'"):
