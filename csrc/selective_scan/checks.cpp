@@ -12,7 +12,7 @@ void check(const char* name, const Tensor& x, Shape shape, ScalarType type, cons
                 x.device());
 }
 
-// Kernels walk along positions in steps of 1, and through a map row after row; other strides are as they come.
+// Kernels require contiguous positions, and contiguous rows of a map; other strides are arbitrary.
 void make_last_stride_one(Tensor& x) {
   if (x.size(-1) > 1 && x.stride(-1) != 1) x = as_contiguous(x);
 }
@@ -51,7 +51,7 @@ int64_t checked_states(const Tensor& A, int64_t dim) {
   return A.size(1);
 }
 
-// All but delta; B and C in `matrices_type`.
+// Checks all tensors but delta; B and C have `matrices_type`.
 Inputs checked_but_delta(Tensors& t, bool delta_softplus, Scanned scanned, ScalarType matrices_type) {
   const Tensor& u = t.u;
   const bool map = scanned == Scanned::kMap;

@@ -1,4 +1,4 @@
-// One call of a scan, from tensors to what a backend's kernels are given and back to tensors.
+// A call of a scan: converts tensors to the kernels' structs, and results back to tensors.
 
 #pragma once
 
@@ -10,7 +10,7 @@ namespace mmsparx {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// `kernels` is complete, and valid as long as this is.
+// `kernels` is complete after construction, and valid as long as this object lives.
 class ForwardRun {
  public:
   ForwardRun(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -47,7 +47,7 @@ class BackwardRun {
   }
   BackwardRun(const BackwardRun&) = delete;
 
-  // `kernels` is complete after this. `positions` as Backward's, all by default.
+  // Completes `kernels`. `positions` is that of Backward, by default all.
   void allocate(int64_t blocks) { allocate(blocks, kernels.inputs.length); }
   void allocate(int64_t blocks, int64_t positions) {
     const Inputs& in = kernels.inputs;
@@ -76,7 +76,8 @@ class BackwardRun {
     kernels.dbias_partial = dbias_partial_.mutable_data_ptr<double>();
   }
 
-  // `sum_over_batch(partial)`: (batch, ...) doubles to (...) of A's type. An absent input's gradient is empty.
+  // Returns the gradients. sum_over_batch(partial) sums doubles (batch, ...) to (...) in A's type. The gradient of an
+  // absent input is empty.
   template <typename Sum>
   Gradients gradients(const Sum& sum_over_batch) const {
     const auto sum_if = [&](bool present, const Tensor& partial) {

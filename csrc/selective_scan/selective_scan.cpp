@@ -1,8 +1,7 @@
-// The native operators' schemas; each device's folder registers its kernels for them.
+// Schemas of the native operators; each device's folder registers kernels for them.
 //
-// They are what mmsparx::selective_scan_fwd, mmsparx::cross_selective_scan_fwd and their backwards (see
-// library.py) run once the native backend was chosen. Users do not call them, and they have neither an
-// autograd nor a fake.
+// mmsparx::selective_scan_fwd, mmsparx::cross_selective_scan_fwd and their backwards (see library.py) call them if the
+// native backend is chosen. They are not for users, and have neither autograd nor fake kernels.
 
 #include "../common/torch_api.h"
 
@@ -21,7 +20,7 @@ MMSPARX_SCHEMAS(m) {
       "cross_selective_scan_bwd_native(Tensor grad, Tensor x, Tensor step, Tensor weight, Tensor A, Tensor B, "
       "Tensor C, Tensor? D, Tensor? delta_bias, Tensor states, bool delta_softplus) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // The same with delta given, which the kernels for GPUs take.
+  // These take delta itself, as the GPU kernels do.
   m.def(
       "cross_selective_scan_with_delta_fwd_native(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, "
       "Tensor? D, Tensor? delta_bias, bool delta_softplus) -> (Tensor out, Tensor states)");

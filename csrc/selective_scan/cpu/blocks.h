@@ -1,4 +1,4 @@
-// From the contract to tiles: blocks of rows of one group, tile by tile along the positions.
+// Blocks of rows of one group, which are processed tile by tile along the positions.
 
 #pragma once
 
@@ -11,10 +11,10 @@ namespace {
 template <typename In>
 using State = typename StateOf<In>::type;
 
-// Takes arrays off the caller's memory, one after the other.
+// Allocates arrays from the caller's memory, one after the other.
 class Scratch {
  public:
-  // Null to count alone.
+  // Null memory only counts bytes.
   explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
 
   template <typename T>
@@ -96,7 +96,7 @@ MMSPARX_INLINE Channel<T> channel_of(const Inputs& in, int64_t row) {
   return {static_cast<const T*>(in.A) + row * in.states, D != nullptr, D ? D[row] : 0, bias ? bias[row] : 0};
 }
 
-// The matrices of all states from position `start` on; `stride` becomes the distance between two states.
+// Returns the matrices of all states from position `start` on, and in `stride` the distance between two states.
 template <typename T, typename In>
 MMSPARX_INLINE const T* stage_matrices(const Matrices& matrices, int64_t batch, int64_t group, int64_t states,
                                        int64_t start, int count, T* buffer, int64_t& stride) {
@@ -199,7 +199,7 @@ void backward_units(const Backward& b, int64_t begin, int64_t end, void* memory)
   }
 }
 
-// out (size) = the sum of `blocks` arrays of that size, in their order.
+// Sums `blocks` arrays of `size` numbers, in order, to out (size).
 template <typename In>
 MMSPARX_INLINE void add_blocks(const State<In>* partial, int64_t blocks, int64_t size, In* out) {
   using T = State<In>;

@@ -1,4 +1,4 @@
-// The CPU backend: from tensors to units of work on torch's threads.
+// The CPU backend: runs the kernels on the tensors' units of work, on torch's threads.
 
 #include "../../common/cpu/instruction_sets.h"
 #include "../../common/cpu/parallel.h"
@@ -8,7 +8,7 @@
 namespace mmsparx {
 namespace {
 
-// The type of sums over positions, which are added over the batch in order.
+// Type of sums over positions, which are added over the batch in order.
 constexpr ScalarType kSums = ScalarType::Double;
 
 const Kernels& kernels() { return in_use(avx512_kernels(), avx2_kernels(), baseline_kernels()); }
@@ -45,7 +45,7 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
   return run.gradients([&](const Tensor& partial) { return sum_over_batch(partial, A); });
 }
 
-// A cross scan's small inputs come in x's type and are converted as a whole: every channel reads them.
+// The small inputs of a cross scan have x's type, and are converted as a whole, since every channel reads them.
 CrossTensors cross_tensors(const Tensor& x, const Tensor& step, const Tensor& weight, const Tensor& A, const Tensor& B,
                        const Tensor& C, const OptionalTensor& D, const OptionalTensor& delta_bias) {
   for (const Tensor& small : {step, weight, B, C}) {

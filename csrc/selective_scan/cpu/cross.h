@@ -1,5 +1,5 @@
-// The cross scan, from the contract to tiles: a few channels after the other, so that the orders of their pixels,
-// their steps and the directions' sum stay in a thread's own small memory.
+// The cross scan over tiles. It processes a few channels at a time, so that the orders of their pixels, their steps and
+// the sum over the directions stay in a thread's caches.
 
 #pragma once
 
@@ -8,10 +8,10 @@
 namespace mmsparx {
 namespace {
 
-// to (width, height) = from (height, width), transposed.
+// Transposes `from` (height, width) to `to` (width, height).
 template <typename T>
 MMSPARX_INLINE void transpose(const T* from, int64_t height, int64_t width, T* to) {
-  constexpr int64_t kSide = 8;  // blocks of it: whole cache lines on both sides
+  constexpr int64_t kSide = 8;  // side of a block: whole cache lines on both sides
   for (int64_t row = 0; row < height; row += kSide) {
     const int64_t rows = height - row < kSide ? height - row : kSide;
     if (rows == kSide) {
@@ -36,7 +36,7 @@ MMSPARX_INLINE void add_reversed(const T* from, int64_t count, T* to) {
   for (int64_t i = 0; i < count; i++) to[i] += from[count - 1 - i];
 }
 
-// One channel of a map, to be read along any direction.
+// One channel of a map, which can be read along any direction.
 template <typename T>
 class Orders {
  public:
@@ -49,7 +49,7 @@ class Orders {
     transpose(rows_, height, width, memory + length_);
   }
 
-  // Positions [start, start + count) of a direction, in place or copied to `buffer`.
+  // Returns positions [start, start + count) of a direction, in place or copied to `buffer`.
   MMSPARX_INLINE const T* read(int direction, int64_t start, int count, T* buffer) const {
     const T* const order = direction % 2 ? columns_ : rows_;
     if (direction < 2) return order + start;
@@ -73,7 +73,7 @@ class Orders {
   const T* columns_;
 };
 
-// One channel of a map that is the sum of what is written along the directions, 0 and 1 before 2 and 3.
+// One channel of a map that sums the outputs of the directions; 0 and 1 are written before 2 and 3.
 template <typename T>
 class Merge {
  public:
@@ -83,15 +83,15 @@ class Merge {
   MMSPARX_INLINE Merge(int64_t height, int64_t width, T* memory)
       : height_(height), width_(width), length_(height * width), rows_(memory), columns_(memory + length_) {}
 
-  // Where to write positions [start, ...) of a direction: in place, or `buffer`.
+  // Returns the memory for positions [start, ...) of a direction: in place, or `buffer`.
   MMSPARX_INLINE T* destination(int direction, int64_t start, T* buffer) const {
     return direction < 2 ? order(direction) + start : buffer;
   }
-  // To be called with what was written there.
+  // Adds positions that were written to `destination`, which is required after each write.
   MMSPARX_INLINE void add(int direction, int64_t start, int count, const T* written) const {
     if (direction >= 2) add_reversed(written, count, order(direction) + length_ - start - count);
   }
-  // The sum in the map's order; `memory` holds a map and may be the one of an Orders that is no longer read.
+  // Writes the sum in the map's order. `memory` holds a map, and may be that of an Orders that is no longer read.
   template <typename Out>
   MMSPARX_INLINE void finish(T* memory, Out* to) const {
     transpose(columns_, width_, height_, memory);
@@ -111,8 +111,8 @@ MMSPARX_INLINE const T* matrices_at(const Matrices& matrices, int64_t batch, int
   return static_cast<const T*>(matrices.data) + batch * matrices.batch_stride + direction * matrices.group_stride + start;
 }
 
-// The steps of `Channels` channels before bias and softplus: delta (channels, kTile) = weights (channels, rank)
-// times step (rank, count), whose rows are `stride` apart.
+// Computes the steps of `Channels` channels before bias and softplus: delta (channels, kTile) = weights (channels,
+// rank) times step (rank, count), whose rows are `stride` apart.
 template <typename T, int Channels>
 MMSPARX_INLINE void project(const Tile<T>& tile, const T* weights, int64_t rank, const T* step, int64_t stride,
                             T* delta) {
@@ -140,8 +140,8 @@ MMSPARX_INLINE void project(const Tile<T>& tile, const T* weights, int64_t rank,
   }
 }
 
-// Its gradients, given that of delta: dstep, with rows `dstep_stride` apart, and dweights (channels, rank) are
-// added to.
+// Adds the gradients of `project`, given that of delta, to dstep, whose rows are `dstep_stride` apart, and to dweights
+// (channels, rank).
 template <typename T, int Channels>
 MMSPARX_INLINE void project_backward(const Tile<T>& tile, const T* weights, int64_t rank, const T* step,
                                      int64_t stride, const T* ddelta, T* dstep, int64_t dstep_stride,
@@ -200,7 +200,7 @@ int64_t cross_scratch_bytes(const Inputs& in) {
   return forward.used() > backward.used() ? forward.used() : backward.used();
 }
 
-// What all channels of a direction share: all of a tile but u and delta.
+// Returns the part of a tile that all channels of a direction share: all but u and delta.
 template <typename T>
 MMSPARX_INLINE Tile<T> tile_at(const Inputs& in, int64_t batch, int direction, int64_t start) {
   Tile<T> tile;
@@ -212,7 +212,7 @@ MMSPARX_INLINE Tile<T> tile_at(const Inputs& in, int64_t batch, int direction, i
   return tile;
 }
 
-// Channels [channel, channel + Channels) of a sample's map.
+// Scans channels [channel, channel + Channels) of a sample's map.
 template <typename In, bool Softplus, bool OneState, int Channels>
 MMSPARX_INLINE void cross_forward_channels(const CrossForward& f, const CrossForwardScratch<State<In>>& buffers,
                                            int64_t batch, int64_t channel) {
@@ -254,7 +254,7 @@ MMSPARX_INLINE void cross_forward_channels(const CrossForward& f, const CrossFor
   }
 }
 
-// A unit is kAbreast channels of a sample's map, or those that are left of it.
+// A unit of work is kAbreast channels of a sample's map, or the remaining ones.
 template <typename In, bool Softplus, bool OneState>
 void cross_forward_units(const CrossForward& f, int64_t begin, int64_t end, void* memory) {
   Scratch scratch(memory);
@@ -272,7 +272,7 @@ void cross_forward_units(const CrossForward& f, int64_t begin, int64_t end, void
   }
 }
 
-// Where a unit of the backward adds up its dstep, dB and dC.
+// The partial sums of dstep, dB and dC of a unit of the backward.
 template <typename T>
 struct CrossPartials {
   T *dstep[kDirections], *dB[kDirections], *dC[kDirections];
@@ -344,7 +344,7 @@ MMSPARX_INLINE void cross_backward_channels(const CrossBackward& b, const CrossB
   }
 }
 
-// A unit is kCrossRows channels of a sample's map, or those that are left of it.
+// A unit of work is kCrossRows channels of a sample's map, or the remaining ones.
 template <typename In, bool Softplus, bool OneState>
 void cross_backward_units(const CrossBackward& b, int64_t begin, int64_t end, void* memory) {
   const Inputs& in = b.inputs;

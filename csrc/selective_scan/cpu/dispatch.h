@@ -1,4 +1,4 @@
-// From the contract's run-time choices to the kernels that are compiled for them.
+// Dispatch from the run-time choices of the contract to the kernels compiled for them.
 
 #pragma once
 
@@ -7,8 +7,8 @@
 namespace mmsparx {
 namespace {
 
-// Calls `run` with a value of the C++ type that a tensor's type stands for, and with whether there is a
-// softplus and but one state, as types.
+// Calls `run` with a value of the C++ type that corresponds to the tensor's type, and with two booleans as types:
+// whether there is a softplus, and whether there is a single state.
 template <bool Value>
 struct Is {
   static constexpr bool value = Value;

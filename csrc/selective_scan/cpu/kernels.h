@@ -1,4 +1,4 @@
-// The CPU kernels, once per instruction set.
+// The CPU kernels, compiled once per instruction set.
 
 #pragma once
 
@@ -7,12 +7,12 @@
 
 namespace mmsparx {
 
-// Rows of u that are scanned by one call. Fixed, not derived from the number of threads: the sums over
-// the rows of a block are part of the result.
+// Number of rows of u that one call scans. It is fixed, rather than derived from the number of threads, because it
+// affects the rounding of the sums over a block's rows.
 constexpr int64_t kForwardRows = 16;
 constexpr int64_t kBackwardRows = 32;
 constexpr int64_t kCrossRows = 16;  // channels of a map, in the backward
-// Channels of a map that are scanned side by side, so that they share what they read of the step.
+// Number of channels of a map that are scanned together, so that they share reads of the step.
 constexpr int kAbreast = 4;
 
 inline int64_t forward_blocks(const Inputs& in) { return ceil_div(in.group_dim(), kForwardRows); }
@@ -21,9 +21,8 @@ inline int64_t backward_blocks(const Inputs& in) { return ceil_div(in.group_dim(
 inline int64_t cross_forward_blocks(const Inputs& in) { return ceil_div(in.group_dim(), kAbreast); }
 inline int64_t cross_backward_blocks(const Inputs& in) { return ceil_div(in.group_dim(), kCrossRows); }
 
-// Work is cut into units, which are independent: (batch, group, block of rows) for the scans, and
-// (batch, block of channels) for cross scans. Their partial sums are added up in units of (batch, group).
-// `scratch` is the caller's, one per thread.
+// Work is split into independent units: (batch, group, block of rows) for the scans, and (batch, block of channels) for
+// cross scans. Their partial sums are added in units of (batch, group). The caller provides `scratch`, one per thread.
 struct Kernels {
   int64_t (*scratch_bytes)(const Inputs&);  // for forward or backward
   void (*forward)(const Forward&, int64_t begin, int64_t end, void* scratch);
@@ -35,7 +34,7 @@ struct Kernels {
   void (*cross_add_partials)(const CrossBackward&, int64_t begin, int64_t end);
 };
 
-// Null where this build has none for this kind of machine.
+// Null if this build has no kernels for the instruction set.
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* baseline_kernels();

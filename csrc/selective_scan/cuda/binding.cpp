@@ -1,5 +1,5 @@
-// The GPU backend as torch calls it: on the tensors' device and its current stream. Nothing waits for the GPU, so
-// that calls can be captured in a CUDA graph.
+// Registration of the GPU backend with torch. Kernels run on the tensors' device and its current stream, and nothing
+// waits for the GPU, so that calls can be captured in a CUDA graph.
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -15,7 +15,7 @@ struct Gpu {
   c10::cuda::OptionalCUDAGuard guard;
 
   explicit Gpu(const Tensor& on) {
-    if (on.is_cuda()) guard.set_device(on.device());  // where it is elsewhere than the others, a check says so
+    if (on.is_cuda()) guard.set_device(on.device());  // tensors on other devices fail a later check
   }
   void* stream() const { return c10::cuda::getCurrentCUDAStream(); }
   void check() const { C10_CUDA_KERNEL_LAUNCH_CHECK(); }

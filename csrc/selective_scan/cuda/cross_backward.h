@@ -1,4 +1,5 @@
-// The backward of the cross scan: a warp takes rows of some channels, or columns, there or, in another launch, back.
+// The backward of the cross scan, with a warp for the rows or the columns of some channels, forwards or, in another
+// launch, backwards.
 
 #pragma once
 
@@ -8,11 +9,11 @@ namespace mmsparx {
 namespace {
 
 struct CrossBackwardArguments {
-  BackwardArguments plain;  // of four groups; u and grad are (batch, channels, length)
+  BackwardArguments plain;  // has four groups; u and grad are (batch, channels, length)
   int64_t channels;
-  Rows columns, grad_columns;  // these transposed
+  Rows columns, grad_columns;  // u and grad transposed
   void* lines;                 // (batch, 2, channels, length): du along rows and along columns
-  bool back;                   // which adds to these
+  bool back;                   // directions 2 and 3, which add to `lines`
 };
 
 template <typename In, int kStates>

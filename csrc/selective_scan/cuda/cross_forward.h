@@ -1,7 +1,8 @@
-// The forward of the cross scan: a warp reads a channel's rows, or its columns, there and back.
+// The forward of the cross scan, with a warp for the rows or the columns of a channel, which it scans forwards and
+// backwards.
 //
-// Small maps stay in a block's shared memory, which transposes them, holds the sums and merges them. Others are
-// transposed in memory before, and merged in it afterwards.
+// Small maps stay in a block's shared memory, where they are transposed, summed and merged. Larger maps are transposed
+// in global memory before the scan, and merged there after it.
 
 #pragma once
 
@@ -11,14 +12,15 @@ namespace mmsparx {
 namespace {
 
 struct CrossForwardArguments {
-  Forward forward;  // of four groups; u is (batch, channels, length), and so is out, of small maps
+  Forward forward;  // has four groups; u is (batch, channels, length), and so is out of small maps
   int64_t channels, height, width;
   Rows columns;  // u transposed
   void* lines;   // (batch, 2, channels, length): the sums along rows and along columns
   int vector;    // see Items
 };
 
-// One order of one channel: the sum of the way there and back. `order`: 0 for rows, 1 for columns, as are u and out.
+// Scans a channel in one order, forwards and backwards, and sums the two. `order` is 0 for rows and 1 for columns; u
+// and out are in this order.
 template <typename In, typename Out, int kStates>
 MMSPARX_INLINE void scan_there_and_back(const CrossForwardArguments& arguments, uint32_t batch, uint32_t order,
                                         uint32_t channel, const In* u, Out* out, State<In>* entering) {
@@ -47,8 +49,8 @@ cross_forward_kernel(const CrossForwardArguments arguments) {
 
 constexpr int kCrossWarps = 2;
 
-// A small map's shared memory: the sums along rows and along columns, the map transposed, and what is between two
-// tiles, per warp and state. Every part begins where 16 bytes do.
+// The shared memory of a small map: the sums along rows and along columns, the transposed map, and the states between
+// two tiles, per warp and state. Every part is aligned to 16 bytes.
 template <typename In>
 struct SmallCrossMemory {
   using S = State<In>;
@@ -66,7 +68,7 @@ struct SmallCrossMemory {
   }
 };
 
-// A block's walk over a map, thread by thread.
+// The walk of a block's threads over the pixels of a map.
 struct Pixels {
   const int height, width, stride;
   int position, row, column;
@@ -86,7 +88,7 @@ struct Pixels {
   }
 };
 
-// A block a channel, one warp its rows and another its columns.
+// Each block takes a channel, with one warp for its rows and another for its columns.
 template <typename In, int kStates>
 MMSPARX_KERNEL(kCrossWarps* kLanes, (kForwardBlocks<State<In>, kStates> * kForwardWarps / kCrossWarps))
 small_cross_forward_kernel(const CrossForwardArguments arguments) {
@@ -100,7 +102,7 @@ small_cross_forward_kernel(const CrossForwardArguments arguments) {
   const In* const rows = row_of<In>(in.u, batch, channel);
   In* const transposed = parts.transposed(memory);
   for (Pixels at(height, width, kCrossWarps * kLanes, threadIdx.x); at.within();) {
-    constexpr int kReads = 8;  // on their way at once
+    constexpr int kReads = 8;  // in flight
     In pixels[kReads];
 #pragma unroll
     for (int i = 0; i < kReads; i++) {

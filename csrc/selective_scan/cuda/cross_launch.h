@@ -1,4 +1,4 @@
-// From the contract to the launches of the cross scan.
+// The launches of the cross scan.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace mmsparx {
 namespace {
 
-// Networks make cross scans with one state; those with 16 are left to the kernels for any number.
+// Networks use cross scans with one state; 16 states use the kernels for any number.
 template <typename In>
 constexpr KernelsByStates<CrossForwardArguments> kCrossForwardKernels = {
     cross_forward_kernel<In, 1>, cross_forward_kernel<In, 0>, cross_forward_kernel<In, 0>};
@@ -24,9 +24,9 @@ template <typename In>
 constexpr KernelsByStates<CrossBackwardArguments> kCrossBackwardKernels = {
     cross_backward_kernel<In, 1>, cross_backward_kernel<In, 0>, cross_backward_kernel<In, 0>};
 
-// With so much shared memory to a block, a multiprocessor of a Hopper GPU holds 8
-// warps, of 16 bits at 56 x 56 pixels 14, where 32 find registers: fewer to wait by turns, but 7 tensors as large as
-// the map less to move. To be weighed by measurement.
+// With this much shared memory per block, a multiprocessor of a Hopper GPU holds 8 warps (14 for 16-bit maps of 56 x 56
+// pixels), while registers allow 32: fewer warps hide latency, but 7 fewer tensors as large as the map are moved. This
+// has to be measured.
 constexpr size_t kCrossSharedBytes = kSharedBytes;
 
 template <typename In>
@@ -36,7 +36,7 @@ LaneSmallCrossArguments lane_small_cross_arguments(const CrossForward& f) {
   LaneSmallCrossArguments arguments{f, in.group_dim(), f.cross.height, f.cross.width, false, 0};
   arguments.flat = one_after_the_other && LaneSmallCrossMemory<In>(in).padding == 0;
   arguments.vector = (arguments.flat ? 16 : 4) / sizeof(In);
-  const int64_t sample = in.group_dim() * in.length;  // also what is left of it for a block of less than 32 channels
+  const int64_t sample = in.group_dim() * in.length;  // also aligns the last block, of less than 32 channels
   for (const Rows& rows : {in.u, in.delta}) {
     align<In>(arguments.vector, rows.data, {rows.batch_stride, arguments.flat ? sample : rows.row_stride});
     if (!arguments.flat) align<In>(arguments.vector, rows.data, {in.length});
@@ -57,8 +57,8 @@ CrossForwardWay way_of_cross_forward(const Inputs& in) {
   if constexpr (sizeof(State<In>) == 4) {
     if (goes_by_lanes<In>(in)) {
       if (LaneSmallCrossMemory<In>(in).bytes() <= most_shared_bytes()) return CrossForwardWay::kByLanesInBlock;
-      // Where a map fits into a block, lanes move 19 maps through memory, not 7, for half the instructions: of 16 bits
-      // they take less time on paper, of 32 more. To be weighed by measurement.
+      // For a map that fits into a block, lanes move 19 maps through memory instead of 7, but take half the
+      // instructions: on paper this is faster for 16 bits, and slower for 32. This has to be measured.
       if (sizeof(In) == 2 || !fits_in_block) return CrossForwardWay::kByLanes;
     }
   }
@@ -71,14 +71,14 @@ int64_t cross_forward_lines(const Inputs& in) {
   return way == CrossForwardWay::kByLanes ? 4 : way == CrossForwardWay::kInMemory ? 2 : 0;
 }
 
-// A working memory's rows: (batch, orders, channels, length), contiguous, of which one order.
+// Returns the rows of one order of a working memory (batch, orders, channels, length), which is contiguous.
 template <typename In>
 Rows rows_of(const void* data, const Inputs& in, int orders = 1, int order = 0) {
   const int64_t size = in.group_dim() * in.length;
   return {static_cast<const In*>(data) + order * size, orders * size, in.length};
 }
 
-// See transpose_kernel.
+// Launches transpose_kernel.
 template <typename In, int kFrom, int kAdded>
 void launch_transpose(const TransposeArguments& arguments, Stream stream) {
   using Value = typename Column<In, kFrom>::Value;
@@ -87,14 +87,14 @@ void launch_transpose(const TransposeArguments& arguments, Stream stream) {
          kTransposeWarps * kLanes, kTransposeBytes<Value>, stream, arguments);
 }
 
-// to = from, transposed.
+// Transposes `from` to `to`.
 template <typename In>
 void transpose(const Rows& from, void* to, const Inputs& in, const CrossInputs& cross, Stream stream) {
   const int64_t channels = in.group_dim();
   launch_transpose<In, 1, 0>({in.batch * channels, channels, cross.height, cross.width, {from}, {}, to}, stream);
 }
 
-// to = the lines along rows plus those along columns: one of each, or two, there and back.
+// Adds the lines along rows and those along columns to `to`: one of each, or two, forwards and backwards.
 template <typename In>
 void merge(const void* lines, int count, void* to, const Inputs& in, const CrossInputs& cross, Stream stream) {
   const int64_t channels = in.group_dim();

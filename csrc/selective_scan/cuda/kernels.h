@@ -1,4 +1,4 @@
-// The GPU kernels as the binding calls them: no torch here, nor anything of CUDA.
+// The interface of the GPU kernels for the binding. This header uses neither torch nor CUDA.
 
 #pragma once
 
@@ -6,23 +6,24 @@
 
 namespace mmsparx {
 
-// Working memory of a cross scan, (batch, channels, width * height) but for the last; uninitialised.
+// Working memory of a cross scan, uninitialised: (batch, channels, width * height), except for `lines`.
 struct CrossMemory {
-  void* columns;       // not used by a forward without lines
-  void* grad_columns;  // of a backward
+  void* columns;       // unused by a forward without lines
+  void* grad_columns;  // used by a backward
   void* lines;         // (batch, cross_forward_lines or cross_backward_lines, channels, length)
 };
 
-// For one type of inputs. `stream` is a cudaStream_t; nothing waits, and errors are left to the caller to ask for.
+// Functions for one type of inputs. `stream` is a cudaStream_t. Nothing waits for the GPU, and the caller checks for
+// errors.
 struct GpuKernels {
   int64_t (*backward_blocks)(const Inputs&);     // Backward::blocks
   int64_t (*backward_positions)(const Inputs&);  // Backward::positions
   void (*forward)(const Forward&, void* stream);
-  void (*backward)(const Backward&, void* stream);  // all but the sums over samples
-  int64_t (*cross_forward_lines)(const Inputs&);    // of a CrossMemory, none if shared memory does
+  void (*backward)(const Backward&, void* stream);  // without the sums over samples
+  int64_t (*cross_forward_lines)(const Inputs&);    // of CrossMemory; 0 if shared memory is enough
   void (*cross_forward)(const CrossForward&, const CrossMemory&, void* stream);
   int64_t (*cross_backward_lines)(const Inputs&);
-  void (*cross_backward)(const CrossBackward&, const CrossMemory&, void* stream);  // as `backward`
+  void (*cross_backward)(const CrossBackward&, const CrossMemory&, void* stream);  // like `backward`
 };
 
 GpuKernels double_kernels();
@@ -43,7 +44,7 @@ inline GpuKernels gpu_kernels(Type type) {
   }
 }
 
-// Null, or what of these inputs the kernels cannot count.
+// Returns null, or the limit that these inputs exceed.
 inline const char* too_large(const Inputs& in) {
   constexpr int64_t kMostStates = 1024, kMostPositions = (int64_t{1} << 31) - 4096, kMostRows = int64_t{1} << 31;
   if (in.states > kMostStates) return "at most 1024 states";

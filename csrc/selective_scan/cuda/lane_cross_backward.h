@@ -1,4 +1,4 @@
-// The backward of the cross scan of many maps: a lane a row of a direction.
+// The backward of the cross scan of many maps, with a lane per row of a direction.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace mmsparx {
 namespace {
 
-// `lines` are (batch, 4, channels, length): the du of each direction, in the order of rows or of columns.
+// `lines` are (batch, 4, channels, length): du of each direction, in the order of rows or of columns.
 template <typename In>
 MMSPARX_KERNEL(kLanes, kLaneBackwardBlocks<In>)
 lane_cross_backward_kernel(const CrossBackwardArguments arguments) {

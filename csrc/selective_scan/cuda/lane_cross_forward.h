@@ -1,4 +1,5 @@
-// The forward of the cross scan of many maps, which lie in memory as rows and transposed: a lane a row of a direction.
+// The forward of the cross scan of many maps, which are in global memory both by rows and transposed, with a lane per
+// row of a direction.
 
 #pragma once
 
@@ -8,9 +9,9 @@ namespace mmsparx {
 namespace {
 
 struct LaneCrossArguments {
-  Forward forward;  // of four groups; u is (batch, channels, length)
+  Forward forward;  // has four groups; u is (batch, channels, length)
   Rows columns;     // u transposed
-  void* lines;      // (batch, 4, channels, length): what each direction makes, in the order of rows or of columns
+  void* lines;      // (batch, 4, channels, length): outputs of each direction, in the order of rows or columns
   int vector;       // see Items
 };
 

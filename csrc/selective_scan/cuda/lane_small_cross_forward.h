@@ -1,7 +1,7 @@
-// The forward of the cross scan of many small maps: a lane a channel, a warp a direction.
+// The forward of the cross scan of many small maps, with a lane per channel and a warp per direction.
 //
 // A block has 32 channels of a sample. It reads their maps and deltas once into shared memory, where each warp walks
-// through the maps along its direction, and writes its outputs over its deltas; then the four are summed.
+// through the maps along its direction and overwrites its deltas with outputs. Then the four directions are summed.
 
 #pragma once
 
@@ -12,20 +12,20 @@ namespace mmsparx {
 namespace {
 
 struct LaneSmallCrossArguments {
-  Forward forward;  // as a CrossForwardArguments'
+  Forward forward;  // as in CrossForwardArguments
   int64_t channels, height, width;
-  bool flat;   // a block's rows are read as one, since they lie one after the other here and there
-  int vector;  // items that one instruction moves: a power of two that divides whatever leads to a block, or to a row
+  bool flat;   // a block's rows are read as one, since they are contiguous in both memories
+  int vector;  // items that one instruction moves: a power of two that divides the offset of a block, or of a row
 };
 
-// What a direction reads at a position, besides delta.
+// The inputs of a direction at a position, besides delta.
 struct alignas(16) Step {
   float B, C;
   int pixel, unused;
 };
 
-// A block's shared memory: the steps of each direction, the maps, and each direction's deltas. Rows whose words are a
-// multiple of 4 are a word longer, so that no more than two lanes share a bank.
+// The shared memory of a block: the steps of each direction, the maps, and the deltas of each direction. Rows whose
+// number of words is a multiple of 4 are a word longer, so that no more than two lanes share a bank.
 template <typename In>
 struct LaneSmallCrossMemory {
   int length, padding;
@@ -44,7 +44,7 @@ struct LaneSmallCrossMemory {
     return maps(memory) + (1 + direction) * kLanes * row();
   }
 
-  // By kThreads threads of which this is one.
+  // Loads rows with kThreads threads, of which `thread` is this one.
   template <int kThreads>
   MMSPARX_INLINE void load(In* to, const In* from, int64_t stride, int rows,
                            const LaneSmallCrossArguments& arguments, int thread) const {
@@ -66,7 +66,7 @@ struct LaneSmallCrossMemory {
       if (vector < kPiece) return load_flat<kThreads, kPiece / 2>(to, from, items, vector, thread);
     }
     using Whole = Piece<kPiece * sizeof(In)>;
-    constexpr int kReads = 4, kStride = kThreads * kPiece;  // on their way at once
+    constexpr int kReads = 4, kStride = kThreads * kPiece;  // kReads: reads in flight
     from += thread * kPiece;
     to += thread * kPiece;
     check_aligned<sizeof(Whole)>(from);
@@ -107,13 +107,13 @@ struct LaneSmallCrossMemory {
   }
 };
 
-// A channel's walk along a direction.
+// The scan of a channel along a direction.
 template <typename In>
 struct LaneWalk {
   LaneRow<In> row;
   const Step* steps;
   const In* map;
-  In* deltas;  // where outputs are written, too
+  In* deltas;  // overwritten by outputs
 
   template <int kItems>
   MMSPARX_INLINE void advance(int start) {
@@ -130,7 +130,7 @@ struct LaneWalk {
     for (int i = 0; i < kItems; i++) narrow(y[i], deltas[start + i]);
   }
 
-  // `saved`: the row's states.
+  // Scans the row and writes its states to `saved`.
   MMSPARX_INLINE void run(int length, float* saved) {
     constexpr int kItems = 8;
     *saved = 0;
@@ -146,7 +146,7 @@ struct LaneWalk {
   }
 };
 
-// Of the blocks that are to fit into a multiprocessor, one more would spill registers.
+// 7 blocks must fit into a multiprocessor; with one more, registers would be spilled.
 template <typename In>
 MMSPARX_KERNEL(kDirections* kLanes, 7)
 lane_small_cross_forward_kernel(const LaneSmallCrossArguments arguments) {

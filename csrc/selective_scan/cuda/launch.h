@@ -1,4 +1,4 @@
-// From the contract to launches: which kernel, how many blocks, how wide its reads.
+// The launches of the scan: the choice of a kernel, the number of blocks and the width of accesses.
 
 #pragma once
 
@@ -21,7 +21,8 @@ struct KernelsByStates {
   Kernel operator()(int64_t states) const { return states == 1 ? one : states == 16 ? sixteen : any; }
 };
 
-// Halves `vector` until so many items, of at most 16 bytes, are a multiple of whatever leads to an address.
+// Halves `vector` until all strides are multiples of that many items, and the address is a multiple of their bytes, or
+// of 16.
 template <typename T>
 void align(int& vector, const void* data, std::initializer_list<int64_t> strides) {
   const auto misaligned = [&] {
@@ -55,14 +56,14 @@ template <typename In>
 constexpr KernelsByStates<BackwardArguments> kBackwardKernels = {backward_kernel<In, 1>, backward_kernel<In, 16>,
                                                                 backward_kernel<In, 0>};
 
-// Whether a kernel takes a lane a row, not a warp.
+// Returns whether kernels use a lane per row instead of a warp.
 template <typename In>
 bool goes_by_lanes(const Inputs& in) {
   return sizeof(State<In>) == 4 && in.states == 1 && lanes_fill_device(in.batch * in.dim, in.group_dim());
 }
 
-// A backward does so only if shared memory has room for a warp for each of a multiprocessor's four schedulers: 100 KB
-// have for 16 bits, 164 KB for float, too.
+// The backward does so only if shared memory has room for a warp for each of a multiprocessor's four schedulers: 100 KB
+// are enough for 16 bits, 164 KB also for float.
 template <typename In>
 bool backward_goes_by_lanes(const Inputs& in) {
   if constexpr (sizeof(State<In>) == 4) {
@@ -98,9 +99,9 @@ int64_t backward_blocks(const Inputs& in) {
   return ceil_div(in.group_dim(), backward_goes_by_lanes<In>(in) ? kLanes : backward_rows<State<In>>(in));
 }
 
-// As many as have partial sums half as large as delta, in whole tiles, one at least: all, unless blocks have few rows
-// or there are many states. By lanes a block has 32 rows, and the sums of all positions take an eighth of the memory of
-// a delta of 16 bits.
+// Returns the number of positions of a part, in whole tiles and at least one: as many as have partial sums half as
+// large as delta. This is the whole length, unless blocks have few rows or there are many states. With a lane per row a
+// block has 32 rows, and the sums of all positions take an eighth of the memory of a 16-bit delta.
 template <typename In>
 int64_t backward_positions(const Inputs& in) {
   if (backward_goes_by_lanes<In>(in)) return in.length;
@@ -122,7 +123,7 @@ BackwardArguments backward_arguments(const Backward& b) {
   return arguments;
 }
 
-// The parts of a row, the last first: `run(begin, end)`.
+// Calls run(begin, end) for the parts of a row, from the last to the first.
 template <typename Run>
 void for_parts(const Backward& b, const Run& run) {
   const int64_t length = b.inputs.length;
@@ -132,7 +133,7 @@ void for_parts(const Backward& b, const Run& run) {
   }
 }
 
-// Of the part of `arguments`, of so many groups from one on.
+// Adds the partial sums of the part in `arguments`, for `groups` groups from `group` on.
 template <typename In>
 void add_partials(const BackwardArguments& arguments, int64_t group, int64_t groups, Stream stream) {
   const Inputs& in = arguments.backward.inputs;

@@ -1,4 +1,4 @@
-// The GPU backend from tensors to kernels, but for what only a GPU has: its guard and its streams.
+// The GPU backend, from tensors to kernels, without the parts that need a GPU: its guard and its streams.
 
 #pragma once
 
@@ -42,9 +42,9 @@ Gradients backward_on(void* stream, const Tensor& grad, const Tensor& u, const T
   return run.gradients(sum_over_batch_as(A));
 }
 
-// The cross scan: x is (batch, channels, H, W), and delta (batch, 4 * channels, H * W).
+// In the cross scan, x is (batch, channels, H, W), and delta (batch, 4 * channels, H * W).
 
-// So many maps for every one of x.
+// Allocates `maps` maps for every map of x.
 Tensor working_maps(const Tensor& x, int64_t maps) {
   return at::empty({x.size(0), maps, x.size(1), x.size(2) * x.size(3)}, x.options());
 }
@@ -85,7 +85,8 @@ Gradients cross_backward_on(void* stream, const Tensor& grad, const Tensor& x, c
   return run.gradients(sum_over_batch_as(A));
 }
 
-// One of these as an operator: `Device` is made of the first tensor, and has its stream and a check after the launch.
+// Makes an operator of one of these functions. A `Device` is constructed from the first tensor, and has its stream and
+// a check after the launch.
 template <typename Device, auto run>
 struct Operator;
 template <typename Device, typename Result, typename... Rest, Result (*run)(void*, const Tensor&, Rest...)>
