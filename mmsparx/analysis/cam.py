@@ -31,7 +31,7 @@ def class_activation(
     score: Callable[[Tensor], Tensor],
     to_map: Callable[[Tensor], Tensor] | None = None,
 ) -> np.ndarray:
-    """Where the evidence for a score lies: the layer's channels, weighted by the score's mean gradients, above 0.
+    """The location of the evidence for a score: the positive part of the channels, weighted by their mean gradients.
 
     Args:
         model: Model in evaluation mode; none of its parameters needs a gradient.

@@ -108,7 +108,7 @@ class MinibatchCKA:
 
 @dataclass
 class Similarity:
-    """How similar the layers of a network are.
+    """The similarity of the layers of a network.
 
     Attributes:
         names: Names of the layers, in order.
@@ -170,7 +170,7 @@ def layer_similarity(
 
 
 class _Grams:
-    """Within it, what modules give becomes a Gram matrix at once."""
+    """Turns the outputs of modules into Gram matrices at once."""
 
     def __init__(self, layers: Mapping[str, nn.Module], images: int, inputs: bool):
         self.layers, self.images, self.inputs = layers, images, inputs

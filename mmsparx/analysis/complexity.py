@@ -22,7 +22,7 @@ import mmsparx.ops  # noqa: F401  (registers the scan's formula)
 
 @dataclass
 class Complexity:
-    """What a forward pass costs.
+    """The cost of a forward pass.
 
     Attributes:
         params: Number of parameters of the model.
@@ -82,7 +82,7 @@ def complexity(
 
 @contextmanager
 def _counted_apart(parts: Mapping[str, nn.Module], counts: dict[str, int], total: Callable[[], int]) -> Iterator[None]:
-    """Within it, what `total` grows by in the calls of a part is added to its count."""
+    """Add the growth of `total` during the calls of a part to the part's count."""
     hooks = []
     for name, part in parts.items():
 

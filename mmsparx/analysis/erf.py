@@ -19,7 +19,7 @@ SHARES = (0.2, 0.3, 0.5, 0.99)
 
 @dataclass
 class ReceptiveField:
-    """How strongly each pixel acts on the unit at the centre of a map, as a mean over images.
+    """The effect of each pixel on the unit at the centre of a map, as a mean over images.
 
     Attributes:
         map: Mean of relu(d score / d pixel), summed over channels, (H, W), float64; zeros where there is no image.

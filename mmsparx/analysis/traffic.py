@@ -18,7 +18,7 @@ _MOVE_NOTHING = {
 
 @dataclass
 class Traffic:
-    """What a pass runs.
+    """The operators of a pass.
 
     Attributes:
         calls: Number of calls by operator, without views and allocations, which launch no kernel. A call may launch
@@ -101,7 +101,7 @@ def _tensors(tree: object) -> list[Tensor]:
 
 
 def _changed(func: torch._ops.OpOverload, args: tuple) -> list[Tensor]:
-    """What an operator without outputs changes in place, as an optimizer's do with lists of tensors."""
+    """Tensors that an operator without outputs changes in place, as an optimizer's operators do with lists."""
     given = zip(func._schema.arguments, args, strict=False)  # defaults are left out
     return _tensors([x for argument, x in given if argument.alias_info is not None and argument.alias_info.is_write])
 

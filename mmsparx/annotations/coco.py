@@ -40,7 +40,7 @@ _MISSING = _Missing()
 
 @dataclass
 class CocoFile:
-    """What a check has found, and what its caller compares with other files and settings.
+    """The findings of a check, and the data that its caller compares with other files and settings.
 
     Args:
         findings: Errors and warnings.
@@ -207,7 +207,7 @@ class _Annotations:
             self.findings.add(faults.UNUSED_CATEGORY, f'category {category}', repr(self.categories[category]))
 
     def _suspects(self, annotations: list[dict]) -> Sequence[int]:
-        """Of some annotations those that may have a fault, to be looked at one by one; the others are done with here.
+        """The annotations that may have a fault, to be checked one by one; the others are finished here.
 
         That is what makes the check fast. What is faultless is decided for all at once; which fault the others have is
         only known by `_check_one`.
@@ -221,7 +221,7 @@ class _Annotations:
         return everyone if plain is None else np.flatnonzero(~plain)
 
     def _plain(self, annotations: list[dict]) -> np.ndarray | None:
-        """Which annotations are faultless; None where that cannot be decided for all at once."""
+        """A mask of the faultless annotations; None if that cannot be decided for all at once."""
         keys = ('id', 'image_id', 'category_id', 'iscrowd', 'area', 'bbox')
         numbers, images, categories, crowds, areas, boxes = ([each[key] for each in annotations] for key in keys)
         if not (
@@ -290,7 +290,7 @@ class _Annotations:
         self.findings.add(kind, f'image {image}, annotation {number} (annotations[{index}])', got)
 
     def _check_box(self, annotation: dict, index: int, box: object, size: Size | None) -> Extent | None:
-        """What the box covers, if it is one."""
+        """The area that a box covers, if it is one."""
         if type(box) is not list or len(box) != 4 or not are_numbers(box):
             self._add(faults.BOX, annotation, index, 'bbox')
             return None

@@ -1,4 +1,4 @@
-"""What a check has found, by kinds of faults."""
+"""Findings of a check, by kinds of faults."""
 
 import reprlib
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Findings:
             found.examples.append(': '.join(filter(None, (place, got))))
 
     def count(self, kind: Kind) -> int:
-        """How often a kind was found."""
+        """Number of findings of a kind."""
         return self._found[kind].count if kind in self._found else 0
 
     def kinds(self, is_error: bool) -> list[Kind]:

@@ -43,7 +43,7 @@ OTHER_FOLDERS = Kind(
 
 @dataclass
 class ClassFolders:
-    """What a check has found, and the names of the folders in the order of their labels."""
+    """The findings of a check, and the names of the folders in the order of their labels."""
 
     findings: Findings
     names: list[str]

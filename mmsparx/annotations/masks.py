@@ -60,7 +60,7 @@ Fault = tuple[Kind, object]
 
 
 class Mask(NamedTuple):
-    """What is wrong with a mask; where its polygons lie, if nothing is."""
+    """The fault of a mask, or else the extent of its polygons."""
 
     faults: list[Fault]
     extent: Extent | None = None
@@ -91,7 +91,7 @@ def check_mask(segmentation: object, size: Size | None) -> Mask:
 
 
 def plain_masks(masks: Sequence[object], sizes: np.ndarray, boxes: np.ndarray, used: bool) -> np.ndarray:
-    """Which masks are faultless, for many at once; the others have to be looked at one by one.
+    """A mask of the faultless ones among many masks; the others have to be checked one by one.
 
     Args:
         masks: Values of annotations, N of them.

@@ -1,4 +1,4 @@
-"""What a number of an annotation may be."""
+"""Checks of the numbers of annotations."""
 
 from collections.abc import Sequence
 
@@ -49,12 +49,12 @@ def is_far_outside(extent: Extent, size: Size) -> bool:
 
 
 def is_inside(extents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which extents (N, 4) lie in their images of widths and heights (N, 2), but for a pixel. NaN does not."""
+    """A mask (N,) of the extents (N, 4) within their images of sizes (N, 2), up to a pixel. NaN is outside."""
     return (extents[:, :2] >= -1).all(1) & (extents[:, 2:] <= sizes + 1).all(1)
 
 
 def agree(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which extents (N, 4) lie where the others do."""
+    """A mask (N,) of the extents (N, 4) that agree with the others."""
     overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(1)
     union = sum((each[:, 2:] - each[:, :2]).prod(1) for each in (a, b)) - overlap
     return overlap >= LEAST_AGREEMENT * union

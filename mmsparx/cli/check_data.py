@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(path: Path, args: argparse.Namespace) -> 'Findings':
-    """What is found in a file or folder."""
+    """The findings in a file or folder."""
     from mmsparx.annotations.coco import check_coco
     from mmsparx.annotations.folders import check_folders
 

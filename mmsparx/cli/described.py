@@ -33,7 +33,7 @@ def export_named(model: NamedModel, file: str, *, backbone: bool = False, **opti
 
 
 def describe(model: NamedModel) -> dict:
-    """What a user of the file has to know, in types of JSON.
+    """The facts that a user of the file needs, in types of JSON.
 
     'channels' is the order that the file takes them in, 'mean' and 'std' are in that order and of values from 0 to 255;
     'resize' are the steps before; 'classes' and 'palette' are there where they are known.
@@ -80,7 +80,7 @@ def _step(step: Mapping) -> dict | None:
 
 
 def _test_settings(cfg: Config) -> dict:
-    """What is done with the outputs, by the config."""
+    """The processing of the outputs, by the config."""
     settings = cfg.model.get('test_cfg') or {}
     head = cfg.model.get('decode_head') or {}
     found = {}

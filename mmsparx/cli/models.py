@@ -192,7 +192,7 @@ def _load(model: nn.Module, weights: Weights, source: str) -> Weights:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, reports of what matched are not logged, as mmengine's stream is stdout, nor do the libraries warn."""
+    """Suppress reports of matches, since mmengine logs to stdout, and warnings of the libraries."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')

@@ -46,7 +46,7 @@ class NamedModel:
 
     @property
     def weights(self) -> str:
-        """What its weights are, in words."""
+        """A description of its weights."""
         if self.checkpoint is None:
             return f'random weights (seed {self.seed})'
         return 'published weights' if self.checkpoint == PUBLISHED else f'weights of {Path(self.checkpoint).name}'
@@ -133,13 +133,13 @@ class NamedModel:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Within it, types without a scope are those of the library that the config is of."""
+        """Let types without a scope be those of the config's library."""
         with scope_of(self.config):
             yield
 
 
 @contextmanager
 def scope_of(cfg: Config | None) -> Iterator[None]:
-    """Within it, types without a scope are those of a config's library; mmengine's for None."""
+    """Let types without a scope be those of a config's library; mmengine's for None."""
     with DefaultScope.overwrite_default_scope(None if cfg is None else cfg.get('default_scope')):
         yield

@@ -1,4 +1,4 @@
-"""How a model's test pipeline prepares an image, for figures over many images of one size.
+"""The preparation of an image by a model's test pipeline, for figures over many images of one size.
 
 An image is resized with Pillow and cropped at its centre, which is what timm and this package's classification configs
 do. Detectors and segmenters test on whole images, by OpenCV's resizing; here they get the centre of one that is resized
@@ -51,7 +51,7 @@ class Preprocessing:
     bgr: bool = False
 
     def at_size(self, side: int | None) -> 'Preprocessing':
-        """The same for square images of another side; as it is for None."""
+        """The same preparation for square images of another side; unchanged for None."""
         return self if side is None else replace(self, size=(side, side))
 
     def check(self) -> None:
@@ -88,7 +88,7 @@ class Preprocessing:
         left, top = (round((side - crop) / 2) for side, crop in zip(resized, (width, height), strict=True))
         if math.prod(resized) <= _MOST * width * height:
             return image.resize(resized, resampling).crop((left, top, left + width, top + height))
-        # The same but for rounding, without what is cropped away.
+        # This gives the same up to rounding, without resizing the part that is cropped away.
         across, down = (given / side for given, side in zip(image.size, resized, strict=True))
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         return image.resize((width, height), resampling, box=box)

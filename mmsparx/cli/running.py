@@ -1,4 +1,4 @@
-"""What is common to all commands: how they are added to a parser, and how they end."""
+"""Parts common to all commands: their addition to a parser, and their end."""
 
 import argparse
 import linecache
@@ -108,7 +108,7 @@ def finish(args: argparse.Namespace) -> int:
 
 
 def sentence_of(error: Exception) -> str | None:
-    """What a user reads of an error; None for a bug, whose traceback has to be seen."""
+    """The message of an error for a user; None for a bug, whose traceback is needed."""
     if isinstance(error, ModuleNotFoundError) and not (error.name or 'mmsparx').startswith('mmsparx'):
         package = error.name.partition('.')[0]
         if 'pip install' in str(error):

@@ -1,4 +1,4 @@
-"""What torch and the selective scan can do here, and whether the scan's numbers are right. Imports torch."""
+"""The abilities of torch and the selective scan here, and a check of the scan's numbers. Imports torch."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def describe() -> dict:
 
 
 def _ort_library() -> dict:
-    """Of the scans for onnxruntime: as a row of the report."""
+    """The library of the scans for onnxruntime, as a row of the report."""
     missing, _, fix = (native.without_ort() or '').partition(native.REMEDY)
     return {'status': 'unavailable' if missing else 'ok', 'found': missing, 'fix': fix}
 

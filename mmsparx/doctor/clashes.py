@@ -18,7 +18,7 @@ Verdicts = Iterator[tuple[str, str, str]]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """A finding of a check.
 
     Attributes:
         name: Name of the check.
@@ -48,7 +48,7 @@ def _minor(version: str) -> tuple[int, ...]:
 
 
 def _torchvision(torch: str) -> str:
-    """What pip installs as the torchvision of a torch (0.15 came with 2.0, and so on), and of its build."""
+    """The torchvision for pip of a torch version (0.15 for 2.0, and so on) and of its build."""
     build = re.search(r'\+(cpu|cu\d+|rocm[\d.]+|xpu)$', torch)
     index = f' --index-url https://download.pytorch.org/whl/{build[1]}' if build else ''
     return f'"torchvision==0.{_minor(torch)[1] + 15}.*"{index}'

@@ -1,4 +1,4 @@
-"""What there is on this machine, as plain data that `clashes` and `report` read."""
+"""The environment on this machine, as plain data that `clashes` and `report` read."""
 
 import os
 import platform
@@ -30,8 +30,8 @@ VARIABLES = (
 )
 _DESCRIBE = 'mmsparx.doctor.backends:describe'
 _MMCV_CUDA = 'mmcv.ops:get_compiling_cuda_version'
-# What is imported, or called, to see whether it works, by the package without which it is not tried. Of the libraries
-# it is what a run imports of each, since some import lazily: `import mmdet` succeeds where `mmdet.models` does not.
+# Modules and functions to import or call as a test, by the package that they need. For the libraries these are the
+# parts that a run imports, since some import lazily: `import mmdet` succeeds where `mmdet.models` does not.
 _TRIED = {
     'torch': ('torch', _DESCRIBE),
     'torchvision': ('torchvision',),

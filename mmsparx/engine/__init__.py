@@ -1,4 +1,4 @@
-"""What the command-line tools and configs add to mmengine's runner.
+"""The parts that the command-line tools and configs add to mmengine's runner.
 
 Importing this package registers the networks as well, so that configs may name them without the scope in the tools.
 """

@@ -1,4 +1,4 @@
-"""Which arguments the classes take that a config names, as far as their code tells."""
+"""The arguments of the classes that a config names, as far as their code shows them."""
 
 import ast
 import inspect
@@ -108,7 +108,7 @@ _PASSED_ON, _ANYHOW = object(), object()
 
 
 def _uses(function: Callable, collected: str) -> Iterator[object]:
-    """What a function does with the arguments that it collects: names that it reads, and the two above."""
+    """The uses of the arguments that a function collects: names that it reads, and the two above."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     except (OSError, TypeError, SyntaxError):  # there is no source, or it is part of an expression

@@ -1,4 +1,4 @@
-"""What training and testing share, for any task: the config of a run, its checks, and its runner.
+"""Parts shared by training and testing of any task: the config of a run, its checks, and its runner.
 
 The runner, its hooks and its loops are mmengine's, and what a config says is done. What is added:
 weights-only loading on every torch, weights that match or an error, checkpoints that are whole at every
@@ -106,7 +106,7 @@ def harden(cfg: Config) -> None:
 
 @contextmanager
 def empty_data_explained() -> Iterator[None]:
-    """Within it, what mmengine raises for a dataset without images says what it is about."""
+    """Explain the errors that mmengine raises for a dataset without images."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What several modules of the engine ask of configs, batches and outputs."""
+"""Functions of configs, batches and outputs for several modules of the engine."""
 
 import os
 import re
@@ -61,5 +61,5 @@ def named_tensors(tree: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
 
 
 def losses(outputs: Mapping | None) -> dict:
-    """Of what a model returns in training, the entries that mmengine takes for losses, by their names."""
+    """The entries of a model's outputs in training that mmengine takes for losses, by their names."""
     return {name: value for name, value in (outputs or {}).items() if 'loss' in str(name)}

@@ -70,7 +70,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...], faults: str = 'error') -> 
 
 @dataclass
 class _Source:
-    """Where a config names data: a dataset, or a metric with an annotation file.
+    """A place in a config that names data: a dataset, or a metric with an annotation file.
 
     Args:
         key: Setting.
@@ -178,7 +178,7 @@ def _class_of(cfg: Config, registry: Registry, node: Mapping) -> type | None:
 
 
 def _look_into(cfg: Config, sources: list[_Source]) -> Iterator[Findings]:
-    """What is wrong with the contents, file by file."""
+    """The faults of the contents, file by file."""
     checked: dict[tuple, CocoFile] = {}  # a file may be of several loaders, and of their evaluators
     for loader in dict.fromkeys(source.loader for source in sources):
         own = [source for source in sources if source.loader == loader]

@@ -31,6 +31,6 @@ class ClassColourVisualizer(DetLocalVisualizer):
             self._mask_colours = None
 
     def draw_binary_masks(self, binary_masks: np.ndarray | Tensor, colors: Any = 'g', alphas: Any = 0.8) -> Any:
-        """As mmengine's; of instances the colours are those of their classes."""
+        """Draw masks as mmengine does, but instances in the colours of their classes."""
         colours = colors if self._mask_colours is None else self._mask_colours
         return super().draw_binary_masks(binary_masks, colours, alphas)

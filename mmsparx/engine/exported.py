@@ -41,7 +41,7 @@ _OUTPUTS = {CLASSIFICATION: [(2,)], SEGMENTATION: [(4,)], DETECTION: [(2, 1, 1),
 
 
 def outputs(run: Run, prepared: np.ndarray, about: Description) -> list[np.ndarray]:
-    """What the file gives for a prepared image, (1, 3, H, W).
+    """The file's outputs for a prepared image, (1, 3, H, W).
 
     Raises:
         ValueError: The description is of another task or of another number of classes.
@@ -150,7 +150,7 @@ def _segmenter(run: Run, about: Description):
 
 
 def class_shares(label_map: np.ndarray, classes) -> dict[str, float]:
-    """By name, the share of the pixels of each class that is there."""
+    """The share of pixels of each class that occurs, by name."""
     labels, counts = np.unique(label_map, return_counts=True)
     return {classes[i]: count / label_map.size for i, count in zip(labels, counts.tolist(), strict=True)}
 

@@ -149,7 +149,7 @@ def load_network(
     library = read_config(Path(config)).get('default_scope')
     if library not in NETWORKS:
         raise ValueError(f'{config}: expected default_scope to be one of {", ".join(NETWORKS)}, got {library!r}')
-    # Of a network that was loaded before, the scope may be another one.
+    # A network that was loaded before may have left another scope.
     with DefaultScope.overwrite_default_scope(library):
         network = NETWORKS[library](config, checkpoint, device_of(device))
 
@@ -162,7 +162,7 @@ def load_network(
 
 @dataclass
 class Source:
-    """Where images come from.
+    """A source of images.
 
     Attributes:
         images: Pairs of the name for an image's results and the image, None for one that cannot be read.

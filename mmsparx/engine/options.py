@@ -251,7 +251,7 @@ def _variable_without_effect(cfg: Config, parts: list[str]) -> Iterator[str]:
 
 
 def _advice(cfg: Config, before: Mapping, parts: list[str], depth: int, known: set[str]) -> str:
-    """What is wrong with a key at one of its parts, and the nearest that would do."""
+    """The fault of a key at one of its parts, and the nearest valid key."""
     place, name, rest = '.'.join(parts[:depth]), parts[depth], parts[depth + 1 :]
     if place and (kind := type_name(_at(cfg._cfg_dict, parts[:depth]))):
         said = f'{place} ({kind}) has no {name!r}'

@@ -86,7 +86,7 @@ def check_results(results: Iterable[tuple[str | os.PathLike, str | os.PathLike]]
 
 
 def distinct_stems(names: Iterable[str]) -> Mapping[str, str]:
-    """What results of each file are named after, without a suffix.
+    """Distinct names for the results of each file, without a suffix.
 
     Args:
         names: Different names of files, with suffixes.

@@ -1,4 +1,4 @@
-"""What a test leaves of its predictions besides metrics: images, and a pickle file."""
+"""Files that a test writes of its predictions besides metrics: images, and a pickle file."""
 
 import logging
 import os
@@ -143,7 +143,7 @@ def dump_predictions(cfg: Config, file: str) -> None:
 
 
 def _path_of(cls: type) -> str:
-    """By which mmengine finds a class from any scope, registered or not, in the config that a test leaves as well."""
+    """A class's path, by which mmengine finds it from any scope, registered or not, also in a dumped config."""
     return f'{cls.__module__}.{cls.__qualname__}'
 
 

@@ -1,4 +1,4 @@
-"""What a run of several processes needs before its runner is built, and when it ends."""
+"""Set-up of a run of several processes before its runner is built, and its end."""
 
 import atexit
 import faulthandler

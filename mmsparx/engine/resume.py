@@ -45,7 +45,7 @@ def whole_checkpoints(folder: str | Path, cfg: Mapping | None = None) -> Iterato
 
 
 def _time_of_writing(path: Path) -> int:
-    """In nanoseconds; 0 for a file that is gone by now."""
+    """Time of the last write in nanoseconds; 0 for a file that no longer exists."""
     try:
         return path.lstat().st_mtime_ns
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def _time_of_writing(path: Path) -> int:
 
 
 def _lacking(checkpoint: dict, cfg: Mapping) -> list[str]:
-    """What a run of a config needs to go on and a file does not hold."""
+    """Entries that a run of a config needs to continue, and that a file lacks."""
     lacking = [key for key in ('state_dict', 'meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
     meta = checkpoint.get('meta')
     if isinstance(meta, dict):
@@ -101,7 +101,7 @@ _NAME = re.compile(r'(?P<unit>epoch|iter)_(?P<count>\d+)\.pth')
 
 
 def checkpoint_folder(cfg: Config) -> Path:
-    """Where a config's run keeps its checkpoints: its work directory, or as `out_dir` of the hook says."""
+    """The folder of a run's checkpoints: its work directory, or `out_dir` of the hook."""
     work_dir = Path(cfg.work_dir)
     out_dir = cfg.get('default_hooks', {}).get('checkpoint', {}).get('out_dir')
     return Path(out_dir, work_dir.name) if out_dir and out_dir != cfg.work_dir else work_dir

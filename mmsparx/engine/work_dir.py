@@ -29,7 +29,7 @@ class ExplainedDiskError(OSError):
 
 @contextmanager
 def full_disk_explained(path: str | os.PathLike) -> Iterator[None]:
-    """Within it, what fails on a full disk says how to go on.
+    """Explain in errors of a full disk how to continue.
 
     Args:
         path: Work directory of the run.

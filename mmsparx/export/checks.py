@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Of the largest value of an output.
+# Tolerance relative to the largest value of an output.
 TOLERANCE = 1e-4
 
 
@@ -19,7 +19,7 @@ class DisagreementError(ValueError):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the outputs of a file are from those of a model.
+    """The difference between the outputs of a file and those of a model.
 
     Attributes:
         error: Largest error, relative to the largest value of its output.
@@ -93,7 +93,7 @@ class Layers(nn.Module):
 
             return take
 
-        # For this call alone, since a copy of this module would have the hooks of the original.
+        # The hooks are only for this call, since a copy of this module would have those of the original.
         handles = [
             part.register_forward_hook(hook(name))
             for name, part in self.module.named_modules()

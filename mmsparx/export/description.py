@@ -18,7 +18,7 @@ _LARGEST = 1 << 16  # of a side, in pixels
 
 @dataclass(frozen=True)
 class Description:
-    """What is done before and after an exported file.
+    """The processing before and after an exported file.
 
     Attributes:
         task: One of `mmsparx.export.subjects.TASKS`.

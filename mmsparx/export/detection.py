@@ -101,7 +101,7 @@ class Proposals(nn.Module):
 
 
 class Detections(nn.Module):
-    """From an image to its detections, as mmdet's `MaskRCNN` and `FasterRCNN` find them.
+    """A graph from an image to its detections, those of mmdet's `MaskRCNN` and `FasterRCNN`.
 
     Args:
         model: Detector that `check_detector` has passed.
@@ -236,7 +236,7 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], thr
 def placed(
     masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]
 ) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """For each mask, the rows and columns of the image around its box, and the probabilities of these pixels.
+    """The rows and columns of the image around the box of each mask, and the probabilities of these pixels.
 
     Args:
         masks, boxes, size: See `paste_masks`.

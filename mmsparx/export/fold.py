@@ -167,7 +167,7 @@ def _is_conv_module(module: nn.Module) -> bool:
 
 
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies by and adds in evaluation mode, in float64."""
+    """Factor and offset of a batch norm in evaluation mode, in float64."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     shift = -norm.running_mean.double() * scale
     if norm.weight is not None:

@@ -39,7 +39,7 @@ def _form_of(module: nn.Module) -> Callable | None:
     for kind, form in _FORMS.items():
         if type(module) is kind:
             return form
-    # By name, since mmseg may not be there.
+    # The class is compared by name, since mmseg may not be installed.
     if type(module).__module__.startswith('mmseg.') and type(module).__name__ == 'Upsample' and not module.size:
         return _upsample
     return None
@@ -55,7 +55,7 @@ def _scan_node(self: SS2D, x: Tensor) -> Tensor:
 
 @contextmanager
 def sequence_nodes() -> Iterator[None]:
-    """Within it, the scan of the mixers of sequences is one node of ONNX."""
+    """Make the scan of the mixers of sequences one node of ONNX."""
     kept, ssm.selective_scan = ssm.selective_scan, _sequence_node
     try:
         yield
@@ -84,8 +84,8 @@ def _sequence_node(
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """As `mmsparx.layers.basic.pad_to_multiple`, but pads by 0, too."""
-    # Not by a quotient of negative sizes, which ONNX rounds the other way.
+    """`mmsparx.layers.basic.pad_to_multiple` that also pads by 0."""
+    # A quotient of negative sizes would not work, since ONNX rounds it the other way.
     bottom, right = ((side + multiple - 1) // multiple * multiple - side for side in x.shape[2:])
     return F.pad(x, (0, right, 0, bottom))
 

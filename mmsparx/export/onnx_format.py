@@ -69,7 +69,7 @@ def _add_functions(model: ModelProto, module: nn.Module) -> None:
 
 
 def _drop_notes(model: ModelProto) -> None:
-    """Without what the exporter notes at nodes and values: lines and paths of the source."""
+    """Remove the exporter's notes at nodes and values: lines and paths of the source."""
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info,
                  *model.graph.initializer):  # fmt: skip
         part.doc_string = ''

@@ -1,4 +1,4 @@
-"""What the formats need, and where they are found."""
+"""Packages and modules of the formats."""
 
 import importlib
 from pathlib import Path

@@ -81,7 +81,7 @@ def cross_scan(one_state: bool) -> FunctionProto:
     inner = op('Mul', channels, states)
     maps = [op.reshape(value, batch, four, inner, height, width) for value in (decay, drive)]
     maps.append(op.reshape(C, batch, four, states, height, width))
-    # By direction k, decay, drive and C, each (b, 1, ..., H, W).
+    # (decay, drive, C) by direction k, each (b, 1, ..., H, W).
     directions = list(zip(*(op('Split', value, outputs=4, axis=1, num_outputs=4) for value in maps), strict=True))
     sums = []
     # Rows are the chunks of directions 0 and 2, columns those of 1 and 3.

@@ -1,4 +1,4 @@
-"""What of a model is exported: the part from an image to the outputs that a user of the file needs."""
+"""The exported part of a model, from an image to the outputs that a user of the file needs."""
 
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -18,7 +18,7 @@ _CANDIDATES = 300  # boxes of an image, before suppression, that detectors are c
 
 
 class Subject(nn.Module):
-    """From an image (B, 3, H, W), prepared, to a tuple of tensors.
+    """A module from a prepared image (B, 3, H, W) to a tuple of tensors.
 
     Attributes:
         task: One of `TASKS`.

@@ -1,4 +1,4 @@
-"""From a module to a graph of torch.export."""
+"""Tracing of a module to a graph of torch.export."""
 
 import copy
 import warnings

@@ -7,7 +7,7 @@ from onnxscript import opset18 as op
 
 
 def table() -> dict[Callable, Callable]:
-    """By operator, the function that makes its nodes, for `torch.onnx.export`."""
+    """Functions that make the nodes of an operator, by operator, for `torch.onnx.export`."""
     return {
         torch.ops.mmsparx.depthwise_conv2d.default: _depthwise_conv2d,
         torch.ops.mmsparx.map_norm.default: _map_norm,

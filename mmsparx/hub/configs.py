@@ -84,7 +84,7 @@ def bind(cls: type, args: Sequence[object], kwargs: Mapping[str, object]) -> dic
 
 
 def _parameters(cls: type, goes_on: object, *kinds: object) -> dict[str, inspect.Parameter]:
-    """Those that may be given by position, and of further kinds; a parameter of the kind `goes_on` hands others on."""
+    """Positional parameters, and those of further kinds; a parameter of the kind `goes_on` passes others on."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if '__init__' not in vars(base):

@@ -1,4 +1,4 @@
-"""Where a network's files are: in a folder, or in a repository of the Hugging Face Hub."""
+"""The location of a network's files: a folder, or a repository of the Hugging Face Hub."""
 
 import os
 import re

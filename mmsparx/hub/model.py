@@ -1,4 +1,4 @@
-"""What a network needs to become a folder, and come back from one."""
+"""Methods of a network to save it to a folder, and load it from one."""
 
 import json
 import os
@@ -221,7 +221,7 @@ class HubModel:
         self._write(Path(folder).expanduser(), described, weights, license, repo_id)
 
     def _contents(self, license: str) -> tuple[dict, bytes]:
-        """What config.json holds, and the contents of model.safetensors; fails where there cannot be such files."""
+        """Contents of config.json and model.safetensors; an error if there cannot be such files."""
         if not _LICENSE.fullmatch(license):
             raise ValueError(f"license: expected an identifier, as 'apache-2.0', got {license!r}")
         config = self.to_config()

@@ -1,4 +1,4 @@
-"""What a network of named sizes is called by timm, and in the metafile of its figures."""
+"""The name of a network of a named size in timm, and in the metafile of its figures."""
 
 from mmsparx.zoo import read_models
 

@@ -1,4 +1,4 @@
-"""What timm writes into config.json, and reads: `timm.create_model('local-dir:FOLDER')` and 'hf-hub:OWNER/NAME'."""
+"""timm's form of config.json, for `timm.create_model('local-dir:FOLDER')` and 'hf-hub:OWNER/NAME'."""
 
 from collections.abc import Mapping
 

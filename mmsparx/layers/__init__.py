@@ -1,1 +1,1 @@
-"""What the networks are made of: norms, stem, feed-forward, token mixers, aggregators."""
+"""Layers of the networks: norms, stem, feed-forward, token mixers, aggregators."""

@@ -201,7 +201,7 @@ FFNS: dict[str, Callable[..., nn.Module]] = {'conv': ConvFFN, 'plain': FFN}
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(B, C, H, W), with zeros at the right and the bottom to multiples of `multiple`; itself if they are."""
-    # As products: torch.compile takes a multiple in a symbolic size apart again, where remainders cost it much longer.
+    # These are products: torch.compile simplifies a multiple in a symbolic size, while remainders take it much longer.
     bottom, right = (-(-side // multiple) * multiple - side for side in x.shape[2:])
     return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmsparx import ops
 from mmsparx.layers.recompute import pure
 
-# What BN and SyncBN have in common, also with what mmengine turns SyncBatchNorm into where there is one process.
+# The base class of BN and SyncBN, and of the class into which mmengine converts SyncBatchNorm in a single process.
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 

@@ -1,4 +1,4 @@
-"""What must not be computed in 16 bits, and how it is kept from autocast."""
+"""Computations that must not be in 16 bits, and their protection from autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,7 +10,7 @@ _WITHOUT_AUTOCAST = [name for name in ('meta', 'mps') if not torch.amp.is_autoca
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Within it autocast is off, so that float32 products stay float32."""
+    """Turn autocast off, so that float32 products stay float32."""
     if device.type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device.type):
         return nullcontext()  # and nothing in exported graphs
     return torch.autocast(device.type, enabled=False)

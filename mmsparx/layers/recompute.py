@@ -117,7 +117,7 @@ class _BatchNormAgain:
 
 
 class _Recipe:
-    """How a tensor was computed."""
+    """The function and inputs that computed a tensor."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: tuple['Tensor | _Recipe', ...], autocast):
         self._function = function
@@ -200,7 +200,7 @@ def _applies() -> bool:
     )
 
 
-# By class, and no subclasses: a function of a module, what computes its output again.
+# Functions of a module that return the function that recomputes its output, by class, without subclasses.
 _AGAIN: dict[type[nn.Module], Callable[[nn.Module], Callable[..., Tensor]]] = {
     nn.GELU: attrgetter('forward'),
     nn.SiLU: attrgetter('forward'),
@@ -209,7 +209,7 @@ _AGAIN: dict[type[nn.Module], Callable[[nn.Module], Callable[..., Tensor]]] = {
 
 
 def _again(function: Callable[..., Tensor]) -> Callable[..., Tensor] | None:
-    """What computes a function again; None for a module that may not be, or with hooks, which are for the forward."""
+    """A function that recomputes another; None for a module that must not be, or with hooks for the forward."""
     if not isinstance(function, nn.Module):
         return function
     hooks = (

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Which layers of a stage are ganglion layers, and what each of them reads.
+    """The ganglion layers of a stage, and the features that each of them reads.
 
     Attributes:
         depth: Number of layers.

@@ -5,11 +5,11 @@ from xml.etree import ElementTree
 from mmsparx.models.architecture import Architecture
 from mmsparx.models.connection import StagePlan
 
-# In pixels of the image.
+# Sizes in pixels of the image.
 PITCH, RADIUS, LEFT, MARGIN, LINE = 46, 14, 36, 20, 18
 LEGEND_WIDTH = 330
 INK, GANGLION = '#37474f', '#e65100'
-# Of what a ganglion layer reads.
+# Colours of the features that a ganglion layer reads.
 FROM_INPUT, FROM_NORMAL, FROM_GANGLION = '#607d8b', '#1565c0', GANGLION
 
 

@@ -42,7 +42,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Operator:
-    """What messages call an operator, as in 'selective scan', and the environment variable that names its backend."""
+    """Name of an operator in messages, such as 'selective scan', and environment variable of its backend."""
 
     name: str
     variable: str
@@ -99,7 +99,7 @@ class Operator:
         raise RuntimeError(f'no {self._adjective} backend can run on these inputs: {passed_over}')
 
     def explain(self, backends: Sequence[Backend], x: Tensor) -> str:
-        """Which backend 'auto' runs on inputs like these, and why, for a log; see `choose`, which warns.
+        """Explain which backend 'auto' runs on inputs like these, for a log; see `choose`, which warns.
 
         Raises:
             ValueError, RuntimeError: As for `choose`.

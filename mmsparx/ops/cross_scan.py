@@ -27,10 +27,10 @@ def cross_scan(x: Tensor) -> Tensor:
         raise ValueError(f'cross_scan: expected x of shape (B, C, H, W) or (B, 4, C, H, W), got {tuple(x.shape)}')
     ahead, back = x.chunk(2, 1)
     rows, columns = ahead.unbind(1)
-    # Both sides of a map in reverse: so are its rows one after the other, and its columns.
+    # With both sides of a map reversed, the sequences of its rows and of its columns are reversed.
     rows_back, columns_back = back.flip(-2, -1).unbind(1)
     maps = (rows, columns.transpose(-1, -2), rows_back, columns_back.transpose(-1, -2))
-    # Of a square map all four have one shape, so one copy does. Graphs are for any shape.
+    # The four maps of a square map have one shape, so that one copy is enough. Graphs are for any shape.
     if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and x.shape[-2] == x.shape[-1]:
         return torch.stack(maps, 1).flatten(-2)
     return torch.stack([m.flatten(-2) for m in maps], 1)

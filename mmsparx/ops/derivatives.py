@@ -160,7 +160,7 @@ def _differentiate_twice(backward: Callable, kept: int, ctx, *cotangents: Tensor
             inputs[i] = value
         return backward(*inputs, *(None for _ in range(kept)), *ctx.options)
 
-    # Not torch.autograd.grad: within torch.func, too, the result can be differentiated again.
+    # Unlike that of torch.autograd.grad, the result can be differentiated again within torch.func, too.
     _, pull_back = torch.func.vjp(first, *(saved[i] for i in wanted))
     found = dict(zip(wanted, pull_back(cotangents), strict=True))
     return *(found.get(i) for i in range(len(saved))), *(None for _ in range(kept + len(ctx.options) + 1))
@@ -195,5 +195,5 @@ def _as_tuple(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _axis_first(outputs: list[Tensor]):
-    """What an operator returns, with the new axis first, and where that axis is."""
+    """An operator's results with the new axis first, and the position of that axis."""
     return (outputs[0], 0) if len(outputs) == 1 else (tuple(outputs), (0,) * len(outputs))

@@ -51,7 +51,7 @@ def rebuild(package: Path = _PACKAGE) -> str:
 
 
 def build_info(package: Path = _PACKAGE) -> dict:
-    """What setup.py recorded; {} without a record.
+    """The record of setup.py; {} without one.
 
     Among it are `built`, `reason`, `torch` (the version that it was compiled against), `torch_from` (the first version
     that it runs with, or None if that is `torch` alone), `compiler` and `flags`.
@@ -113,17 +113,17 @@ def _minor(version: str) -> tuple[int, ...]:
 
 _missing = load()
 if _missing is not None and build_info().get('built'):
-    # Not at the first call: who installed compiled kernels should know at once that they are lost.
+    # The warning comes at import, since users of compiled kernels should know at once that they are lost.
     warnings.warn(f"mmsparx: the compiled operators ('native') are not used: {_missing}", stacklevel=2)
 
 
 def missing() -> str | None:
-    """Why there are no compiled kernels, or None."""
+    """Reason why there are no compiled kernels, or None."""
     return _missing
 
 
 def without_cuda(info: dict) -> str | None:
-    """Why a library with this record has no kernels for GPUs, or None."""
+    """Reason why a library with this record has no kernels for GPUs, or None."""
     if info.get('cuda'):
         return None
     reason = info.get('cuda_reason') or 'its record does not say why'
@@ -131,7 +131,7 @@ def without_cuda(info: dict) -> str | None:
 
 
 def without_ort(package: Path = _PACKAGE) -> str | None:
-    """Why there is no library for onnxruntime in a folder, or None."""
+    """Reason why there is no library for onnxruntime in a folder, or None."""
     if (package / ORT_LIBRARY).is_file():
         return None
     info = build_info(package)
@@ -142,7 +142,7 @@ def without_ort(package: Path = _PACKAGE) -> str | None:
 
 
 def unfit(archs: list[str] | None, capability: tuple[int, int]) -> str | None:
-    """Why kernels compiled for these architectures ('8.0', '9.0a', '12.1+PTX') do not run on a GPU, or None."""
+    """Reason why kernels of these architectures ('8.0', '9.0a', '12.1+PTX') do not run on a GPU, or None."""
     for name in archs or []:
         parts = re.fullmatch(r'(\d+)\.(\d+)([af]?)(\+PTX)?', name)
         if parts is None:
@@ -166,7 +166,7 @@ _without_cuda = without_cuda(build_info())
 
 
 def refusal(x: Tensor, devices: tuple[str, ...] = ('cpu', 'cuda')) -> str | None:
-    """Why an operator with kernels for these types of device cannot run on such inputs, or None."""
+    """Reason why an operator with kernels for these types of device cannot run on such inputs, or None."""
     if x.device.type not in devices:
         return f'it has kernels for {" and ".join(devices)}, got tensors on {x.device.type}'
     if x.device.type == 'cpu':
@@ -191,7 +191,7 @@ def instruction_set() -> str:
 
 @contextmanager
 def use_instruction_set(name: str) -> Iterator[None]:
-    """Within it, CPU kernels of this process (all its threads) run with this instruction set.
+    """Run the CPU kernels of this process (all its threads) with this instruction set.
 
     Raises:
         ValueError: not one of `instruction_sets()`.

@@ -21,7 +21,7 @@ OLDEST = (3, 2)  # of torch 2.6; the compilers of 3.0 and 3.1 crash on the scan'
 
 @cache
 def missing() -> str | None:
-    """Why there is no Triton, or None; it is not imported."""
+    """Reason why there is no Triton, or None; it is not imported."""
     if importlib.util.find_spec('triton') is None:
         return (
             'triton is not installed; pip install triton, or pytorch-triton-rocm on ROCm, of the version of this torch'
@@ -30,7 +30,7 @@ def missing() -> str | None:
 
 
 def refusal(x: Tensor) -> str | None:
-    """Why kernels cannot run on such inputs, or None."""
+    """Reason why kernels cannot run on such inputs, or None."""
     if x.device.type in DEVICES:
         return unusable()
     if x.device.type != 'cpu':
@@ -45,7 +45,7 @@ def refusal(x: Tensor) -> str | None:
 
 @cache
 def unusable() -> str | None:
-    """Why Triton fails on this machine's GPUs, or None: it is tried, since it needs a driver and a C compiler."""
+    """Reason why Triton fails on these GPUs, or None: it is tried, since it needs a driver and a C compiler."""
     try:
         import triton
 
@@ -62,7 +62,7 @@ def unusable() -> str | None:
 
 @cache
 def _uninterpretable() -> str | None:
-    """Why Triton's interpreter fails here, or None: it is tried, since numpy from 2.4 on breaks that of Triton 3.6."""
+    """Reason why Triton's interpreter fails here, or None: it is tried, since numpy 2.4 breaks that of Triton 3.6."""
     from mmsparx.ops import triton_probe
 
     try:
@@ -113,5 +113,5 @@ def alignment(x: Tensor, size: int, *others: Tensor) -> int:
     return math.gcd(align, size)
 
 
-# Of a `Backend` by Triton: `missing`, `refusal` and `devices`.
+# Arguments `missing`, `refusal` and `devices` of a `Backend` by Triton.
 CONDITIONS = (missing, refusal, DEVICES)

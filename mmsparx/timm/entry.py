@@ -1,4 +1,4 @@
-"""What timm's entry points have in common: default configs, and how a model is made."""
+"""Common parts of timm's entry points: default configs, and the construction of a model."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,7 @@ from mmsparx.timm.model import TimmClassifier
 
 # Sources whose config.json says what timm gives to a network.
 _SOURCES = ('hf-hub', 'local-dir')
-# Where config.json lacks these, as one of `SparXClassifier.save_pretrained` does, the network's own hold.
+# The network's own values hold if config.json lacks these, as one of `SparXClassifier.save_pretrained` does.
 _PREPARATION = ('crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
 # Facts about the networks of the paper.
 SPARX = {

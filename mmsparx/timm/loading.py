@@ -1,4 +1,4 @@
-"""How timm loads weights into our models: through `mmsparx.weights`, whichever of its functions is asked.
+"""Loading of weights into our models by timm's functions, all of which go through `mmsparx.weights`.
 
 timm reads files by `torch.load`, weights only, and by the package safetensors. Within its functions that load a file
 into one of our models, the reader of `mmsparx.weights` takes the place of both: it sees damage, and reads what mmengine
@@ -91,7 +91,7 @@ def _has(names: Iterable[str], part: str) -> bool:
 
 @contextmanager
 def reading_ours() -> Iterator[None]:
-    """Within it, timm reads files by this package's reader."""
+    """Let timm read files by this package's reader."""
     token = _ours.set(True)
     try:
         yield

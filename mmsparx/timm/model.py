@@ -187,7 +187,7 @@ class TimmClassifier(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith('.relative_position_bias_table')}
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """What counts as a layer for layer-wise rates: the layers, or the stages if `coarse`."""
+        """The layers of layer-wise learning rates: the layers, or the stages if `coarse`."""
         stage = r'^backbone\.stages\.(\d+)'
         with_previous = (99999,)
         stages = len(self.backbone.stages)

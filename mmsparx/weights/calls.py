@@ -1,4 +1,4 @@
-"""What a pickle may call: functions of our own that check what they are given and build `records`.
+"""The calls that a pickle may make: functions of our own that check their arguments and build `records`.
 
 They stand for torch's, numpy's, Python's and mmengine's functions and classes of the names in `CALLS` and `_INSTANCES`,
 under the names that Python 3 and numpy 1 and 2 write. Whatever else a file calls is refused by name.

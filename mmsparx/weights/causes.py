@@ -1,4 +1,4 @@
-"""Why a checkpoint does not match a model, from names and shapes, and what helps."""
+"""Causes of a mismatch between a checkpoint and a model, from names and shapes, and fixes."""
 
 import re
 from collections import Counter
@@ -41,7 +41,7 @@ def _network(family: str, arch: str, same_family: bool) -> str:
 
 @dataclass(frozen=True)
 class Options:
-    """How a message calls what helps, for those who load by `load_pretrained`, `init_cfg` and configs.
+    """Names of options in messages, for users of `load_pretrained`, `init_cfg` and configs.
 
     Attributes:
         network: Function of a network's class, its arch, and whether the model is of that class, to how it is built.
@@ -94,7 +94,7 @@ class Mismatch:
     options: Options
 
     def likely_cause(self) -> str:
-        """What may be the cause, and what helps."""
+        """The probable cause, and a fix."""
         of_backbone = (
             self._another_network,
             self._no_backbone,
@@ -182,7 +182,7 @@ class Mismatch:
         return None
 
     def _backbone_alone(self) -> str | None:
-        """Of a model of several parts, the file has the backbone alone, as those of classifiers and other tasks do."""
+        """The case of a file that only has the backbone of a model, as files of classifiers and other tasks do."""
         place = 'backbone.' if self.home is None else self.home
         inside = [name for name in self.report.sizes if name.startswith(place)]
         outside = [name for name in self.report.sizes if not name.startswith(place)]
@@ -246,7 +246,7 @@ class Mismatch:
         return extra, lacking
 
     def _let_differ(self, layers: Iterable[str], aim: str, starts: bool = True) -> str:
-        """How names within these layers are let differ, where they may."""
+        """The option that lets names within these layers differ, if they may."""
         if self.options.differ is None:
             return ''
         if starts and not self.options.start:

@@ -85,7 +85,7 @@ def read_checkpoint(path: str | os.PathLike, location: Location = None, *, tenso
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Within it, no garbage is collected: what is read is none, and each pass over all objects takes 0.1 s and more."""
+    """Collect no garbage: reading makes none, and each pass over all objects takes 0.1 s and more."""
     enabled = gc.isenabled()
     gc.disable()
     try:

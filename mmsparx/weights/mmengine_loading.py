@@ -217,7 +217,7 @@ _before: str | None = None  # the switch as the first of them found it
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Within it, every `torch.load` of the process loads weights only, even if it says otherwise.
+    """Let every `torch.load` of the process load weights only, even if it requests otherwise.
 
     Raises:
         RuntimeError: the environment switches weights-only loading off.

@@ -1,4 +1,4 @@
-"""Which network the weights of a file are of, from their names and shapes.
+"""Identification of a file's network, from the names and shapes of its weights.
 
 A registered backbone with `ARCHITECTURES` is known with all its named sizes. Only those whose channels and layers are
 the file's are built, without memory for their weights, to compare the rest.
@@ -73,7 +73,7 @@ def _shapes_of(family: type[nn.Module], arch: object) -> dict[str, tuple[int, ..
 
 
 def _compared(shapes: Shapes, first_weight: str, stages: int) -> dict[str, tuple[int, ...]]:
-    """What tells one network from another."""
+    """The properties that distinguish networks."""
     kept = {}
     for name, shape in shapes.items():
         stage = re.match(r'stages\.(\d+)\.', name)
@@ -114,7 +114,7 @@ class Layers:
         )
 
     def sources(self, stage: int, layer: int) -> int | None:
-        """How many sources a ganglion layer reads; None where its weights do not show it."""
+        """Number of sources of a ganglion layer; None if its weights do not show it."""
         for name, shape in self.parts[stage, layer].items():
             if (part := _in_aggregator(name)) in _SOURCE_NORM:
                 return shape[0] // self.channels[stage] - _SOURCE_NORM[part]
@@ -127,7 +127,7 @@ class Layers:
         return sides[0] - 1 if sides else 1
 
     def kinds(self) -> dict[str, tuple[str, ...]]:
-        """What the layers are made of: the names of parts by what they are for."""
+        """Parts of the layers: their names by their roles."""
         names = {name for parts in self.parts.values() for name in parts}
         inside = {
             'token mixer': (
@@ -151,7 +151,7 @@ def _in_aggregator(name: str) -> str | None:
 
 
 def differences(file: Shapes, model: Shapes) -> list[str]:
-    """In what the backbone of a file differs from that of a model, as clauses; stages are counted from 1."""
+    """Differences between the backbone of a file and that of a model, as clauses; stages are counted from 1."""
     # A model may have no use for the last stages.
     count = min(len(Layers(shapes).depths) for shapes in (file, model))
     ours, theirs = Layers(model, count), Layers(file, count)

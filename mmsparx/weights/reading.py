@@ -52,7 +52,7 @@ Location = torch.device | str | Mapping | Callable | None
 
 
 class _NotUnderstoodError(Exception):
-    """Within a value there is an instance of this class, or this function."""
+    """A value contains an instance of this class, or this function."""
 
     def __init__(self, kind: Global):
         super().__init__(str(kind))

@@ -27,7 +27,7 @@ _OF_OTHERS = Fraction('0.875')
 
 @dataclass(frozen=True)
 class Accuracies:
-    """What was measured.
+    """Measured accuracies.
 
     Attributes:
         top1, top5: Accuracies in per cent; top5 is None with fewer than five classes.

@@ -169,7 +169,7 @@ def draw_features(model: 'NamedModel', images: 'Images', args: argparse.Namespac
 
 
 def not_shown(images: 'Images', refused: list[str]) -> list[str]:
-    """What images were passed over, in sentences: those that cannot be read, and those that the pipeline refuses.
+    """Sentences about images that were passed over: unreadable ones, and those that the pipeline refuses.
 
     Raises:
         ValueError: The pipeline refuses all of them.
@@ -184,7 +184,7 @@ def not_shown(images: 'Images', refused: list[str]) -> list[str]:
 
 @contextmanager
 def stages_named(model: 'NamedModel') -> 'Iterator[None]':
-    """Within it, what is wrong with a layer is said with the option that names another, and the stages' names."""
+    """Name the option for the layer, and the stages, in errors about a layer."""
     from mmsparx.analysis.cam import LayerError
 
     try:

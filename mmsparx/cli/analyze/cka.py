@@ -141,7 +141,7 @@ def measure(
 
 
 def report(models: 'list[NamedModel]', found: 'dict[str, Similarity]', images: 'Images') -> str:
-    """What was measured, as Markdown: a row a model, and what has to be said of it."""
+    """The results as Markdown: a row for each model, and remarks."""
     from mmsparx.cli.analyze.results import table
 
     rows = [('model', 'layers', 'mean off-diagonal CKA', 'images', 'minibatches')]

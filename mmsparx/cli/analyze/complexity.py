@@ -97,7 +97,7 @@ def check_out(out: str | None, force: bool) -> None:
 
 
 def report(title: str, counted: 'Complexity', parts: 'dict[str, nn.Module]', norms: bool) -> str:
-    """What was counted, by operator and by part."""
+    """The counts by operator and by part."""
     lines = [title, str(counted)]
     rows = [row for row in by_part(counted, parts) if row[0] != 'backbone']
     if rows:
@@ -121,7 +121,7 @@ def by_part(counted: 'Complexity', parts: 'dict[str, nn.Module]') -> list[tuple[
 
 
 def as_json(title: str, counted: 'Complexity', parts: 'dict[str, nn.Module]', norms: bool) -> str:
-    """What was counted, as a JSON object."""
+    """The counts as a JSON object."""
     found = {
         'model': title,
         'norms': norms,

@@ -76,7 +76,7 @@ def choose_shape(cfg: Config, shape: Sequence[int] | None) -> tuple[int, int]:
 def count(
     model: nn.Module, height: int, width: int, norms: bool, parts: Mapping[str, nn.Module] | None = None
 ) -> Complexity:
-    """What a forward pass of one image costs; the model is on the meta device, in evaluation mode.
+    """The cost of a forward pass of one image; the model is on the meta device, in evaluation mode.
 
     Raises:
         ValueError: A two-stage detector without a neck, or with several stages of box heads.

@@ -94,7 +94,7 @@ def measure(model: 'NamedModel', images: 'Images', stages: list[int], batch_size
 
 
 def report(models: 'list[NamedModel]', fields: 'dict[str, dict[int, ReceptiveField]]', images: 'Images') -> str:
-    """What was measured, as Markdown: the table of squares, and what has to be said of it."""
+    """The results as Markdown: the table of squares, and remarks."""
     from mmsparx.analysis.erf import SHARES, centred_square
     from mmsparx.cli.analyze.results import table
 
@@ -118,7 +118,7 @@ def report(models: 'list[NamedModel]', fields: 'dict[str, dict[int, ReceptiveFie
 
 
 def _problems(field: 'ReceptiveField') -> list[str]:
-    """What is wrong with a field, in clauses."""
+    """The faults of a field, in clauses."""
     found = []
     every = field.images + field.not_finite
     if field.not_finite:

@@ -93,7 +93,7 @@ def draw_similarities(models: Sequence[NamedModel], found: Mapping[str, Similari
 
 
 def _stage(name: str) -> str | None:
-    """What a layer's name says of its stage: the first number in it."""
+    """The stage in a layer's name: the first number in it."""
     number = re.search(r'\d+', name)
     return number and number[0]
 

@@ -1,4 +1,4 @@
-"""What the paper prints of accuracy, throughput and memory, for columns beside measured ones.
+"""The paper's figures of accuracy, throughput and memory, for columns beside measured ones.
 
 Lou, Fu, Yu: SparX (AAAI 2025), Tables 4, 5, 15, 16 and 17. Throughput and memory are of one NVIDIA H800 with
 224-trained models; in which precision, the paper does not say.
@@ -72,7 +72,7 @@ THROUGHPUT_AT_224 = {
 
 
 def paper_name(name: str) -> str | None:
-    """What the paper calls a model, by the name of its config or of timm's; None where it has no such model."""
+    """The paper's name of a model, by the name of its config or in timm; None if it has no such model."""
     short = Path(name).stem if name.endswith('.py') else name.partition('.')[0]
     return _NAMES.get(short)
 

@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def count_both(cfg: Config) -> tuple[Complexity, Complexity]:
-    """What a shipped config's network costs: without norms, and with them."""
+    """The costs of a shipped config's network, without norms and with them."""
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -1,4 +1,4 @@
-"""What is known of a model at a size of its images."""
+"""The figures of a model at a size of its images."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

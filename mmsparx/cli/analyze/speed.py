@@ -15,7 +15,7 @@ from mmsparx.cli.named_model import NamedModel
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of a model.
+    """Measurements of a model.
 
     Attributes:
         timing: Seconds of its calls, or why there are none.
@@ -86,7 +86,7 @@ def _weight_bytes(model: NamedModel) -> int:
 
 
 def _saved_by_an_image(model: NamedModel, size: int, device: torch.device, autocast: torch.dtype | None) -> int | None:
-    """What a second image adds: copies of weights in 16 bits are kept once for all images."""
+    """Bytes that a second image adds: copies of weights in 16 bits are kept once for all images."""
 
     def saved(count: int) -> int:
         images = torch.randn(count, 3, size, size, device=device)

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def place(device: object, precision: str) -> str:
-    """Where and how it was measured, in words."""
+    """The place and protocol of the measurement, in words."""
     import torch
 
     if device.type == 'cuda':
@@ -126,7 +126,7 @@ def place(device: object, precision: str) -> str:
 
 
 def as_row(label: str, name: str, size: int, batch: int, speed: 'Speed') -> dict:
-    """What was measured of a model, and what the paper prints."""
+    """The measurements of a model, and the paper's figures."""
     from mmsparx.cli.analyze.paper import throughput as of_paper
 
     timing = speed.timing

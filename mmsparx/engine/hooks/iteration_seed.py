@@ -15,7 +15,7 @@ from torch import nn
 from mmsparx.registry import HOOKS
 from mmsparx.weights.loading import unwrapped
 
-# What is drawn in an iteration, each from a seed of its own: augmentations of the images, and the rest.
+# The two kinds of draws in an iteration have a seed each: augmentations of the images, and the rest.
 _DATA, _MODEL = 0, 1
 _SIZES = 'drawn_sizes'
 

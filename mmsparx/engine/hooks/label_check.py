@@ -125,7 +125,7 @@ class LabelCheckHook(Hook):
 
 
 def _heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What has as many classes as the dataset, by name: heads, losses, and the preprocessor that mixes labels."""
+    """The parts with as many classes as the dataset, by name: heads, losses, and a preprocessor that mixes labels."""
     if any(hasattr(part, 'language_model') for part in model.modules()):
         return  # classes are words there, and num_classes is their largest number
     for name, part in model.named_modules():
@@ -200,7 +200,7 @@ def _metainfo(dataset: object) -> Mapping:
 
 
 def _check_padding(model: nn.Module, limits: list[Limits]) -> None:
-    """Of label maps: what is padded has to be what the losses ignore."""
+    """Check that the losses ignore the padding of label maps."""
     for part in model.modules():
         value = getattr(part, 'seg_pad_val', None)
         if value is None or not (getattr(part, 'size', None) or getattr(part, 'size_divisor', None)):
@@ -215,12 +215,12 @@ def _check_padding(model: nn.Module, limits: list[Limits]) -> None:
 
 
 def _size(limits: list[Limits]) -> int:
-    """How many labels are counted: those of a byte, and all that are classes."""
+    """Number of labels that are counted: those of a byte, and all classes."""
     return max(256, *(head.classes for head in limits))
 
 
 def _count_labels(sample: BaseDataElement, kind: str, limits: list[Limits]) -> Tensor:
-    """How often each label occurs, from 0 on; or an error where one is no class."""
+    """Number of occurrences of each label, from 0 on; a label that is not a class is an error."""
     labels, path = sample.get(kind), sample.metainfo.get('img_path')
     if kind == 'gt_sem_seg':
         labels, path = labels.data, sample.metainfo.get('seg_map_path')

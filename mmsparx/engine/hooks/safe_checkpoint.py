@@ -118,7 +118,7 @@ def _validation_is_due(runner: Runner) -> bool:
 
 
 def _not_finite(runner: Runner, checkpoint: dict) -> Iterator[Finding]:
-    """What is not finite in both copies of the weights in a checkpoint, and in what the optimizers keep of each."""
+    """Values of a checkpoint that are not finite, in both copies of the weights and in the optimizers' states."""
     model = unwrapped(runner.model)
     for key in ('state_dict', 'ema_state_dict'):
         yield from not_finite_weights(checkpoint.get(key, {}), model)

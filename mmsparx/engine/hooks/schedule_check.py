@@ -84,7 +84,7 @@ class ScheduleCheckHook(Hook):
 
 @dataclass
 class _Finding:
-    """What of a schedule does not fit the run: a predicate, and what to set its arguments to, in the schedule's steps.
+    """A mismatch of a schedule and the run: a predicate, and values for its arguments, in the schedule's steps.
 
     Of an argument whose value cannot be proposed, a text says what is expected of it.
     """
@@ -210,7 +210,7 @@ def _overruled(each: _Schedule, configured: Mapping) -> Iterator[str]:
 
 
 def _findings(each: _Schedule, schedules: Sequence[_Schedule]) -> Iterable[_Finding]:
-    """What of a schedule does not fit its run; of all that there is, what comes first."""
+    """The first mismatch of a schedule and its run, if any."""
     scheduler = each.scheduler
     if isinstance(scheduler, ConstantParamScheduler) and scheduler.factor == 1:  # changes nothing
         return ()
@@ -277,7 +277,7 @@ def _of_warm_up(each: _Schedule, least: int = 1) -> Iterator[_Finding]:
 def _of_annealing(
     each: _Schedule, needed: int, setting: str, schedules: Sequence[_Schedule], rises: bool = True
 ) -> Iterator[_Finding]:
-    """Of a schedule that comes to its last value in `needed` steps, and `rises` again behind it if it still acts."""
+    """Findings of a schedule that reaches its last value in `needed` steps, and `rises` after it if it still acts."""
     missing, tolerance = needed - each.steps, max(1, _TOLERANCE * needed)
     settings = {setting: min(each.end, each.run) - (0 if setting == 'end' else each.begin)}
     if missing > tolerance:
@@ -294,7 +294,7 @@ def _of_annealing(
 
 
 def _of_early_end(each: _Schedule, last: int, setting: str, schedules: Sequence[_Schedule]) -> Iterator[_Finding]:
-    """Of a schedule that is at its last value from the step `last` on, where no other one goes on."""
+    """Findings of a schedule at its last value from the step `last` on, if no other schedule continues."""
     follows = any(
         other.scheduler.optimizer is each.scheduler.optimizer
         and other.scheduler.param_name == each.scheduler.param_name

@@ -72,7 +72,7 @@ class StrictLoadHook(Hook):
 
 
 def _options(runner: Runner, resumed: bool) -> Options:
-    """How a message calls what helps in a run."""
+    """The options of a run in messages."""
     if resumed:  # everything has to match
         return Options(prefix=None, alone=None, differ=None)
 

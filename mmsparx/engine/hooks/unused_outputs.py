@@ -18,7 +18,7 @@ UNUSED_OUTPUTS = r'mmsparx\.([\w.]+\.)?UnusedOutputsHook'  # how a config may na
 
 
 class Reader(NamedTuple):
-    """What reads the outputs of a backbone.
+    """A part of a model that reads the outputs of a backbone.
 
     Attributes:
         name: Name for a message.
@@ -73,7 +73,7 @@ class UnusedOutputsHook(Hook):
 
 
 def _reader(part: nn.Module, count: int) -> Reader | None:
-    """What reads the `count` outputs of a part's backbone, or None where that is not known."""
+    """The reader of the `count` outputs of a part's backbone; None if it is not known."""
     neck = getattr(part, 'neck', None)
     if isinstance(neck, (nn.Sequential, nn.ModuleList)) and len(neck):
         neck = neck[0]

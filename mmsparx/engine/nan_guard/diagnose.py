@@ -118,7 +118,7 @@ def _but_masks(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tenso
 
 
 class _Watch:
-    """Within it, a model's modules note the first value that is not finite, and the first gradient."""
+    """Watches a model's modules for the first value that is not finite, and the first such gradient."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -167,7 +167,7 @@ class _Watch:
             self.places.append((kind, name))
 
     def findings(self) -> tuple[list[Finding], list[Finding]]:
-        """Of values and of gradients, at most one each."""
+        """Findings of values and of gradients, at most one each."""
         if self.gradient is None:
             return self.values, []
         # A module that takes the tensor in has made its gradient, unless it passed the tensor on. Of nested

@@ -1,4 +1,4 @@
-"""What the mixers of a selective scan share: its own parameters' initial values, and a layer that keeps them."""
+"""Parts shared by the mixers with a selective scan: initial values of its parameters, and a layer that keeps them."""
 
 import math
 

@@ -120,7 +120,7 @@ def gated_scan(
     parts = torch.matmul(x_proj.weight, u)  # (B, R + 2 n, L)
     state_size = A_log.shape[1]
     step, B, C = parts.split([parts.shape[1] - 2 * state_size, state_size, state_size], dim=1)
-    # As in SS2D: the scan grows with the fourth power of u, and float16 ends at 65504.
+    # As in SS2D, the scan grows with the fourth power of u, and float16 ends at 65504.
     u = wide_range(u)
     exact = state_dtype(u)
     with full_precision(u.device):

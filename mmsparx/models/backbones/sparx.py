@@ -74,10 +74,10 @@ class SparXNet(HubModel, BaseModule):
     STYLE: ClassVar[str] = 'sparx'
     TOKEN_MIXER: ClassVar[Mapping] = {'type': 'SS2D'}
     AGGREGATOR: ClassVar[Mapping] = {'type': 'DMCA'}
-    # For `mmsparx.weights`: the published names of the family, and the weight that the image goes through first.
+    # `mmsparx.weights` uses these: the published names of the family, and the weight that the image goes through first.
     weight_names: ClassVar[NameMap] = SPARX
     first_weight: ClassVar[str] = 'stem.0.weight'
-    # For `mmsparx.hub`.
+    # `mmsparx.hub` uses these.
     hub_parts = {'token_mixer': TOKEN_MIXERS, 'aggregator': AGGREGATORS}
     hub_omitted = frozenset({'init_cfg', 'pretrained'})
 
@@ -151,7 +151,7 @@ class SparXNet(HubModel, BaseModule):
         self.largest_stride = self._largest_stride()
         self.apply(init_weights)
         self._register_load_state_dict_pre_hook(self._rename_published)
-        # On the meta device, there are no values to keep until they are set or loaded.
+        # There are no values to keep on the meta device, until they are set or loaded.
         self._has_values = not any(p.is_meta for p in self.parameters())
         self._register_load_state_dict_pre_hook(_note_values, with_module=True)
         self.train()

@@ -82,7 +82,7 @@ def depthwise_conv2d(
 def _not_covered(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int | None, dilation: int
 ) -> str | None:
-    """Why torch's convolution takes this case, or None."""
+    """Reason why torch's convolution takes this case, or None."""
     if x.device.type not in DEVICES:
         return f'it has kernels for {" and ".join(DEVICES)}, got tensors on {x.device.type}'
     if x.dtype not in _DTYPES or x.dim() != 4:

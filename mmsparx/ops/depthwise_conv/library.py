@@ -38,7 +38,7 @@ def _backward_fake(grad, x, weight, bias, residual, activation, backend):
 derivatives.register(FORWARD, BACKWARD, reference.forward, reference.differentiable_backward, parameters={1, 2})
 
 
-# As torch's formula for convolutions: two per multiply-add, of the window alone.
+# Like torch's formula for convolutions, these count two per multiply-add, only of the window.
 
 
 def _forward_flops(x_shape, weight_shape, *_, out_shape=None, **__) -> int:
@@ -50,7 +50,7 @@ def _backward_flops(grad_shape, x_shape, weight_shape, *_, out_shape=None, **__)
     return 2 * _forward_flops(x_shape, weight_shape)
 
 
-# What register_flop_formula does, but for torch 2.4, which files a formula where its counter does not look.
+# register_flop_formula would do the same, but in torch 2.4 it registers a formula where the counter does not look.
 for operator, formula in (
     (torch.ops.mmsparx.depthwise_conv2d, _forward_flops),
     (torch.ops.mmsparx.depthwise_conv2d_bwd, _backward_flops),

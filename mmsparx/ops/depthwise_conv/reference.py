@@ -53,7 +53,7 @@ def backward(
 def differentiable_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`, of operations that torch differentiates with open sizes, too: a sum for each of the weights."""
+    """`backward` of operations that torch differentiates with open sizes, too: a sum for each of the weights."""
     with torch.autocast(x.device.type, enabled=False):
         grad = _through_activation(grad, x, weight, bias, residual, activation)
         side, (height, width) = weight.shape[-1], x.shape[2:]
@@ -83,6 +83,6 @@ def _before_activation(x: Tensor, weight: Tensor, bias: Tensor | None, residual:
 
 
 def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
-    # Not torch's own operator, whose second derivative is not on all devices.
+    # torch's own operator does not have a second derivative on all devices.
     s = torch.sigmoid(z)
     return grad * (s * (1 + z * (1 - s)))

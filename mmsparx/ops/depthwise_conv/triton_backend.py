@@ -24,7 +24,7 @@ MOST_TERMS = 256  # that a lane adds up, one after the other
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, activation: str) -> Tensor:
-    """As `reference.forward`."""
+    """`reference.forward` by Triton."""
     if x.numel() == 0:
         return reference.forward(x, weight, bias, residual, activation)
     x, weight = x.contiguous(), weight.contiguous()
@@ -34,7 +34,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, acti
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.backward`."""
+    """`reference.backward` by Triton."""
     from mmsparx.ops.depthwise_conv import triton_kernels
 
     if x.numel() == 0:
@@ -91,7 +91,7 @@ def _convolve(
 def tile(batch: int, channels: int, height: int, width: int, pixels: int) -> tuple[int, int, int]:
     """COLUMNS, PLANES and rows of a program of so many pixels a row: fewer rows than a map has where maps are few."""
     columns = min(power_of_two(width), pixels)
-    # As few as lie behind the map's last column, within programs that are not too small.
+    # Few columns should lie beyond the map's last one, but programs must not be too small.
     while columns > 16 and (-width % columns) * 4 > width:
         columns //= 2
     planes = pixels // columns
@@ -101,6 +101,6 @@ def tile(batch: int, channels: int, height: int, width: int, pixels: int) -> tup
 
 
 def samples_of_a_program(batch: int, rows: int, programs: int) -> int:
-    """How many samples one program of the backward adds up, if `programs` are those of one sample."""
+    """Number of samples that one program of the backward sums, if one sample has `programs` programs."""
     most = max(MOST_TERMS // rows, 1)
     return min(most, max(batch * programs // PROGRAMS, 1), batch)

@@ -18,7 +18,7 @@ INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
 
 @triton.jit
 def _place(channels, rows, row_blocks, column_blocks, PLANES: tl.constexpr, COLUMNS: tl.constexpr):
-    """What is split over the programs: first index, channels, first row and columns of this one."""
+    """The part of this program: first index, channels, first row and columns."""
     program = tl.program_id(0)
     column = program % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
     program = program // column_blocks

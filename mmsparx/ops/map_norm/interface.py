@@ -49,7 +49,7 @@ def map_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, back
 
 
 def _not_covered(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    """Why torch's norm takes this case, or None."""
+    """Reason why torch's norm takes this case, or None."""
     if x.device.type not in DEVICES:
         return f'it has kernels for {" and ".join(DEVICES)}, got tensors on {x.device.type}'
     if x.dtype not in _DTYPES or x.dim() < 2:

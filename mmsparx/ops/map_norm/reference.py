@@ -35,7 +35,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
 
 
 def _by_var_mean(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`. On a GPU torch's group norm has one block to a sample, where few samples leave most of it idle."""
+    """`forward` for GPUs, where torch's group norm has one block per sample: few samples leave most of it idle."""
     exact = state_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(exact)
@@ -76,7 +76,7 @@ def backward(
 
 
 def differentiable_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`, of operations that torch differentiates in any mode and as often as asked."""
+    """`forward` of operations that torch differentiates in any mode, any number of times."""
     normalised, mean, rstd = _normalised(x, eps)
     with torch.autocast(x.device.type, enabled=False):
         out = normalised * _per_channel(weight, normalised) + _per_channel(bias, normalised)
@@ -86,7 +86,7 @@ def differentiable_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) 
 def differentiable_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, rstd: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `backward`, but computes the statistics again: as saved, they carry no derivative."""
+    """`backward` that recomputes the statistics: the saved ones have no derivative."""
     normalised, _, rstd = _normalised(x, eps)
     dims = tuple(range(1, x.dim()))
     with torch.autocast(x.device.type, enabled=False):

@@ -20,7 +20,7 @@ MOST_PARTS = 512
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.forward`."""
+    """`reference.forward` by Triton."""
     from mmsparx.ops.map_norm import triton_kernels
 
     if x.numel() == 0:
@@ -55,7 +55,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.backward`."""
+    """`reference.backward` by Triton."""
     from mmsparx.ops.map_norm import triton_kernels
 
     if x.numel() == 0:

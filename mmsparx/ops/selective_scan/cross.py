@@ -31,7 +31,7 @@ def backward(differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, wei
 
 
 def forward_with_delta(scan: Callable, x: Tensor, step: Tensor, weight: Tensor, *others) -> tuple[Tensor, Tensor]:
-    """As `forward`, by a scan of maps: (x, delta (b, 4 D, L), *others) -> (out as x, states)."""
+    """`forward` by a scan with delta: (x, delta (b, 4 D, L), *others) -> (out as x, states)."""
     with _no_autocast(x):
         return scan(x, _delta(step, weight), *others)
 
@@ -39,7 +39,7 @@ def forward_with_delta(scan: Callable, x: Tensor, step: Tensor, weight: Tensor, 
 def backward_with_delta(
     differentiate: Callable, grad: Tensor, x: Tensor, step: Tensor, weight: Tensor, *others
 ) -> tuple:
-    """As `backward`, by one of maps: (grad, x, delta, *others) -> the gradients of x, delta and of what follows."""
+    """`backward` by a scan with delta: (grad, x, delta, *others) -> the gradients of x, delta and of what follows."""
     with _no_autocast(x):
         dx, ddelta, *gradients = differentiate(grad, x, _delta(step, weight), *others)
         ddelta = ddelta.unflatten(1, (4, -1))

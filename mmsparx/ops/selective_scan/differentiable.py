@@ -21,7 +21,7 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`."""
+    """`reference.forward` of differentiable operations."""
     block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus)
     hs = _recurrence(block.decay, block.drive)
     ends = hs[CHUNK - 1 :: CHUNK]
@@ -43,7 +43,7 @@ def backward(
     states: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As `reference.backward`, but compute the saved states again: as saved, they carry no derivative."""
+    """`reference.backward` that recomputes the saved states: the saved ones have no derivative."""
     block = Block(slice(None), u, delta, A, B, C, delta_bias, delta_softplus)
     hs = _recurrence(block.decay, block.drive)
     gy = time_first(grad.to(hs.dtype), B.shape[1])

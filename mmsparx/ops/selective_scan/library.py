@@ -133,7 +133,7 @@ def _cross_forward_flops(x_shape, step_shape, weight_shape, A_shape, *_, out_sha
     return 2 * (scan_macs(batch, groups, dim, length, A_shape[1]) + batch * dim * rank * length)
 
 
-# As torch does for products: the backward counts twice the forward, recomputation aside.
+# As for torch's products, the backward counts twice as much as the forward, without recomputation.
 
 
 def _backward_flops(grad_shape, *forward_shapes, out_shape=None, **__) -> int:
@@ -144,7 +144,7 @@ def _cross_backward_flops(grad_shape, *forward_shapes, out_shape=None, **__) -> 
     return 2 * _cross_forward_flops(*forward_shapes)
 
 
-# What register_flop_formula does, but for torch 2.4, which files a formula where its counter does not look.
+# register_flop_formula would do the same, but in torch 2.4 it registers a formula where the counter does not look.
 for operator, formula in (
     (torch.ops.mmsparx.selective_scan_fwd, _forward_flops),
     (torch.ops.mmsparx.selective_scan_bwd, _backward_flops),

@@ -106,7 +106,7 @@ class Block:
 
 
 class _Gradients(NamedTuple):
-    """Of a block: u and delta (b, dim, T), B and C (b, g, n, T), A (g, r, n), D and delta_bias (g, r, 1)."""
+    """Gradients of a block: u, delta (b, dim, T), B, C (b, g, n, T), A (g, r, n), D, delta_bias (g, r, 1)."""
 
     u: Tensor
     delta: Tensor

@@ -28,7 +28,7 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`."""
+    """`reference.forward` by Triton."""
     from mmsparx.ops.selective_scan import triton_kernels
 
     u, delta, B, C = _along(u, delta, B, C)
@@ -53,7 +53,7 @@ def backward(
     states: Tensor,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As `reference.backward`."""
+    """`reference.backward` by Triton."""
     from mmsparx.ops.selective_scan import triton_kernels
 
     grad, u, delta, B, C = _along(grad, u, delta, B, C)
@@ -78,12 +78,12 @@ def backward(
 
 
 def cross_forward(*arguments) -> tuple[Tensor, Tensor]:
-    """As `cross.forward`, without the scan."""
+    """`cross.forward` by Triton, without the argument `scan`."""
     return cross.forward_with_delta(_cross_forward_with_delta, *arguments)
 
 
 def cross_backward(*arguments) -> tuple[Tensor | None, ...]:
-    """As `cross.backward`, without the scan."""
+    """`cross.backward` by Triton, without the argument `differentiate`."""
     return cross.backward_with_delta(_cross_backward_with_delta, *arguments)
 
 
@@ -178,7 +178,7 @@ def alignment(length: int, tensors: tuple[Tensor, ...], side: int = 0) -> int:
     """
     align = 16 // tensors[0].element_size()
     strides = [stride for x in tensors for stride in x.stride()[:-1]]
-    # In units of 1, a length beyond 32 bits makes positions 64 bits wide in the kernels.
+    # A length beyond 32 bits, in units of 1, makes positions 64 bits wide in the kernels.
     if length >= 2**31 or any(x.data_ptr() % 16 for x in tensors):
         return 1
     while any(size % align for size in (length, side, *strides)):

@@ -16,7 +16,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LOG2_E_LOW = tl.constexpr(1.925963033500011e-08)  # what float32 leaves of it
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# Of these no value is compiled in: neither 1 nor being a multiple of 16, which Triton would else single out.
+# No value of these is compiled in: neither 1 nor multiples of 16, which Triton would specialise for.
 SIZES = [
     *('length', 'groups', 'channels', 'row_blocks', 'grad_batch', 'grad_row', 'u_batch', 'u_row'),
     *('delta_batch', 'delta_row', 'B_batch', 'B_group', 'B_state', 'C_batch', 'C_group', 'C_state'),
@@ -58,7 +58,7 @@ def _compose(a1, b1, a2, b2):
 
 @triton.jit
 def _compose_with_kept(a1, b1, kept1, a2, b2, kept2):
-    """As `_compose`; kept: of b what earlier positions gave, without the last one's own drive.
+    """`_compose` with `kept`: the part of b from earlier positions, without the last one's drive.
 
     So a_t h_{t-1} needs neither a shift nor h_t - drive_t, which would cancel.
     """
@@ -68,7 +68,7 @@ def _compose_with_kept(a1, b1, kept1, a2, b2, kept2):
 
 @triton.jit
 def _compose_with_last(a1, b1, open1, sum1, a2, b2, open2, sum2):
-    """As `_compose`; open and sum: the same map without the last position's decay.
+    """`_compose` with `open` and `sum`: the same map without the last position's decay.
 
     Backwards in time, where b is what position t passes on, a_t dh_t, sum is dh_t itself.
     """
@@ -212,7 +212,7 @@ def scan_forward(
                 ends,
                 mask=valid[:, None] & (start + chunk * CHUNK < length)[None, :],
             )
-            # Of h, not of ends: the carry takes the layout of what is put into it, and must lie spread over the lanes.
+            # The column is of h rather than of ends: the carry takes its layout, which must be spread over the lanes.
             last = _column(h, POSITIONS - 1, POSITIONS)
             carry = _with_column(carry, n, last, PADDED_N)
         if D is not None:
@@ -274,7 +274,7 @@ def scan_backward(
     C += (batch * C_batch + group * C_group) * ALIGN
     entries = row * ((length + CHUNK - 1) // CHUNK + 1)  # the first of each row's saved states
     partial = tl.program_id(0).to(tl.int64) * N * length
-    # What position t passes on to t - 1: a_t dh_t.
+    # The gradient that position t passes on to t - 1: a_t dh_t.
     carry = tl.zeros((ROWS, PADDED_N), exact)
     sum_A = tl.zeros((ROWS, PADDED_N), exact)
     sum_D = tl.zeros((ROWS,), exact)

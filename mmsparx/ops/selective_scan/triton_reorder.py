@@ -65,7 +65,7 @@ def _turned(x, ALIGN: tl.constexpr):
 
 @triton.jit
 def _transposed(x, CHANNELS: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr):
-    """From the order (CHANNELS, OUTER, INNER) to (CHANNELS, INNER, OUTER)."""
+    """Transpose from the order (CHANNELS, OUTER, INNER) to (CHANNELS, INNER, OUTER)."""
     return tl.reshape(tl.permute(tl.reshape(x, (CHANNELS, OUTER, INNER)), (0, 2, 1)), (CHANNELS * OUTER * INNER,))
 
 
