@@ -21,7 +21,7 @@ from benchmarks.report import environment, hardware_name, markdown
 from mmsparx.analysis.timing import clock_of
 from mmsparx.models import SparXMamba
 
-CALLS = 3  # that are profiled, after as many that are not
+CALLS = 3  # calls that are profiled, after as many that are not
 LONGEST_NAME = 100
 
 

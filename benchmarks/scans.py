@@ -40,7 +40,7 @@ FULL = ('tiny', (224, 224), 1)  # the network, image and batch on which all cont
 # Elements of one tensor (batch, channels of all directions, positions).
 CHECKED_UP_TO = 10_000_000  # beyond, the float64 truth takes longer than the measurement
 REFERENCE_UP_TO = 50_000_000
-BYTES_PER_ELEMENT = 8 * 4  # what is scanned, delta, the output, their gradients, and a reserve, in float32
+BYTES_PER_ELEMENT = 8 * 4  # input, delta, output, their gradients, and a reserve, in float32
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def compare(
         if elements_of(inputs) <= CHECKED_UP_TO:
             truth = call_of(known['reference'], {name: x.double() for name, x in inputs.items()}, which)()
         timed = dict(calls)
-        if graphs:  # of calls of their own: a backward runs on the stream of its forward, which must be the captured
+        if graphs:  # graphs need their own calls: a backward runs on its forward's stream, the captured one
             timed = {name: _Graph(call_of(known[name], inputs, which), device) for name in names}
         if copying is not None:
             timed[COPY] = copying

@@ -95,7 +95,7 @@ def faults_on_the_page() -> Iterator[None]:
     """Within it, what a visitor can fix becomes a message. What is left is a bug, which the server's log has."""
     try:
         yield
-    except cv2.error as error:  # as of an image of 1x10000, which the pipeline would make 0 pixels high
+    except cv2.error as error:  # such as an image of 1x10000, which would become 0 pixels high
         raise fault('OpenCV cannot resize this image as the network needs it: it is too narrow.') from error
     except Exception as error:
         text = sentence_of(error)
@@ -214,7 +214,7 @@ def example_files(folder: str | None) -> list[list[str]]:
     """Copies of the images of a folder; without one, drawn shapes, on which the demo's detector is trained."""
     target = Path(tempfile.mkdtemp(prefix='mmsparx-examples-'))
     if folder is None:
-        from make_shapes import write_split  # which needs pycocotools
+        from make_shapes import write_split  # it needs pycocotools
 
         folder = write_split(target / 'drawn', 'val', 4).parents[1] / 'val'
     for path in (each for each in Path(folder).iterdir() if each.suffix.lower() in inference.SUFFIXES):

@@ -20,7 +20,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/detection/mask_rcnn_sparx_shapes.py'
-OUT = Path('work_dirs/demo')  # where the config looks for the data, too
+OUT = Path('work_dirs/demo')  # the config looks for the data there, too
 EXPECTED_MASK_AP = 0.7
 
 TRAINED = re.compile(r'Iter\(train\) \[ *(\d+)/(\d+)\].*eta: (?:\d+ days?, )?(\S+).* loss: (\S+)')

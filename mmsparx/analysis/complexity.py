@@ -72,7 +72,7 @@ def complexity(
         _counted_apart(parts or {}, by_part, lambda: counter.get_total_flops() // 2 + gates.macs),
     ):
         (forward or model)(*inputs)
-    counts = counter.get_flop_counts().get('Global', {})  # which has no entry where nothing counts
+    counts = counter.get_flop_counts().get('Global', {})  # it has no entry if nothing counts
     macs = {str(op): flops // 2 for op, flops in counts.items()}
     if gates.macs:
         macs['mmsparx.selective_scan_gate'] = gates.macs

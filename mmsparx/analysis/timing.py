@@ -260,7 +260,7 @@ def as_graph(run: Callable[[], object], device: torch.device) -> Callable[[], ob
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for _ in range(3):  # what is done once, such as compiling, cannot be captured
+        for _ in range(3):  # one-time work, such as compiling, cannot be captured
             run()
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()

@@ -214,7 +214,7 @@ class _Annotations:
         """
         everyone = range(len(annotations))
         try:
-            with np.errstate(all='ignore'):  # what is not finite is no number of a faultless annotation
+            with np.errstate(all='ignore'):  # values that are not finite are faults
                 plain = self._plain(annotations)
         except (KeyError, TypeError):  # a key is missing, or a value cannot be in a set
             return everyone

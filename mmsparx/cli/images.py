@@ -87,7 +87,7 @@ def choose_images(folder: str | Path, count: int | None = None, seed: int = 0, s
             break
         try:
             read_image(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # for damaged files
             unreadable.append(path)
         else:
             found.append(path)

@@ -84,7 +84,7 @@ def load_model(
         torch.manual_seed(seed)
         module, cfg, preprocessing, known = build(name if path is None else path, checkpoint)
     module.to(device)
-    module.eval()  # which does not return the model for all of mmdet's backbones
+    module.eval()  # some of mmdet's backbones do not return themselves
     short = name if path is None else path.stem
     classes, palette = known.get('classes'), known.get('palette')
     return NamedModel(module, name, label or short, checkpoint, seed, preprocessing, cfg, classes, palette)
@@ -112,7 +112,7 @@ def config_path(name: str) -> Path | None:
         return resolve_config(name)
     except ValueError as error:
         known_to_timm = [] if name.endswith('.py') else _timm_models()
-        if name.partition('.')[0] in known_to_timm:  # what follows a point names weights
+        if name.partition('.')[0] in known_to_timm:  # the part after a point names weights
             return None
         known = [*known_to_timm, *(config.name for config in list_configs())]
         near = difflib.get_close_matches(name, known)
@@ -186,7 +186,7 @@ def _from_timm(name: str, checkpoint: str | None) -> Built:
 def _load(model: nn.Module, weights: Weights, source: str) -> Weights:
     """Load weights that must match."""
     found, _ = match_weights(model, weights.state_dict, str(source))
-    model.load_state_dict(found, strict=False)  # what may be left is in the report
+    model.load_state_dict(found, strict=False)  # the report names the rest
     return weights
 
 

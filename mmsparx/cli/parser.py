@@ -32,7 +32,7 @@ def make_parser(prog: str = 'mmsparx') -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument('--version', action='version', version=f'mmsparx {__version__}')
-    parser.set_defaults(make_parser=make_parser)  # for the command that writes what completes all others
+    parser.set_defaults(make_parser=make_parser)  # for the command that writes completions
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     for module in (train, test, infer):
         module.COMMAND.add_to(commands)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Exit statuses besides 0, and 2 for arguments that the parser refuses.
 FAILED = 1
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
+INTERRUPTED = 130  # a shell's status of a program ended by Ctrl-C
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -97,7 +97,7 @@ def finish(args: argparse.Namespace) -> int:
         sys.stderr.write('interrupted\n')
         return INTERRUPTED
     except BrokenPipeError:  # as of `mmsparx configs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of the buffer is discarded
         return FAILED
     except Exception as error:
         sentence = sentence_of(error)

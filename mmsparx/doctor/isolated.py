@@ -55,7 +55,7 @@ def main() -> None:
         try:
             module = import_module(name)
             result = getattr(module, function)(*arguments) if function else None
-        except Exception as error:  # whatever a broken package raises; told in one line, the last one
+        except Exception as error:  # a broken package may raise anything; the last line is reported
             sys.exit(_in_one_line(error))
         results.write(json.dumps(result) + '\n')
         results.flush()
@@ -63,7 +63,7 @@ def main() -> None:
 
 def _in_one_line(error: Exception) -> str:
     text = ' '.join(f'{type(error).__name__}: {error}'.split())
-    if isinstance(error, (ImportError, ArithmeticError)):  # which say what they are about
+    if isinstance(error, (ImportError, ArithmeticError)):  # their messages are clear without the type
         return text
     frames = [frame.f_globals.get('__name__') for frame, _ in traceback.walk_tb(error.__traceback__)]
     return f'{text} (in {frames[-1]})'

@@ -234,7 +234,7 @@ def _has_class_folders(source: _Source) -> bool:
         return False
     if source.cls.load_data_list is not base.load_data_list or source.cls._find_samples is not base._find_samples:
         return False
-    listed = os.path.join(source.root, 'meta', f'{node.get("split")}.txt')  # which mmpretrain's ImageNet prefers
+    listed = os.path.join(source.root, 'meta', f'{node.get("split")}.txt')  # mmpretrain's ImageNet prefers it
     return _folder_of(source) is not None and not os.path.exists(listed)
 
 

@@ -140,7 +140,7 @@ def _segmenter(run: Run, about: Description):
         labels = logits.argmax(1)  # (1, H, W)
         label_map = labels[0].numpy().astype(np.uint8)
         result = {'shares': class_shares(label_map, about.classes), 'label_map': label_map}
-        if label_map.size == 1:  # which mmseg's visualizer would take for an index
+        if label_map.size == 1:  # mmseg's visualizer would take it for an index
             return image, result
         sample = SegDataSample(pred_sem_seg=PixelData(data=labels))
         visualizer.add_datasample('image', image[..., ::-1].copy(), sample, draw_gt=False)

@@ -65,14 +65,14 @@ def segmenter(config: str, checkpoint: str, device: str) -> Network:
     inferencer = MMSegInferencer(model=config, weights=checkpoint, device=device)
     inferencer.show_progress = False
     meta = class_meta(Config.fromfile(config), checkpoint, inferencer.model.dataset_meta)
-    inferencer.model.dataset_meta = meta  # which the visualizer is given with each image
+    inferencer.model.dataset_meta = meta  # the visualizer gets it with each image
     classes = meta['classes']
 
     def infer(image: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, dict]:
         sample = inferencer(image, return_datasamples=True)
         label_map = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
         shares = class_shares(label_map, classes)
-        if label_map.size == 1:  # which mmseg's visualizer would take for an index
+        if label_map.size == 1:  # mmseg's visualizer would take it for an index
             return image, {'shares': shares, 'label_map': label_map}
         (drawn,) = inferencer.visualize([image[..., ::-1]], [sample], return_vis=True, opacity=0.5)
         return drawn[..., ::-1], {'shares': shares, 'label_map': label_map}
@@ -279,7 +279,7 @@ def run_inference(args: argparse.Namespace) -> int:
             stem = source.stems.get(name) or str(Path(name).with_suffix(''))
             try:
                 drawn, result = network(image, drawing)
-            except cv2.error:  # as of an image of 1x10000, which the pipeline would make 0 pixels high
+            except cv2.error:  # such as an image of 1x10000, which would become 0 pixels high
                 refused.append(name)
                 continue
             write(out, name, stem, drawn, result)

@@ -205,7 +205,7 @@ def _known_keys(cfg: Config, before: Mapping, parts: list[str], given: str, is_n
     held = set() if is_new else set(_at(before, parts))
     taken = _taken(cfg, place, node)
     if taken is None and (type_name(node) or not held):
-        return None  # what builds it will tell; or there is nothing to compare with
+        return None  # its builder reports errors, or there is nothing to compare with
     return held | (taken or set()) | _also(place)
 
 

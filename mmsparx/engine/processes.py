@@ -58,7 +58,7 @@ def prepare_processes(cfg: Config) -> None:
     """Let a launched run work where there is no accelerator; elsewhere check that it can.
 
     mmengine takes a GPU per process for granted. Without any, the processes are joined over gloo, the
-    model's wrapper is told to leave the model on the CPU, and SyncBN, which has no CPU code, becomes
+    model's wrapper leaves the model on the CPU, and SyncBN, which has no CPU code, becomes
     BN. The config is changed in place; the first process says what was changed, in one warning.
 
     Args:

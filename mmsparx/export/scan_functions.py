@@ -118,7 +118,7 @@ def sequence_scan(one_state: bool) -> FunctionProto:
     missing = op('Sub', op('Mul', chunks, chunk), length)
     pads = op('Concat', op.integers(0), missing, axis=0)
 
-    def padded(x: str) -> str:  # what follows a position does not matter to it
+    def padded(x: str) -> str:  # a position does not depend on later ones
         return op('Pad', x, pads, '', rest)
 
     def whole(x: str, rows: str) -> str:

@@ -34,4 +34,4 @@ def _map_norm(x, weight, bias, eps, backend):
     normalised = op.Reshape(op.InstanceNormalization(rows, one, zero, epsilon=eps), op.Shape(x))
     axes = op.Constant(value_ints=list(range(1, len(x.shape) - 1)))
     out = op.Add(op.Mul(normalised, op.Unsqueeze(weight, axes)), op.Unsqueeze(bias, axes))
-    return out, one, zero  # in the place of what a backward would need
+    return out, one, zero  # placeholders for the backward's tensors

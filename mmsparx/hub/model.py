@@ -173,7 +173,7 @@ class HubModel:
         config, prefix = cls._config_in(files)
         network = cls.from_config(config, str(files.config), **options)
         state = read_weights(files.weights).state_dict
-        if options:  # which may leave output norms out
+        if options:  # options may leave out output norms
             own, norms = network.state_dict(), f'{prefix}out_norms.'
             state = {k: x for k, x in state.items() if not k.startswith(norms) or k.removeprefix(prefix) in own}
         # Options may ask for output norms, or fewer stages; without them, nothing may differ.

@@ -124,8 +124,8 @@ class _Recipe:
         self._inputs = inputs
         self._versions = [None if isinstance(x, _Recipe) else x._version for x in inputs]
         self._autocast = autocast
-        self._uses = 0  # how many operations would have kept the tensor
-        self._left = 0  # how many of them have not asked for it in this backward
+        self._uses = 0  # number of operations that would have kept the tensor
+        self._left = 0  # number of those that have not used it in this backward
         self._value: Tensor | None = None
 
     def use(self) -> None:

@@ -147,7 +147,7 @@ def _differentiate(backward: Callable, count: int, ctx, grad: Tensor | None, *_)
 
 def _save_for_second(count: int, given: int, ctx, inputs, output) -> None:
     ctx.options = inputs[given:-1]
-    ctx.save_for_backward(*inputs[: 1 + count])  # what was kept is computed again
+    ctx.save_for_backward(*inputs[: 1 + count])  # kept tensors are recomputed
 
 
 def _differentiate_twice(backward: Callable, kept: int, ctx, *cotangents: Tensor) -> tuple[Tensor | None, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 DEVICES = ('cuda',)  # ROCm's, too
 INTERPRET = 'TRITON_INTERPRET'
-OLDEST = (3, 2)  # of torch 2.6; the compilers of 3.0 and 3.1 crash on the scan's backward, and take Python with them
+OLDEST = (3, 2)  # torch 2.6 has it; the compilers of 3.0 and 3.1 crash, with Python, on the scan's backward
 
 
 @cache

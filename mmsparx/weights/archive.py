@@ -293,7 +293,7 @@ class LegacyFile:
     def __init__(self, file: BinaryIO):
         self.file = file
         self.size = file.seek(0, os.SEEK_END)
-        self.places: dict[str, tuple[int, int]] = {}  # where each storage begins, and its bytes
+        self.places: dict[str, tuple[int, int]] = {}  # start and number of bytes of each storage
 
     def load(self) -> object:
         """The pickled object, as `records`."""

@@ -29,7 +29,7 @@ class AtomicBackend(LocalBackend):
         except OSError:
             part.unlink(missing_ok=True)  # a full disk has better use for it
             raise
-        if os.name == 'posix':  # that the new name is on the disk before an older file is removed
+        if os.name == 'posix':  # the new name must be on the disk before an older file is removed
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

@@ -31,8 +31,8 @@ _COMPUTED = {
 }
 
 
-_DIFFERENCES = 4  # how many of them a message says
-_PARTS = 4  # how many whole parts a file or a model may have alone, before the two are of different networks
+_DIFFERENCES = 4  # number of differences in a message
+_PARTS = 4  # most parts that only one of the two has, before they count as different networks
 
 
 def _network(family: str, arch: str, same_family: bool) -> str:
@@ -196,7 +196,7 @@ class Mismatch:
         )
         if self.options.alone is None:
             return said
-        prefix = '' if self.home else f', prefix={place!r}'  # which ours finds by itself
+        prefix = '' if self.home else f', prefix={place!r}'  # our own is found without it
         return f'{said} {self.options.alone.format(part=place.removesuffix("."), prefix=prefix)}.'
 
     def _heads(self) -> str | None:

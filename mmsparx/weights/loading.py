@@ -173,7 +173,7 @@ def match_weights(
         prefix = prefix.removesuffix('.') + '.'
     found = {name.removeprefix(prefix): x for name, x in state_dict.items() if name.startswith(prefix)}
     if not any(name.startswith('model.') for name in own) and all(name.startswith('model.') for name in found):
-        found = {name.removeprefix('model.'): x for name, x in found.items()}  # as Lightning wraps it
+        found = {name.removeprefix('model.'): x for name, x in found.items()}  # Lightning wraps it like this
     for place, backbone in backbones.items():
         rename_published(found, backbone.weight_names, place)
     # A flat file's backbone goes to where the model has its own.

@@ -54,7 +54,7 @@ _KIND = re.compile(r'[\w.+-]+://')
 def without_configs(value: object) -> object:
     """Replace the texts that mmengine would run as a config, in place, wherever they are but in the weights."""
     if isinstance(value, dict):
-        if isinstance(value.get('config'), (str, bytes)):  # of which a resume reads one value, the number of GPUs
+        if isinstance(value.get('config'), (str, bytes)):  # a resume only reads the number of GPUs
             del value['config']
         if isinstance(value.get('cfg'), (str, bytes)):
             value['cfg'] = STORED_CONFIG
@@ -211,7 +211,7 @@ def _checked(load: Callable) -> Callable:
 
 _SWITCH = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _lock = threading.Lock()
-_within = 0  # how many `weights_only` blocks are entered, in all threads
+_within = 0  # number of entered `weights_only` blocks, in all threads
 _before: str | None = None  # the switch as the first of them found it
 
 
@@ -288,7 +288,7 @@ def secure_mmengine() -> None:
     for prefix, load in _OURS.items():
         if CheckpointLoader._schemes.get(prefix) is not load:
             CheckpointLoader.register_scheme(prefix, load, force=True)
-    checkpoint.load_from_http = load_from_http  # by which torchvision:// and mmcls:// load
+    checkpoint.load_from_http = load_from_http  # torchvision:// and mmcls:// load by it
     if not hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured'):
         CheckpointLoader._get_checkpoint_loader = classmethod(_choosing(CheckpointLoader._get_checkpoint_loader))
     if not hasattr(checkpoint.load_state_dict, 'is_secured'):

@@ -44,7 +44,7 @@ def build(
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     # Some networks read their rates from tensors while they are built, so it is built first and moved then.
     model = MODELS.build(cfg.model).to('meta')
-    model.eval()  # which does not return the model for all of mmdet's backbones
+    model.eval()  # some of mmdet's backbones do not return themselves
     return model, height, width
 
 

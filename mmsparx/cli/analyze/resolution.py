@@ -115,7 +115,7 @@ def check_models(models: 'Sequence[NamedModel]', args: argparse.Namespace) -> No
                 check_inputs([model], args.batch_size)
         if classes is not None:
             check_classifier(model.at_size(min(args.sizes)), classes)
-        model.preprocessing = own  # which says the crop ratio
+        model.preprocessing = own  # it has the crop ratio
 
 
 def measure(model: 'NamedModel', args: argparse.Namespace) -> Iterator[Row]:

@@ -159,7 +159,7 @@ def _segmenter(model: NamedModel, subject: Subject, label: int | None, _: float)
 
 def _detector(model: NamedModel, subject: Subject, label: int | None, threshold: float) -> Score | None:
     if getattr(model.module, 'with_mask', False) and hasattr(model.module, 'roi_head'):
-        model.module.roi_head.mask_head = None  # which comes after the scores, and takes most of the time
+        model.module.roi_head.mask_head = None  # it comes after the scores, and takes most of the time
     _check(model, label, len(model.classes) if model.classes else 1 << 30)
 
     def detections(x: Tensor):

@@ -50,7 +50,7 @@ class IterationSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         loop = runner.train_loop
-        if hasattr(loop, 'dataloader_iterator'):  # by iterations: the loop first skips what was trained on
+        if hasattr(loop, 'dataloader_iterator'):  # by iterations: the loop first skips trained batches
             loop.dataloader_iterator = _seeded(loop.dataloader_iterator, runner)
         else:
             _seed(runner, _DATA, runner.iter)

@@ -53,7 +53,7 @@ class LabelCheckHook(Hook):
     def __init__(self, spare_classes: bool = False) -> None:
         self.spare_classes = spare_classes
         self._iterations: Counter[str] = Counter()
-        self._seen: dict[str, Tensor] = {}  # how often each label has occurred
+        self._seen: dict[str, Tensor] = {}  # number of occurrences of each label
         self._reported: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
@@ -151,7 +151,7 @@ def _check_dataset(dataset: BaseDataset, heads: Mapping[str, nn.Module], spare_c
             f"{kind}: expected a tuple of names in metainfo.classes, got {classes!r}. Write ('cat',) with a comma, "
             'also for a single class'
         )
-    panoptic = 'thing_classes' in metainfo  # whose heads have some of the classes each
+    panoptic = 'thing_classes' in metainfo  # each head has some of the classes
     for name, head in heads.items():
         fits = head.num_classes == len(classes) or (spare_classes and head.num_classes > len(classes))
         if classes and not panoptic and not fits:
@@ -174,7 +174,7 @@ def _check_weights(name: str, head: nn.Module) -> None:
         outputs = [head.num_classes]
         if _is_of(head, 'mmdet') and not getattr(loss, 'use_sigmoid', False):
             outputs = [getattr(head, 'cls_out_channels', head.num_classes + 1)]
-        if getattr(head, 'cls_embed', None) is not None:  # of mask classification: and one for no object
+        if getattr(head, 'cls_embed', None) is not None:  # mask classification has one for no object, too
             outputs = [head.num_classes + 1]
         if len(weights) not in outputs:
             raise ValueError(

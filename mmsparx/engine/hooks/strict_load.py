@@ -15,7 +15,7 @@ from mmsparx.registry import HOOKS
 from mmsparx.weights import choose_weights, match_weights
 from mmsparx.weights.causes import Options
 
-STRICT_LOAD = r'mmsparx\.([\w.]+\.)?StrictLoadHook'  # how a config may name it
+STRICT_LOAD = r'mmsparx\.([\w.]+\.)?StrictLoadHook'  # its names in configs
 
 
 @HOOKS.register_module()

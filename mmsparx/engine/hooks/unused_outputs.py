@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmsparx.models import SparXNet
 from mmsparx.registry import HOOKS
 
-UNUSED_OUTPUTS = r'mmsparx\.([\w.]+\.)?UnusedOutputsHook'  # how a config may name it
+UNUSED_OUTPUTS = r'mmsparx\.([\w.]+\.)?UnusedOutputsHook'  # its names in configs
 
 
 class Reader(NamedTuple):

@@ -67,7 +67,7 @@ def diagnose(model: nn.Module, run: Callable[[], object]) -> list[Finding]:
     with _Watch(model) as watch, _uncompiled():
         try:
             result, error = run(), []
-        except Exception as raised:  # what is known by now counts more than an error on the way to more
+        except Exception as raised:  # the findings so far matter more than a later error
             result, error = None, [Finding('replay', type(raised).__name__, str(raised))]
     with torch.no_grad():
         for name, buffer in buffers.items():
@@ -84,7 +84,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     tensors = [x for x in (x._values() if x.is_sparse else x for x in tensors) if x.numel()]
 
     def finite(order: float) -> bool:
-        norms = torch._foreach_norm(tensors, order)  # what torch.nn.utils.clip_grad_norm_ computes norms with
+        norms = torch._foreach_norm(tensors, order)  # torch.nn.utils.clip_grad_norm_ computes norms like this
         return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
     # A sum of squares may overflow where no value does. The largest magnitude then decides, which takes
@@ -125,7 +125,7 @@ class _Watch:
         self.names = {module: name or type(module).__name__ for name, module in _clean(model.named_modules())}
         self.values: list[Finding] = []
         self.gradient: Tensor | None = None
-        self.places: list[tuple[str, str]] = []  # of that gradient: what one module puts out, others take in
+        self.places: list[tuple[str, str]] = []  # places of that gradient: outputs of a module are inputs of others
 
     def __enter__(self) -> '_Watch':
         self.handles = [
@@ -148,7 +148,7 @@ class _Watch:
 
     def _after(self, module: nn.Module, args: tuple, output: object) -> None:
         if isinstance(output, Mapping):
-            output = losses(output) or output  # what is logged beside losses may be no number: the accuracy of nothing
+            output = losses(output) or output  # other log entries may be NaN, such as the accuracy of nothing
         self._see('output of module', self.names[module], output)
 
     def _see(self, kind: str, name: str, tree: object, origin: str = '') -> None:

@@ -62,5 +62,5 @@ def _without_step(wrapper: BaseOptimWrapper) -> BaseOptimWrapper:
         shadow.optim_wrappers = {name: _without_step(each) for name, each in wrapper.items()}
     else:
         shadow.step = shadow.zero_grad = lambda **kwargs: None
-        shadow._inner_count -= 1  # of backwards: a loss is divided by how many are accumulated
+        shadow._inner_count -= 1  # number of backwards: a loss is divided by those accumulated
     return shadow

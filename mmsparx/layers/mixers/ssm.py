@@ -67,7 +67,7 @@ class SSM(nn.Module):
         self.A_log = nn.Parameter(torch.empty(inner, state_size))
         self.D = nn.Parameter(torch.empty(inner))
         self.out_proj = WideLinear(inner, dim, bias=False)
-        SSM.reset_parameters(self)  # not a subclass's, whose parameters are not there yet
+        SSM.reset_parameters(self)  # a subclass's parameters do not exist yet
 
     def reset_parameters(self) -> None:
         reset_scan_parameters(self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D)

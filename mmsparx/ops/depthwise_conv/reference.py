@@ -10,7 +10,7 @@ _FUNCTIONS = {'none': lambda z: z, 'gelu': F.gelu, 'silu': F.silu}
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, activation: str) -> Tensor:
     """The operator; for the arguments, see `interface.depthwise_conv2d`."""
-    if x.numel() == 0:  # which torch refuses, but for an empty batch
+    if x.numel() == 0:  # torch refuses it, except for an empty batch
         return x.clone()
     with torch.autocast(x.device.type, enabled=False):
         return _FUNCTIONS[activation](_before_activation(x, weight, bias, residual)).contiguous()

@@ -20,7 +20,7 @@ PIXELS = 64
 PIXELS_OF_MANY_SUMS = 32
 PROGRAMS = 4096
 FEWEST_ROWS = 16  # a block of rows reads as many more as a window has around its centre
-MOST_TERMS = 256  # that a lane adds up, one after the other
+MOST_TERMS = 256  # terms that a lane sums, one after the other
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool, activation: str) -> Tensor:

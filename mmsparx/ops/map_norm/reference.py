@@ -14,7 +14,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
         arithmetic.
     """
     exact = state_dtype(x)
-    if x.numel() == 0:  # which torch refuses, but for an empty batch
+    if x.numel() == 0:  # torch refuses it, except for an empty batch
         empty = x.new_zeros(x.shape[0], dtype=exact)
         return x.clone(), empty, empty + eps**-0.5
     if x.device.type == 'cuda':

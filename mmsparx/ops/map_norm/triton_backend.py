@@ -43,7 +43,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
         triton_kernels.normalise[(batch * tiles,)](
             *(x, partial, weight, bias, out, mean, rstd),
             *(size // align, size // channels // align, count, tiles),
-            EPS=eps,  # not an argument, which would be rounded to float32
+            EPS=eps,  # an argument would be rounded to float32
             ALIGN=align,
             GROUPS=BLOCK // align,
             PADDED_PARTS=power_of_two(count),

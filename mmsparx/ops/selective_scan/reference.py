@@ -85,7 +85,7 @@ class Block:
         """
         # a * h[t-1], and not h - drive, which would cancel (dlog is the gradient of log decay_t).
         dlog = dh * h_before * self.decay
-        ddrive = _sum_of_states(dh * self.B)  # of step_t * u_t
+        ddrive = _sum_of_states(dh * self.B)  # gradient of step_t * u_t
         du = ddrive * self.step
         dstep = ddrive * self.u + _sum_of_states(dlog * self.A)
         dD = None

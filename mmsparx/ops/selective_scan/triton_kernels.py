@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-LOG2_E_LOW = tl.constexpr(1.925963033500011e-08)  # what float32 leaves of it
+LOG2_E_LOW = tl.constexpr(1.925963033500011e-08)  # the part below float32's precision
 LN_2 = tl.constexpr(0.6931471805599453)
 
 # No value of these is compiled in: neither 1 nor multiples of 16, which Triton would specialise for.
