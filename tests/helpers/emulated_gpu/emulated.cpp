@@ -1,4 +1,4 @@
-// The GPU backend, binding apart, compiled for the CPU as the operators of mmsparx_emulated.
+// The GPU backend without its binding, compiled for the CPU as the operators of mmsparx_emulated.
 
 #define MMSPARX_EMULATED
 #include "emulator.h"

@@ -1,14 +1,14 @@
-// Runs the GPU kernels on a CPU, so that their numbers can be tested where there is no GPU.
+// Runs the GPU kernels on a CPU, so that their numbers can be tested without a GPU.
 //
-// It takes the place of csrc/selective_scan/cuda/platform.h. A block's threads are fibers: each runs until it needs
-// the other lanes of its warp (a shuffle, a barrier) or the other warps, then the next one does, in an order that
-// changes every time, and so does that of the warps. So a kernel that relies on lanes running in step, or on an order,
-// gives other numbers or stops with an error, as does one whose lanes wait for different things, that reads or writes
-// an address that is not aligned, writes beyond its shared memory or asks for more than there is.
+// This file replaces csrc/selective_scan/cuda/platform.h. A block's threads are fibers: each runs until it needs the
+// other lanes of its warp (a shuffle, a barrier) or the other warps. Then the next one runs, in an order that changes
+// every time, as does that of the warps. A kernel that relies on lanes in lockstep, or on an order, gives other numbers
+// or stops with an error. So does a kernel whose lanes wait for different things, that accesses a misaligned address,
+// writes beyond its shared memory or requests more than there is.
 //
-// What it cannot show: a missing barrier where a shuffle lies between a write and another lane's read, which orders
-// memory here and not on a GPU; most races between warps, which run one after another between two barriers; and what
-// the GPU's own instructions round.
+// The emulation cannot show a missing barrier if there is a shuffle between a write and another lane's read, which
+// orders memory here but not on a GPU; most races between warps, which run one after another between two barriers; and
+// the rounding of the GPU's own instructions.
 
 #pragma once
 
@@ -33,15 +33,15 @@ namespace {
 
 using Stream = void*;
 
-// A small GPU: so that small inputs fill it.
+// The emulated GPU is small, so that small inputs fill it.
 int64_t enough_warps() { return 8; }
 constexpr size_t kSharedBytes = 48 << 10;
 
-// Whether any number of rows fills it, or none: the tests choose.
+// The tests choose whether any number of rows fills the GPU, or none.
 bool lanes_fill = false;
 bool lanes_fill_device(int64_t, int64_t) { return lanes_fill; }
 
-// As of a GPU of 9.0.
+// The value of a GPU with compute capability 9.0.
 size_t most_shared_bytes() { return 113 << 10; }
 int64_t blocks_that_fit(size_t shared_bytes) { return (228 << 10) / (int64_t(shared_bytes) + (1 << 10)); }
 
@@ -84,11 +84,11 @@ class Emulator {
     }
   }
 
-  // The value that lane `from` gives, for all lanes at once, which call this with the same `kind`.
+  // Returns the value of lane `from`; all lanes must call this with the same `kind`.
   template <typename S>
   S exchange(S x, int from, int kind) {
     Warp& warp = *warp_;
-    const int lane = lane_, side = warp.uses[lane]++ % 2;  // two: a fast lane's next value overwrites none in use
+    const int lane = lane_, side = warp.uses[lane]++ % 2;  // two: a fast lane must not overwrite a value in use
     std::memcpy(warp.slots[side][lane], &x, sizeof(x));
     wait(kRuns, kind);
     std::memcpy(&x, warp.slots[side][from], sizeof(x));
@@ -176,7 +176,7 @@ Emulator emulator;
 inline void Emulator::enter() {
   try {
     emulator.body_(emulator.argument_);
-  } catch (...) {  // which finds no way out of a fiber
+  } catch (...) {  // an exception cannot leave a fiber
     emulator.error_ = std::current_exception();
   }
   emulator.lane_state_ = kEnded;
@@ -186,7 +186,7 @@ inline void Emulator::enter() {
 #define threadIdx emulator.thread
 #define blockIdx emulator.block
 
-// As the hardware: a lane without a partner gets its own value back.
+// As on a GPU, a lane without a partner gets its own value back.
 template <typename S>
 S shuffle_up(S x, int distance) {
   const int lane = emulator.lane();
