@@ -392,6 +392,19 @@ class TestTheCompiledScan:
         assert "MMSPARX_WITH_OPS: expected 0, 1 or unset, got 'yes'" in done.stderr
 
 
+@needs_torch
+def test_the_statements_of_the_workflow_hold():
+    """Those by which continuous integration looks at an installation with compiled operators."""
+    pytest.importorskip('mmengine')
+    from mmsparx.ops import available_backends
+
+    if available_backends()['native'] != 'available':
+        pytest.skip('needs the compiled operators')
+    statements = re.findall(r"python -c '(.+)'$", (ROOT / '.github/workflows/ci.yml').read_text(), re.MULTILINE)
+    assert len(statements) == 2
+    subprocess.run([sys.executable, '-c', '\n'.join(statements)], check=True)
+
+
 # A CUDA toolkit whose compiler reports its version, and fails.
 NVCC = """#!/bin/sh
 case "$1" in
