@@ -108,7 +108,8 @@ def shipped(folder):
 
 def test_the_sdist_has_what_a_build_needs(built):
     expected = shipped('mmsparx') | shipped('configs') | shipped('csrc')
-    expected |= {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'constraints.txt', INDEX}
+    expected |= {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'}
+    expected |= {'constraints.txt', INDEX}
     assert expected <= set(built[0])
     assert not [name for name in built[0] if name.endswith(('.so', '_build.json'))]
 
@@ -146,6 +147,15 @@ def test_the_metadata(metadata):
     assert metadata['License'] == 'Apache-2.0'
     assert 'License :: OSI Approved :: Apache Software License' in metadata.get_all('Classifier')
     assert any(url.startswith('Paper, https://arxiv.org/') for url in metadata.get_all('Project-URL'))
+
+
+def test_the_version_is_the_same_everywhere():
+    """`mmsparx/version.py` is its source; the changelog's newest release and the citation repeat it."""
+    changelog = (ROOT / 'CHANGELOG.md').read_text()
+    releases = re.findall(r'^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$', changelog, re.MULTILINE)
+    citation = dict(re.findall(r'^(version|date-released): (\S+)$', (ROOT / 'CITATION.cff').read_text(), re.MULTILINE))
+    assert releases[0] == (mmsparx.__version__, citation['date-released'])
+    assert citation['version'] == mmsparx.__version__
 
 
 def test_only_torch_is_required(metadata):
