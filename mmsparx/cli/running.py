@@ -109,8 +109,7 @@ def finish(args: argparse.Namespace) -> int:
 
 def sentence_of(error: Exception) -> str | None:
     """The message of an error for a user; None for a bug, whose traceback is needed."""
-    if isinstance(error, ModuleNotFoundError) and not (error.name or 'mmsparx').startswith('mmsparx'):
-        package = error.name.partition('.')[0]
+    if isinstance(error, ModuleNotFoundError) and (package := _missing_package(error)):
         if 'pip install' in str(error):
             return str(error)
         return f'{error}. This command needs {package}: {_INSTALLED_BY.get(package, "install it, see the README")}'
@@ -124,6 +123,14 @@ def sentence_of(error: Exception) -> str | None:
     if not _is_foreseen(error):
         return None
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """The package that is missing, '' for a module of this one."""
+    # mmengine's error for the package of a base config has no name.
+    of_base = re.match(r'(\w+) is not installed', str(error))
+    name = error.name or (of_base[1] if of_base else '')
+    return '' if name.startswith('mmsparx') else name.partition('.')[0]
 
 
 def _is_of_memory(error: Exception) -> bool:
