@@ -149,7 +149,7 @@ def import_torch():
     except Exception as error:  # a broken torch may raise anything
         raise CannotCompileError(
             f'torch could not be imported while mmsparx was built: {error}. '
-            f'Install torch, {AGAIN}, by uv with --no-build-isolation'
+            'Install torch, then install from source, by uv with --no-build-isolation'
         ) from error
 
 

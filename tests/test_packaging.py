@@ -346,7 +346,7 @@ class TestTheCompiledScan:
     def test_not_without_torch(self, isolated, copy, tmp_path):
         reason = self.reason(isolated, copy, tmp_path)
         assert reason.startswith('torch could not be imported while mmsparx was built: ')
-        assert reason.endswith('--no-build-isolation')
+        assert reason.endswith('Install torch, then install from source, by uv with --no-build-isolation')
 
     def test_not_without_sources(self, isolated, copy, tmp_path):
         shutil.rmtree(copy / 'csrc')
