@@ -123,8 +123,29 @@ def test_the_reference_has_all_public_names(pages):
                 assert {alias, f'{alias}.{name}', f'{value.__module__}.{value.__qualname__}'} & anchors, alias
 
 
-def test_links_to_sources_lead_to_the_repository(tmp_path):
-    """They are links if its address is known, and text otherwise."""
+def test_each_page_describes_itself(pages):
+    described = {
+        path: re.findall('<meta name="description" content="(.+?)"', page.text)
+        for path, page in pages.items()
+        if path.name != '404.html'
+    }
+    assert not [path for path, found in described.items() if len(found) != 1]
+    assert len({found for (found,) in described.values()}) == len(described)
+
+
+def test_columns_of_tests_are_left_out(site):
+    assert '| message | test |' in (ROOT / 'docs/faults.md').read_text()
+    text = (site / 'faults/index.html').read_text()
+    assert 'No space left on device' in text
+    assert '<th>test</th>' not in text
+    assert 'test_safe_checkpoint' not in text
+
+
+def test_links_to_sources_lead_to_the_repository(tmp_path, pages, site):
+    """They are links if its address is known, and text with the path otherwise."""
+    assert '(<code>configs/detection/examples/mask_rcnn_sparx_t_own_classes.py</code>)' in (
+        pages[site / 'own_data/index.html'].text
+    )
     site = build(tmp_path, REPOSITORY_URL='https://host.invalid/mmsparx')
     page = Page(site / 'own_data/index.html')
     config = 'configs/detection/examples/mask_rcnn_sparx_t_own_classes.py'
@@ -135,7 +156,8 @@ def test_links_to_sources_lead_to_the_repository(tmp_path):
 
 def test_a_link_to_nothing_is_an_error():
     site_hook = load_tool('site_hook')
-    page = type('', (), {'file': type('', (), {'abs_src_path': str(ROOT / 'docs/scan.md'), 'src_uri': 'scan.md'})})
+    file = type('', (), {'abs_src_path': str(ROOT / 'docs/scan.md'), 'src_uri': 'scan.md'})
+    page = type('', (), {'file': file, 'meta': {}})
     with pytest.raises(FileNotFoundError, match=r'scan\.md links to no_such\.md'):
         site_hook.on_page_markdown('[x](no_such.md)', page, None, None)
     code = '    [x](no_such.md)\n```\n[x](no_such.md)\n```\n'

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import textwrap
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -24,6 +25,7 @@ OUTSIDE = {
 }
 CODE_BLOCK = re.compile(r'(^```.*?^```|(?:^    [^\n]*\n)+)', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'(\[[^\[\]]*\])\(([^)\s]+)\)|src="([^"]+)"')
+TABLE_WITH_TESTS = re.compile(r'^\|.*\| test \|\n(?:\|.*\n?)+', re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -40,9 +42,24 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def describe(markdown: str) -> str | None:
+    """The first paragraph of text without its markup, cut after 160 characters, or None if there is none."""
+    for block in re.split(r'\n{2,}', CODE_BLOCK.sub('\n', markdown)):
+        if re.match(r'(?!\d+\. )[\w`*\[]', block):  # no heading, list, table or image
+            text = re.sub(r'\[([^\[\]]*)\]\([^)]*\)|[*`"]', r'\1', block)
+            return textwrap.shorten(text.rstrip(':'), 160, placeholder=' ...')
+    return None
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links between pages of the site."""
+    """Describe the page, leave out columns of tests, and turn links between files into links between pages."""
     folder = Path(page.file.abs_src_path).parent
+    if description := describe(markdown):
+        page.meta.setdefault('description', description)
+    if page.file.src_uri == 'changelog.md':
+        page.meta['search'] = {'boost': 0.1}  # below the guides
+    # The names of tests are for contributors, who read the source.
+    markdown = TABLE_WITH_TESTS.sub(lambda table: re.sub(r'\|[^|\n]*\|$', '|', table[0], flags=re.MULTILINE), markdown)
 
     def linked(match: re.Match) -> str:
         text, target, source = match.groups()
@@ -59,9 +76,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if file:
             address = posixpath.relpath(file.src_uri, posixpath.dirname(page.file.src_uri))
             return f'{text}({address}{"#" * bool(anchor)}{anchor})'
-        repository = config.extra.get('repository')  # of a source file, or a folder
-        kind = 'tree' if path.is_dir() else 'blob'
-        return f'{text}({repository}/{kind}/main/{wanted})' if repository else text[1:-1]
+        if repository := config.extra.get('repository'):  # a source file, or a folder
+            return f'{text}({repository}/{"tree" if path.is_dir() else "blob"}/main/{wanted})'
+        label = text[1:-1].strip('`')
+        return f'`{label}`' if label in wanted else f'{text[1:-1]} (`{wanted}`)'
 
     pieces = CODE_BLOCK.split(markdown)
     pieces[::2] = (LINK.sub(linked, piece) for piece in pieces[::2])
