@@ -79,7 +79,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if repository := config.extra.get('repository'):  # a source file, or a folder
             return f'{text}({repository}/{"tree" if path.is_dir() else "blob"}/main/{wanted})'
         label = text[1:-1].strip('`')
-        return f'`{label}`' if label in wanted else f'{text[1:-1]} (`{wanted}`)'
+        return (
+            f'`{label}`'
+            if wanted.removesuffix('.py').endswith(label.removesuffix('.py'))
+            else f'{text[1:-1]} (`{wanted}`)'
+        )
 
     pieces = CODE_BLOCK.split(markdown)
     pieces[::2] = (LINK.sub(linked, piece) for piece in pieces[::2])
