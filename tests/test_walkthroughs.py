@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,9 @@ def test_own_data_without_a_clone(own, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     (export,) = (text for _, text in steps('own_data') if 'export-config' in text)
     run(export)
+    (copy,) = (text for _, text in steps('own_data') if text.startswith('cp "'))
+    subprocess.run(['sh', '-c', copy.replace('python', shlex.quote(sys.executable), 1)], check=True)
+    assert Path('own.py').read_text() == (ROOT / EXAMPLE).read_text()
     base = "_base_ = 'mask_rcnn_sparx_t_1x.py'"
     assert f'`{base}`' in (ROOT / 'docs/own_data.md').read_text()
     text = in_clone.read_text()
