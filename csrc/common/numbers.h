@@ -1,5 +1,4 @@
-// The element types of inputs and outputs, their conversion to and from the type of the arithmetic, and functions that
-// are the same on all devices.
+// The element types of inputs and outputs, and their conversion to and from the type of the arithmetic.
 //
 // The including file must define MMSPARX_INLINE, which declares a small function on its device.
 
@@ -88,20 +87,6 @@ MMSPARX_INLINE void narrow(float x, BFloat16& to) {
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   to.bits = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
 #endif
-}
-
-// log(1 + e) for e in [0, 1], as e + e^2 Q(e) with Q minimax to a relative error of 5e-9. V is float or a vector of it.
-template <typename V>
-MMSPARX_INLINE V log1p_in_float(V e) {
-  V q = e * -0.0032439809292554855f + 0.019851261749863625f;
-  q = q * e - 0.056959159672260284f;
-  q = q * e + 0.10603617131710052f;
-  q = q * e - 0.15305569767951965f;
-  q = q * e + 0.19675931334495544f;
-  q = q * e - 0.24954132735729218f;
-  q = q * e + 0.3332996368408203f;
-  q = q * e - 0.4999990165233612f;
-  return q * (e * e) + e;
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ struct LaneRowBackward {
   template <bool kWhole>
   MMSPARX_INLINE void advance(LaneChunk<In>& chunk, const float* all_B, int at, int valid) {
     constexpr float kSmallest = 1.17549435e-38f;
-    float u[kItems], B[kItems], x[kItems], step[kItems], derivative[kItems];
+    float u[kItems], B[kItems], step[kItems], derivative[kItems];
     if constexpr (!kWhole) {
       for (int i = at + valid; i < at + kItems; i++) {
         narrow(0.f, chunk.u[i]);
@@ -84,22 +84,17 @@ struct LaneRowBackward {
       }
     }
     load_items(u, chunk.u + at);
-    load_items(x, chunk.delta + at);
+    load_items(step, chunk.delta + at);
     load_items(B, all_B + at);
     if constexpr (LaneRow<In>::kPrecise) {
 #pragma unroll
-      for (int i = 0; i < kItems; i++) {
-        step[i] = x[i] + row.bias;
-        derivative[i] = 1;
-      }
+      for (int i = 0; i < kItems; i++) step[i] += row.bias;
       if (row.use_softplus) {
 #pragma unroll
         for (int i = 0; i < kItems; i++) step[i] = softplus<true>(step[i], derivative[i]);
+        store_items(chunk.delta + at, derivative);
       }
-      store_items(chunk.delta + at, derivative);
     } else {
-#pragma unroll
-      for (int i = 0; i < kItems; i++) step[i] = x[i];
       row.make_steps(step);
     }
 #pragma unroll
@@ -257,6 +252,10 @@ struct LaneScanBackward {
           entering[at * (kLanes / kLaneItems)] = row.row.h;
           row.template advance<false>(chunk, memory.B, at, count - at);
         }
+      }
+      if (LaneRow<In>::kPrecise && !row.row.use_softplus) {
+#pragma unroll 1
+        for (In& derivative : chunk.delta) narrow(1.f, derivative);
       }
 #pragma unroll 1
       for (int begin = (count - 1) / kLaneColumns * kLaneColumns; begin >= 0; begin -= kLaneColumns) {

@@ -8,17 +8,6 @@
 namespace mmsparx {
 namespace {
 
-// Returns max(x, 0); NaN stays NaN.
-MMSPARX_INLINE float positive_part(float x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  float positive;
-  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(positive) : "f"(x));
-  return positive;
-#else
-  return x <= 0 ? 0.f : x;
-#endif
-}
-
 // Returns log2(1 + e) + x for e in [0, 1]. The logarithm is e P(e), minimax to a relative error of 2e-7.
 MMSPARX_INLINE float log2_of_one_plus(float e, float x) {
   float p = fmaf(e, -0.012319473f, 0.063607894f);
@@ -59,11 +48,12 @@ struct LaneRow {
     if (!use_softplus) return;
 #pragma unroll
     for (int i = 0; i < kItems; i++) {
-      // log(1 + exp(x)) = log(1 + exp(-|x|)) + max(x, 0), which keeps NaN.
+      // log(1 + exp(x)) = log(1 + exp(-|x|)) + max(x, 0). The power keeps NaN.
+      const float positive = x[i] > 0 ? x[i] : 0.f;
       if constexpr (kPrecise) {
-        x[i] = log1p_in_float(exponential<true>(-fabsf(x[i]))) + positive_part(x[i]);
+        x[i] = log_of_one_plus(decaying_exponential<true>(x[i]), positive);
       } else {
-        x[i] = log2_of_one_plus(power_of_two(-fabsf(x[i])), positive_part(x[i]));
+        x[i] = log2_of_one_plus(power_of_two(-fabsf(x[i])), positive);
       }
     }
   }

@@ -3,8 +3,6 @@
 #pragma once
 
 #include "platform.h"
-//
-#include "../../common/numbers.h"
 
 namespace mmsparx {
 namespace {
@@ -68,44 +66,68 @@ MMSPARX_INLINE float power_of_two(float x) {
 }
 MMSPARX_INLINE double power_of_two(double x) { return exp2(x); }
 
-// Of numbers of a usual size: what is below the smallest normal number becomes 0.
-MMSPARX_INLINE float quotient(float a, float b) {
+// Of numbers of a usual size.
+MMSPARX_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
-  float quotient;
-  asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(quotient) : "f"(a), "f"(b));
-  return quotient;
+  float reciprocal;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
+  return reciprocal;
 #else
-  return a / b;
+  return 1 / x;
 #endif
 }
-MMSPARX_INLINE double quotient(double a, double b) { return a / b; }
+MMSPARX_INLINE double reciprocal(double x) { return 1 / x; }
 
-// Not by the hardware's logarithm, which is exact to 2^-22 absolutely: nothing for a small e.
-MMSPARX_INLINE float log1p_of_fraction(float e) { return log1p_in_float(e); }
-MMSPARX_INLINE double log1p_of_fraction(double e) { return log1p(e); }
+// a * b + c between 0 and 1, of NaN 0.
+MMSPARX_INLINE float saturated_fma(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
+  return result;
+#else
+  const float result = fmaf(a, b, c);
+  return result > 0 ? (result < 1 ? result : 1.f) : 0.f;
+#endif
+}
 
 constexpr double kLog2E = 1.4426950408889634;
 
-// exp(x). Rounding x * log2(e) alone makes an error of |x| * 2^-24, relative to the result: kPrecise undoes it.
+// exp(-|x|). Rounding |x| * log2(e) alone makes an error of |x| * 2^-24, relative to the result. kPrecise undoes it.
+// What is left is the 2^-22 of the hardware's power and, of float's ln(2), |x| * 3e-9.
 template <bool kPrecise>
-MMSPARX_INLINE float exponential(float x) {
-  constexpr float kHigh = float(kLog2E), kLow = float(kLog2E - double(kHigh)), kLn2 = 0.693147181f;
-  const float exponent = x * kHigh, power = power_of_two(exponent);
-  if constexpr (!kPrecise) return power;
-  const float lost = fmaf(x, kLow, fmaf(x, kHigh, -exponent));
-  return power == 0 ? power : fmaf(power, lost * kLn2, power);  // lost is NaN where x is infinite
+MMSPARX_INLINE float decaying_exponential(float x) {
+  constexpr float kLn2 = 0.693147181f;
+  if constexpr (!kPrecise) return power_of_two(fabsf(x) * -float(kLog2E));
+  // By a factor a little too large, so that what is lost is positive, and saturation only changes infinity's NaN.
+  const float exponent = fabsf(x) * -1.44269526f, power = power_of_two(exponent);
+  return fmaf(power, saturated_fma(exponent, -kLn2, -fabsf(x)), power);
 }
 template <bool>
-MMSPARX_INLINE double exponential(double x) {
-  return power_of_two(x * kLog2E);
+MMSPARX_INLINE double decaying_exponential(double x) {
+  return exp(-fabs(x));
 }
+
+// log(1 + e) + x for e in [0, 1], relative to the size of the logarithm: e P(e) + x, minimax to 3.3e-8. Not by the
+// hardware's logarithm, which is exact to 2^-22 absolutely: nothing for a small e.
+MMSPARX_INLINE float log_of_one_plus(float e, float x) {
+  float p = fmaf(e, 0.0053654225f, -0.0300683f);
+  p = fmaf(p, e, 0.07920883f);
+  p = fmaf(p, e, -0.13754188f);
+  p = fmaf(p, e, 0.19153848f);
+  p = fmaf(p, e, -0.24857217f);
+  p = fmaf(p, e, 0.3332133f);
+  p = fmaf(p, e, -0.49999648f);
+  p = fmaf(p, e, 1.f);
+  return fmaf(p, e, x);
+}
+MMSPARX_INLINE double log_of_one_plus(double e, double x) { return log1p(e) + x; }
 
 // log(1 + exp(x)) without a threshold, and its derivative, the sigmoid of x. NaN stays NaN by way of e.
 template <bool kPrecise, typename S>
 MMSPARX_INLINE S softplus(S x, S& derivative) {
-  const S e = exponential<kPrecise>(x < 0 ? x : -x);
-  derivative = quotient(x < 0 ? e : S(1), 1 + e);
-  return log1p_of_fraction(e) + (x > 0 ? x : S(0));
+  const S e = decaying_exponential<kPrecise>(x), of_magnitude = reciprocal(1 + e);
+  derivative = x < 0 ? e * of_magnitude : of_magnitude;
+  return log_of_one_plus(e, x > 0 ? x : S(0));
 }
 
 }  // namespace
