@@ -127,8 +127,9 @@ def read_report(text: str, kind: str, arch: str) -> Iterator[Kernel]:
 def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, int], float]:
     """Count the instructions per element, by scan and states, of the kernels for one state.
 
-    Tiles of a map are read, and written, by one of two branches, and both are counted. If a warp moves 32 rows by other
-    code than fewer rows, only the longer code for 32 is counted.
+    Tiles of a map are read, and written, by one of two branches, forwards or backwards. Both are counted, unless each
+    has loops of its own; then the shorter branch is. If a warp moves 32 rows by other code than fewer rows, the code
+    for 32, which is longer, is counted.
 
     Args:
         disassembly: Text that cuobjdump prints of a cubin.
@@ -157,14 +158,16 @@ def count_instructions(disassembly: str, stretch: int = 64) -> dict[tuple[str, i
         tile = min(tiles, key=len)
         count = _length(code, tile) / POSITIONS_OF_A_LANE
         if name[1] in SCANS_BY_STRETCHES:
-            count += _around_tile(code, loops, tile, _moves) / stretch
+            count += _around_tile(code, loops, tile) / stretch
         elif name[1] in SCANS_BY_CHUNKS:
             count += _around_tile(code, loops, tile, _back) / CHUNK
         counts[name[1], 1] = count
     return counts
 
 
-def _around_tile(code: Code, loops: Sequence[range], tile: range, of_loops: Callable) -> float:
+def _around_tile(
+    code: Code, loops: Sequence[range], tile: range, of_loops: Callable[..., float] = lambda *_: 0
+) -> float:
     """Number of instructions for a stretch or chunk besides its tiles.
 
     Args:
@@ -195,15 +198,6 @@ def _shorter_ways(code: Code, within: range, loops: Sequence[range]) -> Iterator
         for start, _, second in targets:
             if condition is None and start < over < second < end and second == over + 16:
                 yield min(range(start + 16, second), range(second, end), key=lambda way: _length(straight, way))
-
-
-def _moves(code: Code, outer: Sequence[range], inner: Sequence[range]) -> int:
-    """Count the copies: a warp moves 4 rows of u, delta or the output at a time, and 32 positions of B and C.
-
-    Loops with one access to memory move the rest of fewer than 32 rows.
-    """
-    loops = [x for x in outer if not _count(code, x, 'MUFU') and _count(code, x, r'\b(LDG|STG)\b') > 1]
-    return 2 * sum(_length(code, x) for x in loops)
 
 
 def _back(code: Code, outer: Sequence[range], inner: Sequence[range]) -> float:

@@ -13,7 +13,6 @@
 namespace mmsparx {
 namespace {
 
-constexpr int kLaneItems = 8;                 // positions that a lane differentiates at once
 constexpr int kLaneColumns = 2 * kLaneItems;  // positions whose sums over the rows are made at once
 constexpr int kLaneChunk = int(kChunk);
 
@@ -39,20 +38,6 @@ struct LaneBackwardMemory {
 template <typename In>
 constexpr int kLaneBackwardBlocks = sizeof(In) == 2 ? 8 : 6;
 
-template <typename T>
-MMSPARX_INLINE void load_items(float (&to)[kLaneItems], const T* from) {
-  Items<T, kLaneItems> items;
-  items.template load<true>(from, kLaneItems, kLaneItems);
-#pragma unroll
-  for (int i = 0; i < kLaneItems; i++) to[i] = items[i];
-}
-template <typename T>
-MMSPARX_INLINE void store_items(T* to, const float (&from)[kLaneItems]) {
-  Items<T, kLaneItems> items;
-  items.assign(from);
-  items.template store<true>(to, kLaneItems, kLaneItems);
-}
-
 // A lane's row, whose chunks come from the last to the first.
 template <typename In>
 struct LaneRowBackward {
@@ -72,18 +57,18 @@ struct LaneRowBackward {
 
   // Makes the steps of the positions from `at` on, and the state that leaves them. The positions that are not valid get
   // values that change nothing and add nothing on the way back; with a step of 0, an infinite A would make NaN.
-  template <bool kWhole>
+  template <bool kWhole, bool kReversed>
   MMSPARX_INLINE void advance(LaneChunk<In>& chunk, const float* all_B, int at, int valid) {
     constexpr float kSmallest = 1.17549435e-38f;
     float u[kItems], B[kItems], step[kItems], derivative[kItems];
     if constexpr (!kWhole) {
       for (int i = at + valid; i < at + kItems; i++) {
-        narrow(0.f, chunk.u[i]);
-        narrow(0.f, chunk.grad[i]);
+        narrow(0.f, chunk.u[i ^ kTurned<In, kReversed>]);
+        narrow(0.f, chunk.grad[i ^ kTurned<In, kReversed>]);
         narrow(-INFINITY, chunk.delta[i]);
       }
     }
-    load_items(u, chunk.u + at);
+    load_items<kReversed>(u, chunk.u + at);
     load_items(step, chunk.delta + at);
     load_items(B, all_B + at);
     if constexpr (LaneRow<In>::kPrecise) {
@@ -106,11 +91,12 @@ struct LaneRowBackward {
   }
 
   // Of the positions from `at` on, which the state h enters.
+  template <bool kReversed>
   MMSPARX_INLINE void differentiate(LaneChunk<In>& chunk, const float* all_B, const float* all_C, int at, float h,
                                     float* at_dC) {
     float u[kItems], grad[kItems], B[kItems], C[kItems], step[kItems], derivative[kItems];
-    load_items(u, chunk.u + at);
-    load_items(grad, chunk.grad + at);
+    load_items<kReversed>(u, chunk.u + at);
+    load_items<kReversed>(grad, chunk.grad + at);
     load_items(derivative, chunk.delta + at);
     load_items(step, chunk.steps + at);
     load_items(B, all_B + at);
@@ -147,7 +133,7 @@ struct LaneRowBackward {
     }
     store_items(at_dC, dC);
     store_items(chunk.steps + at, dB);
-    store_items(chunk.u + at, du);
+    store_items<kReversed>(chunk.u + at, du);
     store_items(chunk.delta + at, ddelta);
   }
 };
@@ -214,6 +200,7 @@ struct LaneScanBackward {
   const LaneColumns<In> columns;
 
   // `saved`, and what is written to the last three, are the lane's, if it has a row.
+  template <bool kReversed>
   MMSPARX_INLINE void run(LaneRowBackward<In> row, const float* saved, Memory& memory, double* dA, double* dD,
                           double* dbias) const {
     LaneChunk<In>& chunk = memory.rows[lane];
@@ -245,12 +232,12 @@ struct LaneScanBackward {
 #pragma unroll 1
         for (; count - at >= kLaneItems; at += kLaneItems) {
           entering[at * (kLanes / kLaneItems)] = row.row.h;
-          row.template advance<true>(chunk, memory.B, at, kLaneItems);
+          row.template advance<true, kReversed>(chunk, memory.B, at, kLaneItems);
         }
 #pragma unroll 1
         for (; at < count; at += kLaneItems) {
           entering[at * (kLanes / kLaneItems)] = row.row.h;
-          row.template advance<false>(chunk, memory.B, at, count - at);
+          row.template advance<false, kReversed>(chunk, memory.B, at, count - at);
         }
       }
       if (LaneRow<In>::kPrecise && !row.row.use_softplus) {
@@ -263,15 +250,16 @@ struct LaneScanBackward {
 #pragma unroll 1
           for (int i = begin + kLaneItems < count ? kLaneItems : 0; i >= 0; i -= kLaneItems) {
             const int at = begin + i;
-            row.differentiate(chunk, memory.B, memory.C, at, entering[at * (kLanes / kLaneItems)], chunk.dC + i);
+            row.template differentiate<kReversed>(chunk, memory.B, memory.C, at, entering[at * (kLanes / kLaneItems)],
+                                                  chunk.dC + i);
           }
         }
         sync_warp();
         columns.add(memory.rows, start, begin);
         sync_warp();
       }
-      du.store_at_once(memory.rows->u, start);
-      ddelta.store_at_once(memory.rows->delta, start);
+      du.store(memory.rows->u, start);
+      ddelta.store(memory.rows->delta, start);
       sync_warp();
       dA_sum += row.dA, dD_sum += row.dD, dbias_sum += row.dbias;
       row.dA = row.dD = row.dbias = 0;
@@ -311,7 +299,7 @@ MMSPARX_INLINE void differentiate_rows_by_lanes(const Backward& b, int vector, c
   const In* const delta = row_of<In>(in.delta, unit.batch, first_row);
   In* const ddelta = static_cast<In*>(b.ddelta) + (unit.batch * in.dim + first_row) * length;
   const float of_B = LaneRow<In>::unit(in);
-  LaneScanBackward<In>{
+  const LaneScanBackward<In> scan{
       {const_cast<In*>(u.first), u.stride, rows, length, vector, reversed, lane},
       {const_cast<In*>(delta), in.delta.row_stride, rows, length, vector, false, lane},
       {const_cast<In*>(grad.first), grad.stride, rows, length, vector, reversed, lane},
@@ -324,10 +312,13 @@ MMSPARX_INLINE void differentiate_rows_by_lanes(const Backward& b, int vector, c
       opaque(matrices_of<In>(in.C, unit.batch, unit.group) + lane),
       of_B,
       {static_cast<float*>(b.dB_partial) + partials, static_cast<float*>(b.dC_partial) + partials, of_B, length, lane},
-  }
-      .run(LaneRowBackward<In>(in, row), static_cast<const float*>(b.states) + place * state_count(length),
-           *reinterpret_cast<LaneBackwardMemory<In>*>(memory), b.dA_partial + place, b.dD_partial + place,
-           b.dbias_partial + place);
+  };
+  const LaneRowBackward<In> of_lane(in, row);
+  const float* const saved = static_cast<const float*>(b.states) + place * state_count(length);
+  LaneBackwardMemory<In>& of_warp = *reinterpret_cast<LaneBackwardMemory<In>*>(memory);
+  double *const dA = b.dA_partial + place, *const dD = b.dD_partial + place, *const dbias = b.dbias_partial + place;
+  reversed ? scan.template run<true>(of_lane, saved, of_warp, dA, dD, dbias)
+           : scan.template run<false>(of_lane, saved, of_warp, dA, dD, dbias);
 }
 
 template <typename In>

@@ -22,65 +22,59 @@ struct LaneForwardArguments {
   int vector;  // see Items
 };
 
-struct alignas(8) Matrix {
-  float B, C;
-};
-
 // A warp's part of the shared memory: B and C of a stretch, and u and delta of its rows.
 template <typename In>
 struct LaneMemory {
   static constexpr int kStretch = 128 / sizeof(In), kRow = kLaneRow<In, kStretch>;
-  Matrix matrices[kStretch];
-  alignas(16) In u[kLanes * kRow];
-  In delta[kLanes * kRow];
+  alignas(16) float B[kStretch];
+  float C[kStretch];
+  In u[kLanes * kRow], delta[kLanes * kRow];
 };
 
 // The scan of a warp's rows.
 template <typename In>
 struct LaneScan {
   using Memory = LaneMemory<In>;
-  static constexpr int kItems = 8;
-  const LaneLines<In, Memory::kStretch> u, delta, out;
+  using Lines = LaneLines<In, Memory::kStretch>;
+  const Lines u, delta, out;
   const int rows, length;
   const In *B, *C;
   const float unit;  // factor of B
 
-  template <int kNumber>
-  static MMSPARX_INLINE void advance(LaneRow<In>& row, const Matrix* matrices, In* u, const In* delta) {
-    float u_i[kNumber], step[kNumber], y[kNumber];
-    if constexpr (kNumber == kItems) {
-      Items<In, kItems> items;
-      items.template load<true>(u, kItems, kItems);
-#pragma unroll
-      for (int i = 0; i < kItems; i++) u_i[i] = items[i];
-      items.template load<true>(delta, kItems, kItems);
-#pragma unroll
-      for (int i = 0; i < kItems; i++) step[i] = items[i];
-    } else {
-      u_i[0] = widen(*u);
-      step[0] = widen(*delta);
-    }
+  template <bool kReversed>
+  static MMSPARX_INLINE void advance(LaneRow<In>& row, const float* B, const float* C, In* u, const In* delta) {
+    float u_i[kLaneItems], step[kLaneItems], B_i[kLaneItems], C_i[kLaneItems], y[kLaneItems];
+    load_items<kReversed>(u_i, u);
+    load_items(step, delta);
+    load_items(B_i, B);
+    load_items(C_i, C);
     row.make_steps(step);
 #pragma unroll
-    for (int i = 0; i < kNumber; i++) y[i] = row.advance(u_i[i], step[i], matrices[i].B, matrices[i].C);
-    if constexpr (kNumber == kItems) {
-      Items<In, kItems> items;
-      items.assign(y);
-      items.template store<true>(u, kItems, kItems);
-    } else {
-      narrow(y[0], *u);
-    }
+    for (int i = 0; i < kLaneItems; i++) y[i] = row.advance(u_i[i], step[i], B_i[i], C_i[i]);
+    store_items<kReversed>(u, y);
+  }
+
+  static MMSPARX_INLINE void advance_by_one(LaneRow<In>& row, float B, float C, In& u, In delta) {
+    float step[1] = {widen(delta)};
+    row.make_steps(step);
+    narrow(row.advance(widen(u), *step, B, C), u);
   }
 
   // `row` and `saved` belong to the lane's row, if it has one.
+  template <bool kReversed>
   MMSPARX_INLINE void run(LaneRow<In> row, float* saved, Memory& memory, int lane) const {
     if (lane < rows) *saved = 0;
 #pragma unroll 1
     for (int start = 0; start < length; start += Memory::kStretch) {
-      u.load(memory.u, start);
-      delta.load(memory.delta, start);
-      for (int i = lane; i < Memory::kStretch && start + i < length; i += kLanes) {
-        memory.matrices[i] = {widen(B[start + i]) * unit, widen(C[start + i])};
+      Lines::load({&u}, {memory.u}, start);
+      Lines::load({&delta}, {memory.delta}, start);
+#pragma unroll
+      for (int i = 0; i < Memory::kStretch; i += kLanes) {
+        const int at = start + i + lane;
+        if (at < length) {
+          memory.B[i + lane] = widen(B[at]) * unit;
+          memory.C[i + lane] = widen(C[at]);
+        }
       }
       sync_warp();
       if (lane < rows) {
@@ -88,11 +82,13 @@ struct LaneScan {
         const int count = length - start < Memory::kStretch ? length - start : Memory::kStretch;
         int i = 0;
 #pragma unroll 1
-        for (; count - i >= kItems; i += kItems) {
-          advance<kItems>(row, memory.matrices + i, u_here + i, delta_here + i);
+        for (; count - i >= kLaneItems; i += kLaneItems) {
+          advance<kReversed>(row, memory.B + i, memory.C + i, u_here + i, delta_here + i);
         }
 #pragma unroll 1
-        for (; i < count; i++) advance<1>(row, memory.matrices + i, u_here + i, delta_here + i);
+        for (; i < count; i++) {
+          advance_by_one(row, memory.B[i], memory.C[i], u_here[i ^ kTurned<In, kReversed>], delta_here[i]);
+        }
         const int end = start + count;
         if (end % int(kChunk) == 0 || end == length) saved[(end - 1) / int(kChunk) + 1] = row.h;
       }
@@ -112,7 +108,7 @@ MMSPARX_INLINE void scan_rows_by_lanes(const Forward& f, int vector, int64_t bat
   const int64_t left = (group + 1) * in.group_dim() - first_row;
   const int rows = left < kLanes ? int(left) : kLanes;
   const int64_t row = first_row + (lane < rows ? lane : 0);
-  LaneScan<In>{
+  const LaneScan<In> scan{
       {const_cast<In*>(u), u_stride, rows, length, vector, reversed, lane},
       {const_cast<In*>(row_of<In>(in.delta, batch, first_row)), in.delta.row_stride, rows, length, vector, false, lane},
       {out, in.length, rows, length, vector, reversed, lane},
@@ -121,9 +117,12 @@ MMSPARX_INLINE void scan_rows_by_lanes(const Forward& f, int vector, int64_t bat
       matrices_of<In>(in.B, batch, group),
       matrices_of<In>(in.C, batch, group),
       LaneRow<In>::unit(in),
-  }
-      .run(LaneRow<In>(in, row), static_cast<float*>(f.states) + (batch * in.dim + row) * state_count(in.length),
-           reinterpret_cast<LaneMemory<In>*>(memory)[warp], lane);
+  };
+  const LaneRow<In> of_lane(in, row);
+  float* const saved = static_cast<float*>(f.states) + (batch * in.dim + row) * state_count(in.length);
+  LaneMemory<In>& of_warp = reinterpret_cast<LaneMemory<In>*>(memory)[warp];
+  reversed ? scan.template run<true>(of_lane, saved, of_warp, lane)
+           : scan.template run<false>(of_lane, saved, of_warp, lane);
 }
 
 // The unit of work of a warp in a launch: up to 32 rows of one group.

@@ -13,6 +13,30 @@ namespace {
 template <typename In, int kStretch>
 constexpr int kLaneRow = kStretch + 16 / sizeof(In);
 
+// Rows that are read backwards keep their order in memory within 16 bytes of shared memory, where position p lies at
+// p ^ kTurned: turned there, they would cost instructions; a lane that has read them takes its registers the other way.
+template <typename In, bool kReversed>
+constexpr int kTurned = kReversed ? 16 / sizeof(In) - 1 : 0;
+
+constexpr int kLaneItems = 8;  // positions that a lane moves at once from shared memory or to it
+
+template <bool kReversed = false, typename T>
+MMSPARX_INLINE void load_items(float (&to)[kLaneItems], const T* from) {
+  Items<T, kLaneItems> items;
+  items.template load<true>(from, kLaneItems, kLaneItems);
+#pragma unroll
+  for (int i = 0; i < kLaneItems; i++) to[i] = items[i ^ kTurned<T, kReversed>];
+}
+template <bool kReversed = false, typename T>
+MMSPARX_INLINE void store_items(T* to, const float (&from)[kLaneItems]) {
+  float turned[kLaneItems];
+#pragma unroll
+  for (int i = 0; i < kLaneItems; i++) turned[i] = from[i ^ kTurned<T, kReversed>];
+  Items<T, kLaneItems> items;
+  items.assign(turned);
+  items.template store<true>(to, kLaneItems, kLaneItems);
+}
+
 // A warp's rows in memory, which are read and written from their first position to their last or, `reversed`, from
 // their last to their first. Of a stretch a lane moves pieces of as many items as `vector` allows: one of every so many
 // rows, and the next ones of the same rows, 32 pieces further on, if there are more than 32 to a row. In shared memory
@@ -25,35 +49,18 @@ class LaneLines {
         vector_(vector < kWidest ? vector : kWidest),
         row_(lane / lanes_of_a_row(vector_)),
         left_(length - lane % lanes_of_a_row(vector_) * vector_),
-        shared_(row_ * kRow + length - left_),
+        shared_(row_ * kRow + ((length - left_) ^ (reversed ? kWidest - vector_ : 0))),
         reversed_(reversed),
         memory_(opaque(bytes_of(first + row_ * stride + (reversed ? left_ - vector_ : length - left_)))),
-        step_(opaque(kLanes / lanes_of_a_row(vector_) * stride * int64_t(sizeof(In)))) {}
+        step_(opaque(int(kLanes / lanes_of_a_row(vector_) * stride / vector_))) {}
 
-  // The stretch from `start` on, to shared memory and from there.
-  template <int kPiece = 16 / sizeof(In)>
-  MMSPARX_INLINE void load(In* shared, int start) const {
-    if constexpr (kPiece > 1) {
-      if (vector_ < kPiece) return load<kPiece / 2>(shared, start);
-    }
-    move<kPiece, true>(shared, start);
-  }
-  template <int kPiece = 16 / sizeof(In)>
-  MMSPARX_INLINE void store(In* shared, int start) const {
-    if constexpr (kPiece > 1) {
-      if (vector_ < kPiece) return store<kPiece / 2>(shared, start);
-    }
-    move<kPiece, false>(shared, start);
-  }
-
-
-  // The same for lines of as many rows, of the same length and `vector`. Where rows and pieces are whole, all pieces are
-  // on their way at once, since there are few warps to wait by turns.
+  // The stretches from `start` on to shared memory, of lines of as many rows, of the same length and `vector`. Where
+  // rows and pieces are whole, all pieces are on their way at once, since there are few warps to wait by turns.
   template <int kLines>
   static MMSPARX_INLINE void load(const LaneLines* const (&lines)[kLines], In* const (&shared)[kLines], int start) {
     if (!lines[0]->is_whole()) {
 #pragma unroll
-      for (int i = 0; i < kLines; i++) lines[i]->load(shared[i], start);
+      for (int i = 0; i < kLines; i++) lines[i]->template move<true>(shared[i], start);
     } else if (start < lines[0]->left_) {
       Widest pieces[kLines][kPieces];
 #pragma unroll
@@ -62,9 +69,10 @@ class LaneLines {
       for (int i = 0; i < kLines; i++) lines[i]->template put<kRowsAtOnce>(shared[i] + lines[i]->shared_, pieces[i]);
     }
   }
-  MMSPARX_INLINE void store_at_once(In* shared, int start) const {
+  // A stretch from there.
+  MMSPARX_INLINE void store(In* shared, int start) const {
     if (!is_whole()) {
-      store(shared, start);
+      move<false>(shared, start);
     } else if (start < left_) {
       Widest pieces[kPieces];
       take<kRowsAtOnce>(pieces, shared + shared_);
@@ -79,11 +87,11 @@ class LaneLines {
 
   const int rows_, vector_;
   // Of a lane's first piece: its row, the positions left from it on, its places in shared memory and, of the first
-  // stretch, in memory. step_: bytes to its next row.
+  // stretch, in memory. step_: pieces to its next row; where 32 bits cannot count them, no GPU has memory for 32 rows.
   const int row_, left_, shared_;
   const bool reversed_;
   unsigned char* const memory_;
-  const int64_t step_;
+  const uint32_t step_;
 
   static MMSPARX_INLINE unsigned char* bytes_of(In* items) { return reinterpret_cast<unsigned char*>(items); }
   static MMSPARX_INLINE int lanes_of_a_row(int piece) { return kStretch / piece < kLanes ? kStretch / piece : kLanes; }
@@ -93,8 +101,12 @@ class LaneLines {
     return memory_ + (reversed_ ? -position : position) * int64_t(sizeof(In));
   }
 
-  template <int kPiece, bool kLoads>
+  // To shared memory, or from there.
+  template <bool kLoads, int kPiece = kWidest>
   MMSPARX_INLINE void move(In* shared, int start) const {
+    if constexpr (kPiece > 1) {
+      if (vector_ < kPiece) return move<kLoads, kPiece / 2>(shared, start);
+    }
     constexpr int kOfARow = kStretch / kPiece, kLanesOfARow = kOfARow < kLanes ? kOfARow : kLanes;
     constexpr int kRows = kLanes / kLanesOfARow;
     // Pieces of a lane that are on their way at once: not all, or their addresses would fill the registers.
@@ -138,13 +150,12 @@ class LaneLines {
 #pragma unroll
     for (int i = 0; i < kNumber; i++) {
       pieces[i] = *reinterpret_cast<const Piece<kBytes>*>(memory);
-      memory += step_;
+      memory += uint64_t(step_) * kBytes;
     }
     return memory;
   }
   template <int kRows, int kBytes, int kNumber>
   MMSPARX_INLINE void put(In* shared, Piece<kBytes> (&pieces)[kNumber]) const {
-    turn(pieces);
 #pragma unroll
     for (int i = 0; i < kNumber; i++) *reinterpret_cast<Piece<kBytes>*>(shared + i * kRows * kRow) = pieces[i];
   }
@@ -152,7 +163,6 @@ class LaneLines {
   MMSPARX_INLINE void take(Piece<kBytes> (&pieces)[kNumber], const In* shared) const {
 #pragma unroll
     for (int i = 0; i < kNumber; i++) pieces[i] = *reinterpret_cast<const Piece<kBytes>*>(shared + i * kRows * kRow);
-    turn(pieces);
   }
   template <int kBytes, int kNumber>
   MMSPARX_INLINE unsigned char* write(unsigned char* memory, const Piece<kBytes> (&pieces)[kNumber]) const {
@@ -160,24 +170,9 @@ class LaneLines {
 #pragma unroll
     for (int i = 0; i < kNumber; i++) {
       *reinterpret_cast<Piece<kBytes>*>(memory) = pieces[i];
-      memory += step_;
+      memory += uint64_t(step_) * kBytes;
     }
     return memory;
-  }
-
-  template <int kBytes, int kNumber>
-  MMSPARX_INLINE void turn(Piece<kBytes> (&pieces)[kNumber]) const {
-    constexpr int kPiece = kBytes / sizeof(In);
-    if constexpr (kPiece > 1) {
-      if (!reversed_) return;
-#pragma unroll
-      for (int i = 0; i < kNumber; i++) {
-        Items<In, kPiece> items;
-        memcpy(items.words, &pieces[i], kBytes);
-        items.reverse();
-        memcpy(&pieces[i], items.words, kBytes);
-      }
-    }
   }
 };
 
