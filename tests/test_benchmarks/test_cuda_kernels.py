@@ -89,8 +89,8 @@ def test_instructions_of_a_stretch():
     few_rows, rows = ['@P0 BRA +5', ['LDG R2, [R4]'], 'MOV R2, R3', 'BRA +4'], ['LDG R2, [R4]'] * 3
     stretch = [*few_rows, *rows, ['MUFU.EX2 R2, R2'] * 16, ['MUFU.EX2 R2, R2'] * 2, 'STG [R4], R2']
     text = assembled('19lane_forward_kernel', 'MOV R2, R3', stretch)
-    # These are the instructions of the tile, of the loop that moves the stretch, and the jump to it; neither those after
-    # the last tile nor those that move fewer than 32 rows.
+    # These are the instructions of the tile, of the loop that moves the stretch, and the jump to it; neither those
+    # after the last tile nor those that move fewer than 32 rows.
     assert count_instructions(text) == {('lane_forward', 1): 17 / 8 + 6 / 64}
 
 

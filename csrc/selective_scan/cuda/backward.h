@@ -165,7 +165,7 @@ struct BackwardRows {
       dD_r += grad[i] * steps.u[i];
       dbias_r += ddelta[i];
     }
-    reversed ? way.add(du_rows[r], du) : span.store(du_rows[r], du);
+    way.store(du_rows[r], du);
     span.store(static_cast<In*>(b.ddelta) + place * in.length, ddelta);
     dD_r = sum_to_first(dD_r);
     dbias_r = sum_to_first(dbias_r);
@@ -276,8 +276,7 @@ backward_kernel(const BackwardArguments arguments) {
 
 struct AddArguments {
   Backward backward;
-  int begin, end;           // positions of the part
-  int64_t group, groups;  // first group whose partial sums are ready, and number of such groups
+  int begin, end;  // positions of the part
 };
 
 // Sums dB and dC over the blocks.
@@ -289,10 +288,8 @@ add_partials_kernel(const AddArguments arguments) {
   const Inputs& in = b.inputs;
   const int64_t count = arguments.end - arguments.begin, i = int64_t(blockIdx.x) * kAddThreads + threadIdx.x;
   const int64_t line = quotient_of(i, count), position = i - line * count;
-  const int64_t unit = quotient_of(line, in.states), state = line - unit * in.states;
-  const int64_t batch = quotient_of(unit, arguments.groups);
-  if (batch >= in.batch) return;
-  const int64_t sequence = batch * in.groups + arguments.group + (unit - batch * arguments.groups);
+  const int64_t sequence = quotient_of(line, in.states), state = line - sequence * in.states;
+  if (sequence >= in.batch * in.groups) return;
   const int64_t size = in.states * b.positions, first = sequence * b.blocks * size + state * b.positions + position;
   S dB = 0, dC = 0;
   for (int64_t block = 0; block < b.blocks; block++) {

@@ -147,50 +147,39 @@ void run_cross_forward(const CrossForward& f, const CrossMemory& memory, void* o
 }
 
 template <typename In>
-int64_t cross_backward_lines(const Inputs& in) {
-  return backward_goes_by_lanes<In>(in) ? 4 : 2;
+void launch_cross_backward(const CrossBackwardArguments& arguments, unsigned blocks, Stream stream) {
+  const Inputs& in = arguments.plain.backward.inputs;
+  if constexpr (sizeof(State<In>) == 4) {
+    if (backward_goes_by_lanes<In>(in)) {
+      launch(lane_cross_backward_kernel<In>, blocks, kLanes, sizeof(LaneBackwardMemory<In>), stream, arguments);
+      return;
+    }
+  }
+  launch(kCrossBackwardKernels<In>(in.states), blocks, kLanes, arguments.plain.rows * row_bytes<State<In>>(in.states),
+         stream, arguments);
 }
 
 template <typename In>
 void run_cross_backward(const CrossBackward& b, const CrossMemory& memory, void* on) {
   const Inputs& in = b.inputs;
   const Stream stream = static_cast<Stream>(on);
-  CrossBackwardArguments arguments{backward_arguments<In>(b),
-                                   in.group_dim(),
-                                   rows_of<In>(memory.columns, in),
-                                   rows_of<In>(memory.grad_columns, in),
-                                   memory.lines,
-                                   false};
+  CrossBackwardArguments arguments{backward_arguments<In>(b), in.group_dim(), rows_of<In>(memory.columns, in),
+                                   rows_of<In>(memory.grad_columns, in), memory.lines};
   for (const void* const data : {memory.columns, memory.grad_columns, memory.lines}) {
     align<In>(arguments.plain.vector, data, {});
   }
-  const bool any = in.batch * in.dim > 0;
-  if (any) {
+  const unsigned blocks = unsigned(in.batch * in.groups * b.blocks);
+  if (blocks > 0) {
     transpose<In>(in.u, memory.columns, in, b.cross, stream);
     transpose<In>(b.grad, memory.grad_columns, in, b.cross, stream);
   }
-  if constexpr (sizeof(State<In>) == 4) {
-    if (any && backward_goes_by_lanes<In>(in)) {
-      launch(lane_cross_backward_kernel<In>, unsigned(in.batch * 4 * b.blocks), kLanes, sizeof(LaneBackwardMemory<In>),
-             stream, arguments);
-      add_partials<In>(arguments.plain, 0, 4, stream);
-      merge<In>(memory.lines, 4, b.du, in, b.cross, stream);
-      return;
-    }
-  }
-  for (const bool back : {false, true}) {
-    arguments.back = back;
-    for_parts(b, [&](int begin, int end) {
-      arguments.plain.begin = begin;
-      arguments.plain.end = end;
-      if (any) {
-        launch(kCrossBackwardKernels<In>(in.states), unsigned(in.batch * 2 * b.blocks), kLanes,
-               arguments.plain.rows * row_bytes<State<In>>(in.states), stream, arguments);
-      }
-      add_partials<In>(arguments.plain, 2 * back, 2, stream);
-    });
-  }
-  if (any) merge<In>(memory.lines, 2, b.du, in, b.cross, stream);
+  for_parts(b, [&](int begin, int end) {
+    arguments.plain.begin = begin;
+    arguments.plain.end = end;
+    if (blocks > 0) launch_cross_backward<In>(arguments, blocks, stream);
+    add_partials<In>(arguments.plain, stream);
+  });
+  if (blocks > 0) merge<In>(memory.lines, kDirections, b.du, in, b.cross, stream);
 }
 
 }  // namespace

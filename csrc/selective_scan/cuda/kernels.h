@@ -10,7 +10,7 @@ namespace mmsparx {
 struct CrossMemory {
   void* columns;       // unused by a forward without lines
   void* grad_columns;  // used by a backward
-  void* lines;         // (batch, cross_forward_lines or cross_backward_lines, channels, length)
+  void* lines;         // (batch, cross_forward_lines, or 4 in a backward, channels, length)
 };
 
 // Functions for one type of inputs. `stream` is a cudaStream_t. Nothing waits for the GPU, and the caller checks for
@@ -22,7 +22,6 @@ struct GpuKernels {
   void (*backward)(const Backward&, void* stream);  // without the sums over samples
   int64_t (*cross_forward_lines)(const Inputs&);    // of CrossMemory; 0 if shared memory is enough
   void (*cross_forward)(const CrossForward&, const CrossMemory&, void* stream);
-  int64_t (*cross_backward_lines)(const Inputs&);
   void (*cross_backward)(const CrossBackward&, const CrossMemory&, void* stream);  // like `backward`
 };
 

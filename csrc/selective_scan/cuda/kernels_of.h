@@ -10,8 +10,8 @@ namespace {
 
 template <typename In>
 GpuKernels kernels_of() {
-  return {backward_blocks<In>,     backward_positions<In>, run_forward<In>,          run_backward<In>,
-          cross_forward_lines<In>, run_cross_forward<In>,  cross_backward_lines<In>, run_cross_backward<In>};
+  return {backward_blocks<In>,     backward_positions<In>, run_forward<In>,        run_backward<In>,
+          cross_forward_lines<In>, run_cross_forward<In>,  run_cross_backward<In>};
 }
 
 }  // namespace

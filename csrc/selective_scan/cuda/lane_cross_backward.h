@@ -2,13 +2,12 @@
 
 #pragma once
 
-#include "lane_backward.h"
 #include "cross_backward.h"
+#include "lane_backward.h"
 
 namespace mmsparx {
 namespace {
 
-// `lines` are (batch, 4, channels, length): du of each direction, in the order of rows or of columns.
 template <typename In>
 MMSPARX_KERNEL(kLanes, kLaneBackwardBlocks<In>)
 lane_cross_backward_kernel(const CrossBackwardArguments arguments) {

@@ -135,12 +135,12 @@ void for_parts(const Backward& b, const Run& run) {
 
 // Adds the partial sums of the part in `arguments`, for `groups` groups from `group` on.
 template <typename In>
-void add_partials(const BackwardArguments& arguments, int64_t group, int64_t groups, Stream stream) {
+void add_partials(const BackwardArguments& arguments, Stream stream) {
   const Inputs& in = arguments.backward.inputs;
-  const int64_t sums = in.batch * groups * in.states * (arguments.end - arguments.begin);
+  const int64_t sums = in.batch * in.groups * in.states * (arguments.end - arguments.begin);
   if (sums == 0) return;
   launch(add_partials_kernel<In>, ceil_div(sums, kAddThreads), kAddThreads, 0, stream,
-         AddArguments{arguments.backward, arguments.begin, arguments.end, group, groups});
+         AddArguments{arguments.backward, arguments.begin, arguments.end});
 }
 
 template <typename In>
@@ -153,7 +153,7 @@ void run_backward(const Backward& b, void* on) {
   if constexpr (sizeof(State<In>) == 4) {
     if (blocks > 0 && backward_goes_by_lanes<In>(in)) {
       launch(lane_backward_kernel<In>, blocks, kLanes, sizeof(LaneBackwardMemory<In>), stream, arguments);
-      add_partials<In>(arguments, 0, in.groups, stream);
+      add_partials<In>(arguments, stream);
       return;
     }
   }
@@ -164,7 +164,7 @@ void run_backward(const Backward& b, void* on) {
       launch(kBackwardKernels<In>(in.states), blocks, kLanes, arguments.rows * row_bytes<State<In>>(in.states), stream,
              arguments);
     }
-    add_partials<In>(arguments, 0, in.groups, stream);
+    add_partials<In>(arguments, stream);
   });
 }
 

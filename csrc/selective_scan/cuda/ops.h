@@ -77,7 +77,7 @@ Gradients cross_backward_on(void* stream, const Tensor& grad, const Tensor& x, c
   const GpuKernels kernels = gpu_kernels(in.type);
   run.allocate(kernels.backward_blocks(in), kernels.backward_positions(in));
   const Tensor columns = working_maps(x, 1), grad_columns = working_maps(x, 1);
-  const Tensor lines = working_maps(x, kernels.cross_backward_lines(in));
+  const Tensor lines = working_maps(x, kDirections);
   CrossMemory memory{columns.mutable_data_ptr(), grad_columns.mutable_data_ptr(), lines.mutable_data_ptr()};
   CrossBackward b{run.kernels};
   b.cross = size_of_map(x);
