@@ -1,8 +1,9 @@
-// The backward of many rows: a lane a row, a warp 32 neighbours, chunk after chunk from the last to the first.
+// The backward of many rows, with a lane per row and 32 adjacent rows per warp, chunk by chunk from the last to the
+// first.
 //
-// A warp reads a chunk of its rows into shared memory, as the forward does a stretch. From the state that was saved
-// before the chunk each lane computes its steps, and the state before every eighth position. Then it goes back, eight
-// positions at a time. What the rows add to dB and dC is summed across the lanes by way of shared memory.
+// A warp copies a chunk of its rows to shared memory, as the forward does with a stretch. From the state saved before
+// the chunk, each lane computes its steps, and the state before every eighth position. Then it goes back, eight
+// positions at a time. The rows' contributions to dB and dC are summed across the lanes through shared memory.
 
 #pragma once
 
@@ -13,12 +14,12 @@
 namespace mmsparx {
 namespace {
 
-constexpr int kLaneColumns = 2 * kLaneItems;  // positions whose sums over the rows are made at once
+constexpr int kLaneColumns = 2 * kLaneItems;  // positions that are summed over the rows at once
 constexpr int kLaneChunk = int(kChunk);
 
-// A row's chunk in shared memory. du takes the place of u, ddelta that of delta, and the row's dB that of the steps. In
-// float, the steps' derivatives take the place of delta before. The size is an odd number of 16 bytes: lanes that read
-// 16 bytes of neighbouring rows, or 64 bytes of rows four apart, meet all banks.
+// The chunk of a row in shared memory. du overwrites u, ddelta overwrites delta, and the row's dB overwrites the steps.
+// In float, the steps' derivatives overwrite delta before that. The size is an odd number of 16 bytes, so that lanes
+// that read 16 bytes of adjacent rows, or 64 bytes of rows four apart, use all banks.
 template <typename In>
 struct alignas(16) LaneChunk {
   In u[kLaneChunk], delta[kLaneChunk], grad[kLaneChunk];
@@ -31,23 +32,23 @@ struct LaneBackwardMemory {
   static_assert(sizeof(LaneChunk<In>) % 32 == 16, "an odd number of 16 bytes");
   LaneChunk<In> rows[kLanes];
   float B[kLaneChunk], C[kLaneChunk];
-  float entering[kLaneChunk / kLaneItems * kLanes];  // the states before every eighth position, by lane
+  float entering[kLaneChunk / kLaneItems * kLanes];  // states before every eighth position, by lane
 };
 
-// Blocks that are to fit into a multiprocessor, whose shared memory has room for 9 or 6.
+// Number of blocks that must fit into a multiprocessor, whose shared memory has room for 9 or 6.
 template <typename In>
 constexpr int kLaneBackwardBlocks = sizeof(In) == 2 ? 8 : 6;
 
-// A lane's row, whose chunks come from the last to the first.
+// The backward of a lane's row, whose chunks come from the last to the first.
 template <typename In>
 struct LaneRowBackward {
   static constexpr int kItems = kLaneItems;
   LaneRow<In> row;
   const float unit_A;  // A times the unit of the steps
-  // Of what is read in 16 bits, a step's derivative over the unit is 2^(x - step), where x is delta plus this bias: the
-  // sigmoid of x is exp(x - log(1 + exp(x))), and without a softplus the step is x.
+  // For 16-bit inputs, a step's derivative over the unit is 2^(x - step), where x is delta plus this bias: the sigmoid
+  // of x is exp(x - log(1 + exp(x))), and without a softplus the step is x.
   const float derivative_bias;
-  float leaving = 0;  // the gradient of the state that leaves a position, from later ones
+  float leaving = 0;  // gradient that leaves a position for earlier ones
   float dA = 0, dD = 0, dbias = 0;
 
   MMSPARX_INLINE LaneRowBackward(const Inputs& in, int64_t at)
@@ -55,8 +56,8 @@ struct LaneRowBackward {
         unit_A(static_cast<const float*>(in.A)[at] * LaneRow<In>::unit(in)),
         derivative_bias(LaneRow<In>::counts_in_ln2(in) ? row.bias + 0.528766373f : row.bias) {}  // -log2(ln(2))
 
-  // Makes the steps of the positions from `at` on, and the state that leaves them. The positions that are not valid get
-  // values that change nothing and add nothing on the way back; with a step of 0, an infinite A would make NaN.
+  // Computes the steps of the positions from `at` on, and the state that leaves them. Positions that are not valid get
+  // values that have no effect, also on the way back; with a step of 0, an infinite A would give NaN.
   template <bool kWhole, bool kReversed>
   MMSPARX_INLINE void advance(LaneChunk<In>& chunk, const float* all_B, int at, int valid) {
     constexpr float kSmallest = 1.17549435e-38f;
@@ -90,7 +91,7 @@ struct LaneRowBackward {
     store_items(chunk.steps + at, step);
   }
 
-  // Of the positions from `at` on, which the state h enters.
+  // Differentiates the positions from `at` on, which the state h enters.
   template <bool kReversed>
   MMSPARX_INLINE void differentiate(LaneChunk<In>& chunk, const float* all_B, const float* all_C, int at, float h,
                                     float* at_dC) {
@@ -107,7 +108,7 @@ struct LaneRowBackward {
         derivative[i] = power_of_two(fmaf(derivative[i], row.of_delta, derivative_bias) - step[i]);
       }
     }
-    // h, the part of it that is kept from the position before, and its derivative by the step.
+    // `kept` is the part of h from the position before, and `change` the derivative of h by the step.
     float decay[kItems], kept[kItems], change[kItems], dC[kItems];
 #pragma unroll
     for (int i = 0; i < kItems; i++) {
@@ -138,14 +139,15 @@ struct LaneRowBackward {
   }
 };
 
-// A lane's part where a warp adds up the dB and dC of its rows at kLaneColumns positions: it adds four positions of
-// eight rows, of dB or dC, then exchanges sums with the lanes of the other rows until it has one sum of all rows.
+// A lane's part of the sums of a warp's dB and dC over its rows, at kLaneColumns positions. It sums four positions of
+// eight rows, of dB or dC, then exchanges partial sums with the lanes of the other rows until it has one sum over all
+// rows.
 template <typename In>
 class LaneColumns {
   using Chunk = LaneChunk<In>;
 
  public:
-  // dB and dC of the first position.
+  // `dB` and `dC` are those of the first position.
   MMSPARX_INLINE LaneColumns(float* dB, float* dC, float unit_of_B, int length, int lane)
       : of_C_(opaque(lane & 8)),
         other_rows_(opaque(lane & 16)),
@@ -158,7 +160,7 @@ class LaneColumns {
     sums_ = opaque((of_C_ ? dC : dB) + position);
   }
 
-  // From the position `at` on, of a chunk that begins at `start`.
+  // Sums from position `at` on, in a chunk that begins at `start`.
   MMSPARX_INLINE void add(const Chunk* rows, int start, int at) const {
     const float* const from = reinterpret_cast<const float*>(rows) + from_ + (of_C_ ? 0 : at);
     float sums[4];
@@ -177,35 +179,36 @@ class LaneColumns {
 
  private:
   static constexpr int kFloat = sizeof(float), kRow = sizeof(Chunk) / kFloat;
-  const int of_C_, other_rows_, odd_rows_;  // not 0 where the lane adds dC, and which rows
+  const int of_C_, other_rows_, odd_rows_;  // not 0 if the lane sums dC, and by its rows
   const float unit_;
   int from_, left_;
   float* sums_;
 
-  // Of two lanes with two numbers each, one gets the sum of the first numbers, and one, `second`, that of the others.
+  // Of two lanes with two numbers each, one gets the sum of the first numbers, and the other, with `second`, that of
+  // the second ones.
   static MMSPARX_INLINE float kept_sum(bool second, float a, float b, int distance) {
     return (second ? b : a) + shuffle_xor(second ? a : b, distance);
   }
 };
 
-// A warp's backward of its rows.
+// The backward of a warp's rows.
 template <typename In>
 struct LaneScanBackward {
   using Memory = LaneBackwardMemory<In>;
   using Lines = LaneLines<In, kLaneChunk, sizeof(LaneChunk<In>) / sizeof(In)>;
   const Lines u, delta, grad, du, ddelta;
   const int rows, length, lane;
-  const In *B, *C;   // of the lane's first position
-  const float unit;  // of B
+  const In *B, *C;   // at the lane's first position
+  const float unit;  // factor of B
   const LaneColumns<In> columns;
 
-  // `saved`, and what is written to the last three, are the lane's, if it has a row.
+  // Runs the backward. `saved` and the last three arguments belong to the lane's row, if it has one.
   template <bool kReversed>
   MMSPARX_INLINE void run(LaneRowBackward<In> row, const float* saved, Memory& memory, double* dA, double* dD,
                           double* dbias) const {
     LaneChunk<In>& chunk = memory.rows[lane];
     float* const entering = memory.entering + lane;
-    // A lane without a row adds this.
+    // A lane without a row contributes zeros.
     for (float& x : chunk.steps) x = 0;
     for (float& x : chunk.dC) x = 0;
     double dA_sum = 0, dD_sum = 0, dbias_sum = 0;
@@ -214,7 +217,7 @@ struct LaneScanBackward {
       const int start = number * kLaneChunk, count = length - start < kLaneChunk ? length - start : kLaneChunk;
       if constexpr (sizeof(In) == 2) {
         Lines::load({&u, &delta, &grad}, {memory.rows->u, memory.rows->delta, memory.rows->grad}, start);
-      } else {  // of all three they would not fit into the registers
+      } else {  // pieces of all three would not fit into the registers
         Lines::load({&u}, {memory.rows->u}, start);
         Lines::load({&delta}, {memory.rows->delta}, start);
         Lines::load({&grad}, {memory.rows->grad}, start);
@@ -272,7 +275,7 @@ struct LaneScanBackward {
   }
 };
 
-// A block's place: `number` among the blocks of its group, of 32 rows each.
+// The unit of work of a block: `number` among the blocks of its group, of 32 rows each.
 struct LaneBackwardUnit {
   int64_t batch, group, number;
 
@@ -284,7 +287,7 @@ struct LaneBackwardUnit {
   }
 };
 
-// Of u, grad and du, the rows of the block.
+// Differentiates the rows of a block, which u, grad and du point to.
 template <typename In>
 MMSPARX_INLINE void differentiate_rows_by_lanes(const Backward& b, int vector, const LaneBackwardUnit& unit,
                                                 Lines<const In> u, Lines<const In> grad, In* du, bool reversed,

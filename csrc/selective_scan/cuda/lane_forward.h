@@ -60,7 +60,7 @@ struct LaneScan {
     narrow(row.advance(widen(u), *step, B, C), u);
   }
 
-  // `row` and `saved` belong to the lane's row, if it has one.
+  // Runs the scan. `row` and `saved` belong to the lane's row, if it has one.
   template <bool kReversed>
   MMSPARX_INLINE void run(LaneRow<In> row, float* saved, Memory& memory, int lane) const {
     if (lane < rows) *saved = 0;

@@ -1,4 +1,4 @@
-// How a warp whose lanes have a row each moves stretches of its rows between memory and shared memory.
+// Copies of stretches of rows between global and shared memory, by a warp with a lane per row.
 
 #pragma once
 
@@ -8,17 +8,17 @@
 namespace mmsparx {
 namespace {
 
-// Items from row to row in shared memory, 16 bytes more than a stretch has: 8 lanes that read 16 bytes at once, each of
-// its own row, meet all banks.
+// Distance of rows in shared memory, in items: 16 bytes more than a stretch, so that 8 lanes that read 16 bytes of
+// their own rows at once use all banks.
 template <typename In, int kStretch>
 constexpr int kLaneRow = kStretch + 16 / sizeof(In);
 
-// Rows that are read backwards keep their order in memory within 16 bytes of shared memory, where position p lies at
-// p ^ kTurned: turned there, they would cost instructions; a lane that has read them takes its registers the other way.
+// Rows that are read backwards keep their order in memory within 16 bytes of shared memory, where position p is at p ^
+// kTurned. Reversing them there would cost instructions; instead, a lane uses its registers in reverse order.
 template <typename In, bool kReversed>
 constexpr int kTurned = kReversed ? 16 / sizeof(In) - 1 : 0;
 
-constexpr int kLaneItems = 8;  // positions that a lane moves at once from shared memory or to it
+constexpr int kLaneItems = 8;  // positions that a lane moves to or from shared memory at once
 
 template <bool kReversed = false, typename T>
 MMSPARX_INLINE void load_items(float (&to)[kLaneItems], const T* from) {
@@ -37,10 +37,10 @@ MMSPARX_INLINE void store_items(T* to, const float (&from)[kLaneItems]) {
   items.template store<true>(to, kLaneItems, kLaneItems);
 }
 
-// A warp's rows in memory, which are read and written from their first position to their last or, `reversed`, from
-// their last to their first. Of a stretch a lane moves pieces of as many items as `vector` allows: one of every so many
-// rows, and the next ones of the same rows, 32 pieces further on, if there are more than 32 to a row. In shared memory
-// there are kRow items from row to row.
+// The rows of a warp in global memory, which are read and written from first to last position or, if `reversed`, from
+// last to first. A lane moves pieces of a stretch of as many items as `vector` allows: one of every few rows, and if a
+// row has more than 32 pieces, the ones of the same rows that are 32 pieces further on. In shared memory the distance
+// of rows is kRow items.
 template <typename In, int kStretch, int kRow = kLaneRow<In, kStretch>>
 class LaneLines {
  public:
@@ -54,8 +54,9 @@ class LaneLines {
         memory_(opaque(bytes_of(first + row_ * stride + (reversed ? left_ - vector_ : length - left_)))),
         step_(opaque(int(kLanes / lanes_of_a_row(vector_) * stride / vector_))) {}
 
-  // The stretches from `start` on to shared memory, of lines of as many rows, of the same length and `vector`. Where
-  // rows and pieces are whole, all pieces are on their way at once, since there are few warps to wait by turns.
+  // Loads stretches from `start` on into shared memory, for lines with the same numbers of rows, the same length and
+  // `vector`. If rows and pieces are whole, all pieces are in flight at once, since there are few warps to hide
+  // latency.
   template <int kLines>
   static MMSPARX_INLINE void load(const LaneLines* const (&lines)[kLines], In* const (&shared)[kLines], int start) {
     if (!lines[0]->is_whole()) {
@@ -69,7 +70,7 @@ class LaneLines {
       for (int i = 0; i < kLines; i++) lines[i]->template put<kRowsAtOnce>(shared[i] + lines[i]->shared_, pieces[i]);
     }
   }
-  // A stretch from there.
+  // Stores a stretch from shared memory.
   MMSPARX_INLINE void store(In* shared, int start) const {
     if (!is_whole()) {
       move<false>(shared, start);
@@ -86,8 +87,9 @@ class LaneLines {
   using Widest = Piece<16>;
 
   const int rows_, vector_;
-  // Of a lane's first piece: its row, the positions left from it on, its places in shared memory and, of the first
-  // stretch, in memory. step_: pieces to its next row; where 32 bits cannot count them, no GPU has memory for 32 rows.
+  // For a lane's first piece: its row, the number of positions from it on, and its places in shared memory and, for the
+  // first stretch, in global memory. step_ is the distance to the lane's next row in pieces; if 32 bits cannot hold it,
+  // no GPU has memory for 32 rows.
   const int row_, left_, shared_;
   const bool reversed_;
   unsigned char* const memory_;
@@ -101,7 +103,7 @@ class LaneLines {
     return memory_ + (reversed_ ? -position : position) * int64_t(sizeof(In));
   }
 
-  // To shared memory, or from there.
+  // Moves a stretch to shared memory, or from there.
   template <bool kLoads, int kPiece = kWidest>
   MMSPARX_INLINE void move(In* shared, int start) const {
     if constexpr (kPiece > 1) {
@@ -109,7 +111,7 @@ class LaneLines {
     }
     constexpr int kOfARow = kStretch / kPiece, kLanesOfARow = kOfARow < kLanes ? kOfARow : kLanes;
     constexpr int kRows = kLanes / kLanesOfARow;
-    // Pieces of a lane that are on their way at once: not all, or their addresses would fill the registers.
+    // Number of a lane's pieces in flight. Not all are, since their addresses would fill the registers.
     constexpr int kAtOnce = 4;
 #pragma unroll 1
     for (int column = 0; column < kStretch; column += kLanesOfARow * kPiece) {
@@ -130,7 +132,7 @@ class LaneLines {
     }
   }
 
-  // The lane's pieces of so many of its rows; `memory` goes on to the next.
+  // Moves the lane's pieces of kNumber rows, and advances `memory` to the next one.
   template <int kPiece, int kNumber, int kRows, bool kLoads>
   MMSPARX_INLINE void move_pieces(In* shared, unsigned char*& memory) const {
     Piece<kPiece * sizeof(In)> pieces[kNumber];
@@ -143,7 +145,7 @@ class LaneLines {
     }
   }
 
-  // The lane's pieces, one of every kRows-th row, from memory to shared memory and back.
+  // Move the lane's pieces, one of every kRows-th row, from global to shared memory and back.
   template <int kBytes, int kNumber>
   MMSPARX_INLINE unsigned char* read(Piece<kBytes> (&pieces)[kNumber], unsigned char* memory) const {
     check_aligned<kBytes>(memory);

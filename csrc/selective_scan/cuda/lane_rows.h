@@ -48,7 +48,7 @@ struct LaneRow {
     if (!use_softplus) return;
 #pragma unroll
     for (int i = 0; i < kItems; i++) {
-      // log(1 + exp(x)) = log(1 + exp(-|x|)) + max(x, 0). The power keeps NaN.
+      // log(1 + exp(x)) = log(1 + exp(-|x|)) + max(x, 0). NaN propagates through the power.
       const float positive = x[i] > 0 ? x[i] : 0.f;
       if constexpr (kPrecise) {
         x[i] = log_of_one_plus(decaying_exponential<true>(x[i]), positive);

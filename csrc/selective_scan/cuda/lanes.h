@@ -1,4 +1,4 @@
-// What the lanes of a warp do together, and the functions a scan needs.
+// Collective operations of the lanes of a warp, and the functions that a scan needs.
 
 #pragma once
 
@@ -9,14 +9,14 @@ namespace {
 
 constexpr int kLanes = 32;
 
-// Nothing stays nothing, though a product of growing "decays" may be infinite.
+// Returns decay * before + drive. A state of zero stays zero, even if a product of growing "decays" is infinite.
 template <typename S>
 MMSPARX_INLINE S after(S decay, S drive, S before) {
   return before == 0 ? drive : decay * before + drive;
 }
 
-// Every lane has a map h -> decay * h + drive. What `before` has become when it reaches a lane from below,
-// after the maps of all lanes before it (Hillis and Steele: log2 steps of composing maps).
+// Every lane has a map h -> decay * h + drive. Returns the state that enters a lane from below: `before`, after the
+// maps of all lanes before it (Hillis and Steele: log2 steps that compose maps).
 template <typename S>
 MMSPARX_INLINE S enter_from_below(S decay, S drive, S before, int lane) {
 #pragma unroll
@@ -31,7 +31,7 @@ MMSPARX_INLINE S enter_from_below(S decay, S drive, S before, int lane) {
   return lane > 0 ? after(all_decay, all_drive, before) : before;
 }
 
-// The same from above, where the last lane's map is the first that `before` goes through.
+// Does the same from above: the last lane's map is the first that `before` goes through.
 template <typename S>
 MMSPARX_INLINE S enter_from_above(S decay, S drive, S before, int lane) {
 #pragma unroll
@@ -46,7 +46,7 @@ MMSPARX_INLINE S enter_from_above(S decay, S drive, S before, int lane) {
   return lane + 1 < kLanes ? after(all_decay, all_drive, before) : before;
 }
 
-// Over all lanes, in lane 0.
+// Sums over all lanes; lane 0 gets the sum.
 template <typename S>
 MMSPARX_INLINE S sum_to_first(S x) {
 #pragma unroll
@@ -54,7 +54,7 @@ MMSPARX_INLINE S sum_to_first(S x) {
   return x;
 }
 
-// 2^x; floats below the smallest normal number become 0.
+// Returns 2^x; floats below the smallest normal number become 0.
 MMSPARX_INLINE float power_of_two(float x) {
 #if defined(__CUDA_ARCH__)
   float power;
@@ -66,7 +66,7 @@ MMSPARX_INLINE float power_of_two(float x) {
 }
 MMSPARX_INLINE double power_of_two(double x) { return exp2(x); }
 
-// Of numbers of a usual size.
+// Returns 1 / x for numbers of moderate size.
 MMSPARX_INLINE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   float reciprocal;
@@ -78,7 +78,7 @@ MMSPARX_INLINE float reciprocal(float x) {
 }
 MMSPARX_INLINE double reciprocal(double x) { return 1 / x; }
 
-// a * b + c between 0 and 1, of NaN 0.
+// Returns a * b + c, clamped to [0, 1]; NaN becomes 0.
 MMSPARX_INLINE float saturated_fma(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   float result;
@@ -92,13 +92,14 @@ MMSPARX_INLINE float saturated_fma(float a, float b, float c) {
 
 constexpr double kLog2E = 1.4426950408889634;
 
-// exp(-|x|). Rounding |x| * log2(e) alone makes an error of |x| * 2^-24, relative to the result. kPrecise undoes it.
-// What is left is the 2^-22 of the hardware's power and, of float's ln(2), |x| * 3e-9.
+// Returns exp(-|x|). Rounding |x| * log2(e) alone causes a relative error of |x| * 2^-24, which kPrecise corrects. What
+// remains is the 2^-22 of the hardware's power and the |x| * 3e-9 of ln(2) in float.
 template <bool kPrecise>
 MMSPARX_INLINE float decaying_exponential(float x) {
   constexpr float kLn2 = 0.693147181f;
   if constexpr (!kPrecise) return power_of_two(fabsf(x) * -float(kLog2E));
-  // By a factor a little too large, so that what is lost is positive, and saturation only changes infinity's NaN.
+  // The factor is slightly too large, so that the rounding error is positive, and saturation only affects the NaN of
+  // infinity.
   const float exponent = fabsf(x) * -1.44269526f, power = power_of_two(exponent);
   return fmaf(power, saturated_fma(exponent, -kLn2, -fabsf(x)), power);
 }
@@ -107,8 +108,8 @@ MMSPARX_INLINE double decaying_exponential(double x) {
   return exp(-fabs(x));
 }
 
-// log(1 + e) + x for e in [0, 1], relative to the size of the logarithm: e P(e) + x, minimax to 3.3e-8. Not by the
-// hardware's logarithm, which is exact to 2^-22 absolutely: nothing for a small e.
+// Returns log(1 + e) + x for e in [0, 1]: e P(e) + x, minimax to 3.3e-8 of the logarithm. The hardware's logarithm has
+// an absolute error of 2^-22, which is too large for a small e.
 MMSPARX_INLINE float log_of_one_plus(float e, float x) {
   float p = fmaf(e, 0.0053654225f, -0.0300683f);
   p = fmaf(p, e, 0.07920883f);
@@ -122,7 +123,7 @@ MMSPARX_INLINE float log_of_one_plus(float e, float x) {
 }
 MMSPARX_INLINE double log_of_one_plus(double e, double x) { return log1p(e) + x; }
 
-// log(1 + exp(x)) without a threshold, and its derivative, the sigmoid of x. NaN stays NaN by way of e.
+// Returns log(1 + exp(x)), without a threshold, and its derivative, the sigmoid of x. NaN propagates through e.
 template <bool kPrecise, typename S>
 MMSPARX_INLINE S softplus(S x, S& derivative) {
   const S e = decaying_exponential<kPrecise>(x), of_magnitude = reciprocal(1 + e);
