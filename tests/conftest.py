@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import functools
+import gc
 import os
 from unittest import mock
 
@@ -21,21 +22,38 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope='module')
 def _environment():
-    """Undo a module's changes of the environment: the tools switch safe loading on for good."""
+    """What a module does to the environment ends with it: the tools switch safe loading on for good.
+
+    Processes that its tests start have one thread, as this one has.
+    """
     with mock.patch.dict(os.environ):
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
         yield
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _little_to_collect():
+    """Garbage collections pass over the tests themselves and all imported so far, which take most of a second.
+
+    mmengine collects for every dataset.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope='session')
 def _quick_configs():
-    """Leave the texts of configs unformatted, since yapf takes more than a second each, and read metafiles once."""
+    """The texts of configs not formatted, which takes yapf more than a second each, and metafiles read once.
+
+    A library's metafiles are read for each base that a config names as in `mmdet::_base_/default_runtime.py`.
+    """
     try:
         from mmengine.config import config, utils
     except ModuleNotFoundError:
         yield
         return
     unformatted = mock.patch.object(config, 'FormatCode', lambda text, **_: (text, True))
-    read_once = mock.patch.object(utils, '_get_cfg_metainfo', functools.cache(utils._get_cfg_metainfo))
+    read_once = mock.patch.object(utils, 'load', functools.cache(utils.load))
     with unformatted, read_once:
         yield
 

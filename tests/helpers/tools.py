@@ -91,6 +91,10 @@ def overrides(data: Path, iters: int = 2, task: str = 'detection', **more) -> li
         if task == 'segmentation':  # in detection it detects a set without images
             options[f'{loader}_dataloader.dataset.serialize_data'] = False  # it would collect garbage
     if task == 'detection':
+        # Few regions, as small images have them: what is computed for each takes most of a run.
+        options |= {f'model.{cfg}.nms_pre': 100 for cfg in ('train_cfg.rpn_proposal', 'test_cfg.rpn')}
+        options |= {f'model.{cfg}.max_per_img': 40 for cfg in ('train_cfg.rpn_proposal', 'test_cfg.rpn')}
+        options |= {'model.train_cfg.rcnn.sampler.num': 32, 'model.test_cfg.rcnn.max_per_img': 10}
         options['model.test_cfg.rcnn.score_thr'] = 0.001
         for evaluator in ('val', 'test'):
             options[f'{evaluator}_evaluator.ann_file'] = str(data / 'annotations/instances_train2017.json')
