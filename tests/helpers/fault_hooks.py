@@ -1,10 +1,13 @@
-"""A hook that causes a fault, for runs in separate processes: `custom_imports` with tests/ on PYTHONPATH."""
+"""A hook that plants a fault, which a config names in custom_imports, and runs that it kills."""
 
+import multiprocessing
 import os
 import signal
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+from helpers.tools import run_command
 
 VARIABLE = 'MMSPARX_TEST_KILL'
 
@@ -40,3 +43,21 @@ class KillHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.moment == 'validation' and runner.iter == self.iteration:
             kill_self()
+
+
+def exit_code_of_training(moment: str, *arguments: object) -> int:
+    """How a run of `mmsparx train` ends that is killed at a moment; in a process of its own.
+
+    The process is a fork of one that has imported what takes most of the time of a start, and has run nothing.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['mmdet.models', 'mmsparx.engine.training'])
+    process = context.Process(target=_train, args=(moment, *map(str, arguments)))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _train(moment: str, *arguments: str) -> None:
+    os.environ[VARIABLE] = moment
+    run_command('train', *arguments)

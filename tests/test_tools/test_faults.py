@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
 from helpers.checkpoints import assert_equal, losses
-from helpers.fault_hooks import VARIABLE
+from helpers.fault_hooks import exit_code_of_training
 from helpers.tools import CONFIG, ROOT, overrides
 
 from mmsparx.weights import read_checkpoint
@@ -41,14 +41,8 @@ custom_hooks = [
 
     killed = tmp_path / 'killed'
     for moment, left in (('writing:3', 2), ('validation:4', 4), ('training:6', 5)):
-        done = subprocess.run(
-            [sys.executable, 'tools/train.py', config, '--work-dir', killed, '--resume', *options],
-            cwd=ROOT,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests'), VARIABLE: moment},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        code = exit_code_of_training(moment, config, '--work-dir', killed, '--resume', *options)
+        assert code == -signal.SIGKILL
         assert {path.name for path in killed.glob('*.pth')} == {f'iter_{i}.pth' for i in range(1, left + 1)}
     tool('train', config, '--work-dir', killed, '--resume', *options)
 
