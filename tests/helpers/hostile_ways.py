@@ -1,12 +1,13 @@
-"""Load the files of a folder by every loader, each in a process of its own, and write the outcomes as JSON.
+"""Gives files of a folder to every way in, in processes of their own, and says what came of it, as JSON.
 
     python -m helpers.hostile_ways FOLDER OUT.json [--all-files WAY ...] [--step STEP]
 
 The ways of `--all-files` are given all files, and the others every STEP-th, sorted by name. The way `unsafe` runs what
 a file asks for; it is one of the former or is left out.
 
-The processes are forks of one that has imported everything. Each has a limit of memory and of time. An outcome is
-{'file', 'way', 'ended' ('loaded', 'refused', 'killed', 'executed'), 'message'}.
+The processes are forks of one that has imported everything. Each has a limit of memory, and of time for a file; it
+takes files until one ends it, and by the way `unsafe` one. An outcome is {'file', 'way', 'ended' ('loaded', 'refused',
+'killed', 'executed'), 'message'}.
 """
 
 import argparse
@@ -15,18 +16,19 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import tempfile
-import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 MEMORY = 3 * 2**30  # bytes that a process may take beyond its initial size
 SECONDS = 60
-UNSAFE_SECONDS = 2  # limit of files that are known to run forever
+UNSAFE_SECONDS = 1  # of what is known to run for ever
 
 
 def _ways(folder: Path) -> dict:
@@ -126,8 +128,16 @@ def _ways(folder: Path) -> dict:
     return ways
 
 
-def _in_a_process(use, path: Path, seconds: float) -> tuple[str, str]:
-    """How the process ended, and its message."""
+def _outcomes(use, paths: list[Path], seconds: float) -> Iterator[tuple[str, str]]:
+    """Of each file: how it ended, and what was said. A process takes one after the other until one ends it."""
+    while paths:
+        outcomes = _in_a_process(use, paths, seconds)
+        yield from outcomes
+        paths = paths[len(outcomes) :]
+
+
+def _in_a_process(use, paths: list[Path], seconds: float) -> list[tuple[str, str]]:
+    """The outcomes of the files that a process came to, of which the last may have ended it."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -139,33 +149,45 @@ def _in_a_process(use, path: Path, seconds: float) -> tuple[str, str]:
         taken = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        try:
-            use(path)
-        except BaseException as error:
-            if isinstance(error, MemoryError):
-                said = ['killed', 'the limit of memory']
-            else:
-                said = ['refused', f'{type(error).__name__}: {error}']
-                if not isinstance(error, (RuntimeError, ValueError, SystemExit)):
-                    said[1] += '\n' + traceback.format_exc()
-        else:
-            said = ['loaded', '']
-        os.write(writing, json.dumps(said).encode()[:60000])
+        with os.fdopen(writing, 'w', buffering=1) as pipe:
+            for path in paths:
+                print(json.dumps(_use(use, path)), file=pipe)
         os._exit(0)
     os.close(writing)
-    deadline = time.monotonic() + seconds
-    while not (waited := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)
-            waited = os.waitpid(child, 0)
-            os.close(reading)
-            return 'killed', 'the limit of time'
-        time.sleep(0.002)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    if waited[1] or not said:
-        return 'killed', f'status {waited[1]}'
-    return tuple(json.loads(said))
+    said = b''
+    while (ready := select.select([reading], [], [], seconds)[0]) and (more := os.read(reading, 1 << 16)):
+        said += more
+    if not ready:
+        os.killpg(child, signal.SIGKILL)
+    os.close(reading)
+    status = os.waitpid(child, 0)[1]
+    outcomes = [tuple(json.loads(line)) for line in said.splitlines()]
+    if len(outcomes) < len(paths):
+        ended = 'executed' if _executed(paths[0].parent) else 'killed'
+        outcomes.append((ended, f'status {status}' if ready else 'the limit of time'))
+    return outcomes
+
+
+def _use(use, path: Path) -> tuple[str, str]:
+    try:
+        use(path)
+    except MemoryError:
+        said = 'killed', 'the limit of memory'
+    except BaseException as error:
+        said = 'refused', f'{type(error).__name__}: {error}'
+        if not isinstance(error, (RuntimeError, ValueError, SystemExit)):
+            said = said[0], f'{said[1]}\n{traceback.format_exc()}'
+    else:
+        said = 'loaded', ''
+    return ('executed', said[1]) if _executed(path.parent) else said
+
+
+def _executed(folder: Path) -> bool:
+    """Whether a file has left its mark, which is removed."""
+    marker = folder / 'executed'
+    left = marker.exists()
+    marker.unlink(missing_ok=True)
+    return left
 
 
 def main() -> None:
@@ -175,9 +197,8 @@ def main() -> None:
     parser.add_argument('--all-files', nargs='*', default=[], metavar='WAY')
     parser.add_argument('--step', type=int, default=1)
     args = parser.parse_args()
-    marker = args.files / 'executed'
-    torch.set_num_threads(1)  # after a fork other threads are gone, and torch would wait for them
-    paths = sorted(path for path in args.files.iterdir() if path != marker)
+    torch.set_num_threads(1)  # of more than one there is none left after a fork, and it is waited for
+    paths = sorted(args.files.iterdir())
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
@@ -186,12 +207,15 @@ def main() -> None:
         for way, use in ways.items():
             if way == 'unsafe' and way not in args.all_files:
                 continue
-            for path in paths if way in args.all_files else paths[:: args.step]:
-                ended, message = _in_a_process(use, path, UNSAFE_SECONDS if way == 'unsafe' else SECONDS)
-                outcomes.append({'file': path.name, 'way': way, 'ended': ended, 'message': message})
-                if marker.exists():
-                    outcomes[-1]['ended'] = 'executed'
-                    marker.unlink()
+            chosen = paths if way in args.all_files else paths[:: args.step]
+            if way == 'unsafe':  # what it leaves in a process is not for the next file
+                found = [_in_a_process(use, [path], UNSAFE_SECONDS)[0] for path in chosen]
+            else:
+                found = list(_outcomes(use, chosen, SECONDS))
+            outcomes += [
+                {'file': path.name, 'way': way, 'ended': ended, 'message': message}
+                for path, (ended, message) in zip(chosen, found, strict=True)
+            ]
     args.out.write_text(json.dumps(outcomes))
 
 
