@@ -2,12 +2,14 @@
 
 import filecmp
 import importlib.util
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('mmdet', reason='the demo needs mmdet')
+from helpers.tools import run_script
 from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
@@ -26,9 +29,15 @@ TRAINING = '{"lr": 0.1, "loss": 2.0, "loss_mask": 1.0, "time": 1.0, "iter": 20, 
 VALIDATION = '{"coco/segm_mAP": 0.5, "coco/segm_mAP_50": 0.6, "time": 1.0, "step": 1}'
 
 
-def call(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+def call(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a script in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            run_script(ROOT / script, *arguments)
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def load(script: str):
@@ -131,10 +140,8 @@ def test_the_demo_ends_with_figures_images_and_a_verdict(tmp_path):
         'train_dataloader.batch_size': 2,
     }
     overrides = [f'{key}={value}' for key, value in options.items()]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = call(
-        'demo/run_demo.py', '--train', 4, '--val', 4, '--cfg-options', *overrides, cwd=tmp_path, env=environment
-    )
+    command = [sys.executable, ROOT / 'demo/run_demo.py', '--train', '4', '--val', '4', '--cfg-options', *overrides]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r'below the 0\.7 ', done.stderr)
     for expected in (r'step +1 of 2 +loss', r'validation: box AP 0\.', r'\nbox AP 0\.\d+, mask AP 0\.\d+ '):

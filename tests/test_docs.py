@@ -3,12 +3,11 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.forked import run_code
 from helpers.tools import ROOT
 
 pytest.importorskip('mmengine', reason='the documents use the backbones')
@@ -50,12 +49,10 @@ def test_the_notebook(tmp_path):
             code.append(source)
         for target in re.findall(r'\]\(([^)\s]+)\)', source):
             assert (ROOT / 'demo' / target).exists()
-    run = subprocess.run(
-        [sys.executable, '-c', '\n'.join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stderr
-    assert float(re.search(r'accuracy ([\d.]+)%', run.stdout)[1]) > 50
-    assert 'same outputs: True' in run.stdout
+    status, said = run_code('\n'.join(code), tmp_path, tmp_path / 'log')
+    assert status == 0, said
+    assert float(re.search(r'accuracy ([\d.]+)%', said)[1]) > 50
+    assert 'same outputs: True' in said
 
 
 @pytest.mark.parametrize('name', DOCUMENTS)
@@ -91,14 +88,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(('name', 'index'), [(name, i) for name in RUN for i in range(len(blocks(name)))])
-def test_python_blocks(name, index, folder):
+def test_python_blocks(name, index, folder, tmp_path):
     code = blocks(name)[index]
     if '_base_' in code:
         (folder / 'config.py').write_text(code)
         assert Config.fromfile(folder / 'config.py').model.backbone.type == 'mmsparx.SparXMamba'
         return
-    run = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
+    status, said = run_code(code, folder, tmp_path / 'log')
+    assert status == 0, said
 
 
 @pytest.mark.parametrize('name', DOCUMENTS)

@@ -1,6 +1,5 @@
-"""A hook that plants a fault, which a config names in custom_imports, and runs that it kills."""
+"""A hook that plants a fault, which a config names in custom_imports, and a run with it."""
 
-import multiprocessing
 import os
 import signal
 
@@ -45,19 +44,7 @@ class KillHook(Hook):
             kill_self()
 
 
-def exit_code_of_training(moment: str, *arguments: object) -> int:
-    """How a run of `mmsparx train` ends that is killed at a moment; in a process of its own.
-
-    The process is a fork of one that has imported what takes most of the time of a start, and has run nothing.
-    """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmdet.models', 'mmsparx.engine.training'])
-    process = context.Process(target=_train, args=(moment, *map(str, arguments)))
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def _train(moment: str, *arguments: str) -> None:
+def train_until(moment: str, *arguments: str) -> None:
+    """Run `mmsparx train`, whose hook kills it at a moment."""
     os.environ[VARIABLE] = moment
     run_command('train', *arguments)

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip('mmdet', reason='the detection tools need mmdet')
 from helpers.checkpoints import assert_equal, losses
-from helpers.fault_hooks import exit_code_of_training
+from helpers.fault_hooks import train_until
+from helpers.forked import run_forked
 from helpers.tools import CONFIG, ROOT, overrides
 
 from mmsparx.weights import read_checkpoint
@@ -41,8 +42,9 @@ custom_hooks = [
 
     killed = tmp_path / 'killed'
     for moment, left in (('writing:3', 2), ('validation:4', 4), ('training:6', 5)):
-        code = exit_code_of_training(moment, config, '--work-dir', killed, '--resume', *options)
-        assert code == -signal.SIGKILL
+        arguments = map(str, (config, '--work-dir', killed, '--resume', *options))
+        code, said = run_forked(train_until, moment, *arguments, log=tmp_path / 'log')
+        assert code == -signal.SIGKILL, said
         assert {path.name for path in killed.glob('*.pth')} == {f'iter_{i}.pth' for i in range(1, left + 1)}
     tool('train', config, '--work-dir', killed, '--resume', *options)
 
