@@ -221,8 +221,7 @@ class TestTorch:
         if side == 3:
             assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
-    @pytest.mark.parametrize('bias', [True, False])
-    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(('dtype', 'bias'), [(torch.float32, True), (torch.bfloat16, False)])
     def test_opcheck(self, dtype, bias, backend):
         x, weight, b = (None if x is None else x.requires_grad_() for x in inputs(dtype=dtype, bias=bias))
         opcheck(torch.ops.mmsparx.depthwise_conv2d, (x, weight, b, True, 'gelu', backend))

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from helpers import DEVICES, naive_scan, relative_error
-from helpers.kernels import assert_everything_is_written
+from helpers.kernels import assert_everything_is_written, kept
 
 from mmsparx.ops import selective_scan
 from mmsparx.ops.selective_scan import reference
@@ -74,20 +74,28 @@ def scan_or_skip(backend, **arguments):
 def assert_agrees(arguments, backend, device='cpu', scan=scan_or_skip):
     """Assert that output, last state and every gradient agree with the truth in float64."""
     tolerance = TOLERANCE[arguments['u'].dtype]
-    ours, truth = leaves(arguments, device=device), leaves(arguments, torch.float64)
+    ours = leaves(arguments, device=device)
     out, state = scan(backend, **ours, return_last_state=True)
-    expected_out, expected_state = naive_scan(**truth)
+    grad = torch.randn(out.shape, dtype=torch.float64).to(out.dtype)
+    expected_out, expected_state, gradients = truth_of(arguments, grad)
     assert out.dtype == arguments['u'].dtype
     assert state.dtype == arguments['A'].dtype
     assert relative_error(out.cpu(), expected_out) < tolerance
     assert relative_error(state.cpu(), expected_state) < min(tolerance, TOLERANCE[state.dtype])
 
-    grad = torch.randn(out.shape, dtype=torch.float64).to(out.dtype)
     out.backward(grad.to(device))
-    expected_out.backward(grad.double())
     for name, x in tensors_of(ours).items():
         assert x.grad.dtype == x.dtype
-        assert relative_error(x.grad.cpu(), truth[name].grad) < tolerance, name
+        assert relative_error(x.grad.cpu(), gradients[name]) < tolerance, name
+
+
+@kept
+def truth_of(arguments, grad):
+    """Output, last state, and gradients by name, in float64."""
+    truth = leaves(arguments, torch.float64)
+    out, state = naive_scan(**truth)
+    out.backward(grad.double())
+    return out.detach(), state.detach(), {name: x.grad for name, x in tensors_of(truth).items()}
 
 
 @pytest.fixture(params=DEVICES)

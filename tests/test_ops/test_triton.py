@@ -17,43 +17,42 @@ from mmsparx.ops.selective_scan import triton_backend
 
 FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(triton_runtime.missing() is not None, reason=str(triton_runtime.missing()))
-# A row of a map takes the interpreter milliseconds: one case of each kind of convolution runs, on small maps.
-FEW = (
-    'triton and ((opcheck and dtype0 and True) or autocast or nothing or far_from or everything or without_a_bias'
-    ' or several_programs or finite or (16_bit and dtype1 and True and gelu) or (double and False and silu))'
-)
+# The files that it runs, the tests of each, and the least of them that pass. A row of a map takes the interpreter
+# milliseconds: of the convolution's cases, one of a kind, on small maps.
+RUN = {
+    'test_triton_kernels': ('test', 180),
+    'test_map_norm': ('triton', 45),
+    'test_depthwise_conv': (
+        'triton and ((opcheck and dtype0 and True) or autocast or nothing or far_from or everything or without_a_bias'
+        ' or several_programs or finite or (16_bit and dtype1 and True and gelu) or (double and False and silu))',
+        15,
+    ),
+}
 
 
 @needs_triton
 @pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
-@pytest.mark.parametrize(
-    ('file', 'chosen', 'least'),
-    [
-        ('test_triton_kernels.py', '', 180),
-        ('test_map_norm.py', 'triton', 45),
-        ('test_depthwise_conv.py', FEW, 15),
-    ],
-)
-def test_in_the_interpreter(file, chosen, least):
-    """The file runs in a process of its own, passes, and has the expected number of tests at least."""
-    # The variables by which pytest and xdist inform their own processes must not reach this one.
+def test_in_the_interpreter():
+    """In a process of its own: they pass, and are no fewer tests than they should be."""
+    # What pytest and xdist tell their own processes is not meant for this one.
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith('PYTEST_') and name != triton_runtime.INTERPRET
     }
-    options = ['-q', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', '-k', chosen]
+    chosen = ' or '.join(f'({file} and {tests})' for file, (tests, _) in RUN.items())
+    options = ['-v', '-p', 'no:cacheprovider', '-W', 'ignore::RuntimeWarning', '-k', chosen]
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', *options, str(FOLDER / file)],
+        [sys.executable, '-m', 'pytest', *options, *(str(FOLDER / f'{file}.py') for file in RUN)],
         env=inherited | {triton_runtime.INTERPRET: '1'},
         cwd=FOLDER.parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
-    passed = re.search(r'(\d+) passed', done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(passed[1]) > least, done.stdout
+    for file, (_, least) in RUN.items():
+        assert len(re.findall(rf'{file}\.py::.* PASSED', done.stdout)) > least, done.stdout
 
 
 @needs_triton
