@@ -16,11 +16,14 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('timm')
+from helpers import SMALL_ARCH
+
 from benchmarks import command_line, cross_selective_scan, map_norm, network, network_profile, sanitize, selective_scan
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import load, runner, stages
 from benchmarks.gpu.runner import FAILED, NOT_RUN, PASSED, TIMED_OUT, Run, Stage
 from benchmarks.report import Report
+from mmsparx.models import SparXMamba
 from mmsparx.ops import native
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +53,30 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """`impatient(says)`: the time of a command is up as soon as that is in its log."""
+
+    def impatient(says):
+        class Command(subprocess.Popen):
+            def __init__(self, *arguments, stdout, **options):
+                super().__init__(*arguments, stdout=stdout, **options)
+                self.log = Path(stdout.name)
+
+            def wait(self, timeout=None):
+                if timeout is None or timeout <= runner.GRACE:
+                    return super().wait(timeout)
+                while self.poll() is None:
+                    if says in self.log.read_text():
+                        raise subprocess.TimeoutExpired(self.args, timeout)
+                    time.sleep(0.05)
+                return self.returncode
+
+        monkeypatch.setattr(runner.subprocess, 'Popen', Command)
+
+    return impatient
+
+
 def test_stages_that_pass(run):
     passed, outcomes, files = run(Stage('plain', 300, {'a': PASS, 'b': PASS}), Stage('table', 300, {'norms': TABLE}))
     assert passed
@@ -72,7 +99,8 @@ def test_a_command_that_hangs_takes_its_stage_alone(run):
     assert outcomes['next'].status == PASSED
 
 
-def test_measurements_before_a_hanging_contender_are_kept(run, tmp_path):
+def test_what_was_measured_before_a_hanging_contender_is_kept(run, impatient, tmp_path):
+    impatient('hangs')
     script = tmp_path / 'hang.py'
     script.write_text(f"""
 import sys, time
@@ -82,28 +110,31 @@ calls = []
 def hang(x, weight, bias):
     calls.append(x)
     if x.dtype.itemsize == 2:
-        time.sleep(60)
+        print('hangs', flush=True)
+        time.sleep(600)
     return x
 map_norm.CONTENDERS['hanging'] = hang
 map_norm.main(sys.argv[1:])
 """)
     command = TABLE.replace('-m benchmarks.map_norm', shlex.quote(str(script))).replace('float32', 'float32 bfloat16')
-    _, outcomes, files = run(Stage('hung', 30, {'norms': command}))
+    _, outcomes, files = run(Stage('hung', 90, {'norms': command}))
     assert outcomes['hung'].status == TIMED_OUT
     assert outcomes['hung'].remarks == [
-        'norms: 5 rows measured', 'norms: ended after 30 s, last line: warming up hanging',
+        'norms: 5 rows measured', 'norms: ended after 90 s, last line: hangs',
     ]  # fmt: skip
     (table,) = (text for name, text in files.items() if name.endswith('norms.md'))
     assert 'hanging' in table
 
 
-def test_a_process_that_ignores_its_end_is_killed_with_its_children(run, tmp_path):
+def test_a_process_that_ignores_its_end_is_killed_with_its_children(run, impatient, tmp_path):
+    impatient('\nstarted\n')  # the log begins with the code
     note = tmp_path / 'child'
     code = (
         'import signal, subprocess, sys, time; signal.signal(signal.SIGABRT, signal.SIG_IGN); '
-        f'child = subprocess.Popen(["sleep", "60"]); open({str(note)!r}, "w").write(str(child.pid)); time.sleep(60)'
+        f'child = subprocess.Popen(["sleep", "60"]); open({str(note)!r}, "w").write(str(child.pid)); '
+        'print("started", flush=True); time.sleep(60)'
     )
-    _, outcomes, _ = run(Stage('hung', 5, {'a': f'{{python}} -c {shlex.quote(code)}'}))
+    _, outcomes, _ = run(Stage('hung', 90, {'a': f'{{python}} -c {shlex.quote(code)}'}))
     assert outcomes['hung'].status == TIMED_OUT
     state = Path(f'/proc/{note.read_text()}/stat')
     deadline = time.monotonic() + 20  # a signal takes time
@@ -169,12 +200,13 @@ def test_tests(body, status, remark, run, tmp_path):
     assert remark in outcomes['tests'].remarks
 
 
-def test_tests_that_hang_say_how_many_had_passed(run, tmp_path):
+def test_tests_that_hang_say_how_many_had_passed(run, impatient, tmp_path):
+    impatient('PASSED')
     (tmp_path / 'test_it.py').write_text('import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n')
     command = f'{{python}} -u -m pytest -v -p no:cacheprovider {tmp_path}/test_it.py --rootdir {tmp_path}'
-    _, outcomes, _ = run(Stage('tests', 12, {'pytest': command}))
+    _, outcomes, _ = run(Stage('tests', 90, {'pytest': command}))
     assert outcomes['tests'].status == TIMED_OUT
-    assert 'pytest: ended after 12 s, 1 tests had passed, last line: ' in outcomes['tests'].remarks[0]
+    assert 'pytest: ended after 90 s, 1 tests had passed, last line: ' in outcomes['tests'].remarks[0]
 
 
 def test_stages_without_time_left_are_reported_as_not_run(run):
@@ -333,7 +365,8 @@ def test_the_norms_agree(tmp_path, monkeypatch):
         map_norm.main(['--shapes', '2x3x4'])
 
 
-def test_the_profile_has_every_case(tmp_path):
+def test_the_profile_has_every_case(tmp_path, monkeypatch):
+    monkeypatch.setitem(SparXMamba.ARCHITECTURES, 'tiny', SparXMamba(SMALL_ARCH).arch)
     path = network_profile.main([
         '--image', '32', '--batch', '2', '--detection-image', '32x64', '--detection-batch', '1', '--precision', 'fp32',
         '--most', '5', '--out', str(tmp_path),
