@@ -13,6 +13,16 @@ def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='run the tests that take minutes, too')
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules are imported and tests made without collections of garbage, as none is made."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker('gpu') and not torch.cuda.is_available():
         pytest.skip('needs a GPU')

@@ -111,7 +111,10 @@ def parsers():
     root = TOOLS.parent
     for folder in ('tools', 'demo', 'benchmarks', 'mmsparx'):
         for path in sorted((root / folder).rglob('*.py')):
-            for node in ast.walk(ast.parse(path.read_text())):
+            text = path.read_text()
+            if 'ArgumentParser(' not in text and 'add_parser(' not in text:
+                continue
+            for node in ast.walk(ast.parse(text)):
                 name = getattr(getattr(node, 'func', None), 'attr', None)
                 if isinstance(node, ast.Call) and name in ('ArgumentParser', 'add_parser'):
                     yield pytest.param(node, id=f'{path.relative_to(root)}:{node.lineno}')
