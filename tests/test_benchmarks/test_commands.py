@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -249,12 +249,12 @@ def test_cuda_without_a_gpu(capsys):
 
 
 @pytest.mark.parametrize('module', ['selective_scan', 'cross_selective_scan'])
-def test_run_as_a_module(module):
-    done = subprocess.run(
-        [sys.executable, '-m', f'benchmarks.{module}', '--help'], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert '--contenders' in done.stdout
+def test_run_as_a_module(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [module, '--help'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f'benchmarks.{module}', run_name='__main__')
+    assert ended.value.code == 0
+    assert '--contenders' in capsys.readouterr().out
 
 
 def a_report(**facts):

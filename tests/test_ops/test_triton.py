@@ -71,14 +71,15 @@ class TestCompiled:
             pytest.skip('this Triton has no ptxas')
 
     @pytest.mark.usefixtures('needs_assembler')
-    @pytest.mark.parametrize('capability', [80, 90])
     @pytest.mark.parametrize(
-        ('dtype', 'states', 'length'),
+        ('dtype', 'states', 'length', 'capability'),
         [
-            (torch.float32, 1, 3136),
-            (torch.float32, 1, 49),
-            (torch.bfloat16, 1, 784),
-            (torch.float16, 16, 3136),
+            (torch.float32, 1, 3136, 80),
+            (torch.float32, 1, 3136, 90),
+            (torch.float32, 1, 49, 80),
+            (torch.bfloat16, 1, 784, 90),
+            (torch.float16, 16, 3136, 80),
+            (torch.float16, 16, 3136, 90),
         ],
     )
     def test_everything_is_kept_in_registers(self, dtype, states, length, capability, triton_compile):
@@ -91,9 +92,9 @@ class TestCompiled:
             assert spilled == 0
 
     @pytest.mark.usefixtures('needs_assembler')
-    @pytest.mark.parametrize('capability', [80, 90])
     @pytest.mark.parametrize(
-        ('dtype', 'side'), [(torch.float32, 56), (torch.float32, 7), (torch.bfloat16, 14), (torch.float64, 33)]
+        ('dtype', 'side', 'capability'),
+        [(torch.float32, 56, 80), (torch.float32, 7, 90), (torch.bfloat16, 14, 80), (torch.float64, 33, 90)],
     )
     def test_maps_are_kept_in_registers(self, dtype, side, capability, triton_compile):
         with triton_compile.compiling(capability) as compiled:
@@ -105,10 +106,9 @@ class TestCompiled:
             assert spilled == 0
 
     @pytest.mark.usefixtures('needs_assembler')
-    @pytest.mark.parametrize('capability', [80, 90])
     @pytest.mark.parametrize(
-        ('dtype', 'size', 'read'),
-        [(torch.bfloat16, 56, 'v4.b32'), (torch.float32, 14, 'v4.b32'), (torch.float32, 7, 'b32')],
+        ('dtype', 'size', 'read', 'capability'),
+        [(torch.bfloat16, 56, 'v4.b32', 90), (torch.float32, 14, 'v4.b32', 80), (torch.float32, 7, 'b32', 90)],
     )
     def test_norms_are_kept_in_registers(self, dtype, size, read, capability, triton_compile):
         with triton_compile.compiling(capability) as compiled:
@@ -121,10 +121,14 @@ class TestCompiled:
         assert f'ld.global.{read}' in compiled[1].asm['ptx']
 
     @pytest.mark.usefixtures('needs_assembler')
-    @pytest.mark.parametrize('capability', [80, 90])
     @pytest.mark.parametrize(
-        ('dtype', 'size', 'side', 'activation'),
-        [(torch.bfloat16, 56, 3, 'gelu'), (torch.float32, 14, 5, 'silu'), (torch.bfloat16, 7, 5, 'silu')],
+        ('dtype', 'size', 'side', 'activation', 'capability'),
+        [
+            (torch.bfloat16, 56, 3, 'gelu', 80),
+            (torch.float32, 14, 5, 'silu', 80),
+            (torch.float32, 14, 5, 'silu', 90),
+            (torch.bfloat16, 7, 5, 'silu', 90),
+        ],
     )
     def test_convolutions_are_kept_in_registers(self, dtype, size, side, activation, capability, triton_compile):
         with triton_compile.compiling(capability) as compiled:

@@ -1,5 +1,6 @@
-"""timm's scripts with the networks registered, in processes of their own, since the tests are of imports."""
+"""timm's scripts with the networks registered; in processes of their own where importing is tested."""
 
+import runpy
 import subprocess
 import sys
 
@@ -16,14 +17,31 @@ def test_scripts_of_timm_find_the_networks(tmp_path):
     script.write_text('import sys, timm\nprint(__name__, timm.is_model(sys.argv[2]), sys.argv[1:])')
     ran = python('-m', 'mmsparx.timm', 'train.py', '--model', 'sparx_mamba_tiny', folder=tmp_path)
     assert ran.stdout == "__main__ True ['--model', 'sparx_mamba_tiny']\n", ran.stderr
-    assert python('-m', 'mmsparx.timm', folder=tmp_path).stderr.startswith('usage: python -m mmsparx.timm SCRIPT.py')
-    helped = python('-m', 'mmsparx.timm', '--help', folder=tmp_path)
-    assert (helped.returncode, helped.stdout.splitlines()[0]) == (
-        0,
-        'usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]',
-    )
-    said = python('-m', 'mmsparx.timm', 'nothere.py', '--model', 'x', folder=tmp_path).stderr
-    assert said.startswith("python -m mmsparx.timm: no script 'nothere.py' in ")
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ([], r'usage: python -m mmsparx\.timm SCRIPT\.py'),
+        (['nothere.py', '--model', 'x'], r"python -m mmsparx\.timm: no script 'nothere\.py' in "),
+    ],
+)
+def test_without_a_script(arguments, said, monkeypatch):
+    with pytest.raises(SystemExit, match=f'^{said}'):
+        run_module(monkeypatch, *arguments)
+
+
+def test_help(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_module(monkeypatch, '--help')
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith('usage: python -m mmsparx.timm SCRIPT.py [ARGUMENTS ...]\n')
+
+
+def run_module(monkeypatch, *arguments):
+    pytest.importorskip('timm', reason='mmsparx.timm imports it')
+    monkeypatch.setattr(sys, 'argv', ['python', *arguments])
+    runpy.run_module('mmsparx.timm', run_name='__main__')
 
 
 def test_modules_beside_a_script_are_found(tmp_path):
