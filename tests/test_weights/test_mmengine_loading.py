@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import SMALL_ARCH, randomise
+from helpers.forked import run_code
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
@@ -138,12 +139,10 @@ class TestCode:
             "model = dict(type='mmpretrain.ImageClassifier', backbone=backbone)\n"
         )
         name = inferencer.partition('(')[0]
-        code = f'import sys; from {library}.apis import {name}; config, weights = sys.argv[1:]; {inferencer}'
-        done = subprocess.run(
-            [sys.executable, '-c', code, config, tmp_path / 'hostile.pth'], capture_output=True, text=True, cwd=ROOT
-        )
-        assert done.returncode == 1
-        assert 'it asks to call io.open' in done.stderr
+        names = f'config, weights = {str(config)!r}, {str(tmp_path / "hostile.pth")!r}'
+        status, said = run_code(f'from {library}.apis import {name}; {names}; {inferencer}', ROOT, tmp_path / 'log')
+        assert status == 1
+        assert 'it asks to call io.open' in said
         assert not mark.exists()
 
 
@@ -389,12 +388,12 @@ pack, dataset_type = dict(type='mmpretrain.PackInputs'), 'mmpretrain.CustomDatas
         uses = self.USES[library]
         names = ', '.join(use.partition('(')[0] for use in uses)
         code = f"""
-import sys, torch, warnings
+import torch, warnings
 warnings.simplefilter('ignore')
 from {library}.apis import {names}
 from mmengine.config import Config
 from mmengine.registry import MODELS
-config, folder = sys.argv[1:]
+config, folder = {str(config)!r}, {str(tmp_path)!r}
 cfg = Config.fromfile(config)
 model = MODELS.build(cfg.model)
 whole = model.state_dict()
@@ -413,14 +412,10 @@ for name, content in files.items():
         else:
             print(name, use.partition('(')[0], 'loaded')
 """
-        done = subprocess.run(
-            [sys.executable, '-c', code, config, tmp_path], capture_output=True, text=True, cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        said = [
-            line for line in done.stdout.splitlines() if line.startswith(('empty', 'other', 'head', 'more', 'whole'))
-        ]
-        assert len(said) == 10, done.stdout
+        status, written = run_code(code, tmp_path, tmp_path / 'log')
+        assert status == 0, written[-3000:]
+        said = [line for line in written.splitlines() if line.startswith(('empty', 'other', 'head', 'more', 'whole'))]
+        assert len(said) == 10, written
         expected = {
             'empty': 'It holds no weights at all. Nothing was loaded.',
             'other': "None of its names is a SparX backbone's",
