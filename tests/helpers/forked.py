@@ -23,7 +23,7 @@ def run_forked(function: Callable[..., object], *arguments: object, log: Path) -
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(IMPORTED)
-    process = context.Process(target=_run, args=(log, function, *arguments))
+    process = context.Process(target=_run, args=(dict(os.environ), log, function, *arguments))
     process.start()
     process.join()
     return process.exitcode, log.read_text()
@@ -34,7 +34,9 @@ def run_code(code: str, folder: Path, log: Path) -> tuple[int, str]:
     return run_forked(_execute, code, folder, log=log)
 
 
-def _run(log: Path, function: Callable[..., object], *arguments: object) -> None:
+def _run(environment: dict[str, str], log: Path, function: Callable[..., object], *arguments: object) -> None:
+    os.environ.clear()  # what it was when the first such process started
+    os.environ.update(environment)
     with log.open('w') as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())

@@ -7,8 +7,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -74,14 +72,14 @@ import sys
 from mmengine.registry import {registry}
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
 assert not any(module.split('.')[0] == 'mmsparx' for module in sys.modules)
-assert 'model = 1' in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
+assert 'model = 1' in CheckpointLoader.load_checkpoint('x.pth')['meta']['cfg']
 assert {registry}.get('mmsparx.{name}') is not None
-assert 'model = 1' not in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
+assert 'model = 1' not in CheckpointLoader.load_checkpoint('x.pth')['meta']['cfg']
 assert hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured')
 """
     torch.save({'state_dict': {}, 'meta': {'cfg': 'model = 1'}}, tmp_path / 'x.pth')
-    done = subprocess.run([sys.executable, '-c', code, tmp_path / 'x.pth'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, said = run_code(code, tmp_path, tmp_path / 'log')
+    assert status == 0, said
 
 
 class TestCode:
