@@ -15,7 +15,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Modules are imported and tests made without collections of garbage, as none is made."""
+    """Collect the tests with the garbage collector switched off, since importing modules leaves no garbage."""
     gc.disable()
     try:
         return (yield)
@@ -32,9 +32,9 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope='module')
 def _environment():
-    """What a module does to the environment ends with it: the tools switch safe loading on for good.
+    """Undo a module's changes of the environment: the tools switch safe loading on for good.
 
-    Processes that its tests start have one thread, as this one has.
+    Processes that the tests start use one thread, as this process does.
     """
     with mock.patch.dict(os.environ):
         os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -43,9 +43,9 @@ def _environment():
 
 @pytest.fixture(autouse=True, scope='module')
 def _little_to_collect():
-    """Garbage collections pass over the tests themselves and all imported so far, which take most of a second.
+    """Exclude the tests and everything imported so far from garbage collections, which take most of a second otherwise.
 
-    mmengine collects for every dataset.
+    mmengine runs one for every dataset.
     """
     gc.collect()
     gc.freeze()
@@ -53,9 +53,9 @@ def _little_to_collect():
 
 @pytest.fixture(autouse=True, scope='session')
 def _quick_configs():
-    """The texts of configs not formatted, which takes yapf more than a second each, and metafiles read once.
+    """Leave the texts of configs unformatted, since yapf takes more than a second each, and read metafiles once.
 
-    A library's metafiles are read for each base that a config names as in `mmdet::_base_/default_runtime.py`.
+    mmengine reads all metafiles of a library for each base of the form `mmdet::_base_/default_runtime.py`.
     """
     try:
         from mmengine.config import config, utils

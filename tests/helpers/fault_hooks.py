@@ -1,4 +1,4 @@
-"""A hook that plants a fault, which a config names in custom_imports, and a run with it."""
+"""A hook that causes a fault, for runs in separate processes: `custom_imports` with tests/ on PYTHONPATH."""
 
 import os
 import signal
@@ -45,6 +45,6 @@ class KillHook(Hook):
 
 
 def train_until(moment: str, *arguments: str) -> None:
-    """Run `mmsparx train`, whose hook kills it at a moment."""
+    """Run `mmsparx train` with the hook, which kills the process at `moment`."""
     os.environ[VARIABLE] = moment
     run_command('train', *arguments)

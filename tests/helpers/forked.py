@@ -1,4 +1,4 @@
-"""Processes of their own that start in milliseconds: forks of one that has imported libraries, and run nothing."""
+"""Separate processes that start in milliseconds: forks of a server that has imported the libraries and run nothing."""
 
 import multiprocessing
 import os
@@ -6,20 +6,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# What takes most of the time of a start. Not mmsparx: whether code imports what it needs of it is to be seen.
+# These imports take most of the time of a start. mmsparx is not among them: tests check what it imports by itself.
 IMPORTED = ['torch', 'mmengine.runner', 'mmdet.models']
 
 
 def run_forked(function: Callable[..., object], *arguments: object, log: Path) -> tuple[int, str]:
-    """Run a function in a process of its own.
+    """Run a function in a separate process.
 
     Args:
-        function: Function of a module, which the process imports.
+        function: Function at the top level of a module, which the process imports.
         arguments: Arguments of the function, which are pickled.
-        log: File for what the process writes to stdout and stderr.
+        log: File that receives stdout and stderr of the process.
 
     Returns:
-        The exit status, or minus the signal that ended it; and what it wrote.
+        The exit status, or minus the signal that ended the process, and the text of `log`.
     """
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(IMPORTED)
@@ -30,12 +30,12 @@ def run_forked(function: Callable[..., object], *arguments: object, log: Path) -
 
 
 def run_code(code: str, folder: Path, log: Path) -> tuple[int, str]:
-    """Run code in a folder, as `python -c` does."""
+    """Run code in a folder like `python -c`."""
     return run_forked(_execute, code, folder, log=log)
 
 
 def _run(environment: dict[str, str], log: Path, function: Callable[..., object], *arguments: object) -> None:
-    os.environ.clear()  # what it was when the first such process started
+    os.environ.clear()  # the environment is that of the server
     os.environ.update(environment)
     with log.open('w') as file:
         for stream in (sys.stdout, sys.stderr):

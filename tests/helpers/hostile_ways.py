@@ -1,13 +1,13 @@
-"""Gives files of a folder to every way in, in processes of their own, and says what came of it, as JSON.
+"""Load the files of a folder by every loader in separate processes, and write the outcomes as JSON.
 
     python -m helpers.hostile_ways FOLDER OUT.json [--all-files WAY ...] [--step STEP]
 
 The ways of `--all-files` are given all files, and the others every STEP-th, sorted by name. The way `unsafe` runs what
 a file asks for; it is one of the former or is left out.
 
-The processes are forks of one that has imported everything. Each has a limit of memory, and of time for a file; it
-takes files until one ends it, and by the way `unsafe` one. An outcome is {'file', 'way', 'ended' ('loaded', 'refused',
-'killed', 'executed'), 'message'}.
+The processes are forks of one that has imported everything. Each has a limit of memory, and of time per file. A process
+loads files until one of them ends it; with the way `unsafe` it loads only one. An outcome is {'file', 'way', 'ended'
+('loaded', 'refused', 'killed', 'executed'), 'message'}.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import torch
 
 MEMORY = 3 * 2**30  # bytes that a process may take beyond its initial size
 SECONDS = 60
-UNSAFE_SECONDS = 1  # of what is known to run for ever
+UNSAFE_SECONDS = 1  # limit of files that are known to run forever
 
 
 def _ways(folder: Path) -> dict:
@@ -129,7 +129,7 @@ def _ways(folder: Path) -> dict:
 
 
 def _outcomes(use, paths: list[Path], seconds: float) -> Iterator[tuple[str, str]]:
-    """Of each file: how it ended, and what was said. A process takes one after the other until one ends it."""
+    """Yield how each file ended, and the message. A process loads one file after the other until one ends it."""
     while paths:
         outcomes = _in_a_process(use, paths, seconds)
         yield from outcomes
@@ -137,7 +137,7 @@ def _outcomes(use, paths: list[Path], seconds: float) -> Iterator[tuple[str, str
 
 
 def _in_a_process(use, paths: list[Path], seconds: float) -> list[tuple[str, str]]:
-    """The outcomes of the files that a process came to, of which the last may have ended it."""
+    """Return the outcomes of the files that one process loaded, the last of which may have ended it."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -183,7 +183,7 @@ def _use(use, path: Path) -> tuple[str, str]:
 
 
 def _executed(folder: Path) -> bool:
-    """Whether a file has left its mark, which is removed."""
+    """Whether a file was executed and left a marker, which is removed."""
     marker = folder / 'executed'
     left = marker.exists()
     marker.unlink(missing_ok=True)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument('--all-files', nargs='*', default=[], metavar='WAY')
     parser.add_argument('--step', type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # of more than one there is none left after a fork, and it is waited for
+    torch.set_num_threads(1)  # after a fork other threads are gone, and torch would wait for them
     paths = sorted(args.files.iterdir())
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +208,7 @@ def main() -> None:
             if way == 'unsafe' and way not in args.all_files:
                 continue
             chosen = paths if way in args.all_files else paths[:: args.step]
-            if way == 'unsafe':  # what it leaves in a process is not for the next file
+            if way == 'unsafe':  # a file may change the process that loads it
                 found = [_in_a_process(use, [path], UNSAFE_SECONDS)[0] for path in chosen]
             else:
                 found = list(_outcomes(use, chosen, SECONDS))

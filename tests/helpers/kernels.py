@@ -25,7 +25,7 @@ def on_cpus() -> list[str]:
 
 
 def kept(function: Callable) -> Callable:
-    """A function of tensors that computes once for the same values, as a truth is the same for every backend."""
+    """Cache a function of tensors by their values: the reference is the same for every backend."""
     results = {}
 
     def key(x: object) -> object:

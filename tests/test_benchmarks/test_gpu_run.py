@@ -55,7 +55,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """`impatient(says)`: the time of a command is up as soon as that is in its log."""
+    """Return `impatient(text)`, which ends the time limit of a command once its log contains `text`."""
 
     def impatient(says):
         class Command(subprocess.Popen):
@@ -99,7 +99,7 @@ def test_a_command_that_hangs_takes_its_stage_alone(run):
     assert outcomes['next'].status == PASSED
 
 
-def test_what_was_measured_before_a_hanging_contender_is_kept(run, impatient, tmp_path):
+def test_measurements_before_a_hanging_contender_are_kept(run, impatient, tmp_path):
     impatient('hangs')
     script = tmp_path / 'hang.py'
     script.write_text(f"""

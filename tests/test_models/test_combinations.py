@@ -322,8 +322,8 @@ def test_fake_tensors(style, mixer, aggregator):
 
 @pytest.mark.skipif(not hasattr(torch.export.Dim, 'AUTO'), reason='torch 2.6 has it')
 def test_export_of_any_size(tmp_path):
-    """Saved with batch, height and width left open."""
-    # Of few layers, since tracing with open sizes takes seconds a layer.
+    """The networks are saved with open batch, height and width."""
+    # The networks have few layers, since tracing with open sizes takes seconds per layer.
     model = randomise(SparXMamba(TWO_STAGES, out_indices=(0, 1))).eval()
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(sizes,), strict=False)

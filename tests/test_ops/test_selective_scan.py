@@ -91,7 +91,7 @@ def assert_agrees(arguments, backend, device='cpu', scan=scan_or_skip):
 
 @kept
 def truth_of(arguments, grad):
-    """Output, last state, and gradients by name, in float64."""
+    """Return output, last state, and gradients by name, in float64."""
     truth = leaves(arguments, torch.float64)
     out, state = naive_scan(**truth)
     out.backward(grad.double())

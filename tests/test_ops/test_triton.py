@@ -17,8 +17,8 @@ from mmsparx.ops.selective_scan import triton_backend
 
 FOLDER = Path(__file__).parent
 needs_triton = pytest.mark.skipif(triton_runtime.missing() is not None, reason=str(triton_runtime.missing()))
-# The files that it runs, the tests of each, and the least of them that pass. A row of a map takes the interpreter
-# milliseconds: of the convolution's cases, one of a kind, on small maps.
+# The files that the interpreter runs, the tests of each, and how many of them must pass. A row of a map takes it
+# milliseconds, so it runs one case of each kind of convolution, on small maps.
 RUN = {
     'test_triton_kernels': ('test', 180),
     'test_map_norm': ('triton', 45),
@@ -33,8 +33,8 @@ RUN = {
 @needs_triton
 @pytest.mark.skipif(importlib.util.find_spec('numpy') is None, reason="Triton's interpreter needs numpy")
 def test_in_the_interpreter():
-    """In a process of its own: they pass, and are no fewer tests than they should be."""
-    # What pytest and xdist tell their own processes is not meant for this one.
+    """The tests pass in a separate process, and no fewer tests than expected are run."""
+    # The variables by which pytest and xdist configure their processes do not apply to this one.
     inherited = {
         name: value
         for name, value in os.environ.items()

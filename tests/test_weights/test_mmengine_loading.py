@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -14,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import SMALL_ARCH, randomise
-from helpers.forked import run_code
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
@@ -72,14 +73,14 @@ import sys
 from mmengine.registry import {registry}
 from mmengine.runner import CheckpointLoader, checkpoint, load_checkpoint
 assert not any(module.split('.')[0] == 'mmsparx' for module in sys.modules)
-assert 'model = 1' in CheckpointLoader.load_checkpoint('x.pth')['meta']['cfg']
+assert 'model = 1' in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
 assert {registry}.get('mmsparx.{name}') is not None
-assert 'model = 1' not in CheckpointLoader.load_checkpoint('x.pth')['meta']['cfg']
+assert 'model = 1' not in CheckpointLoader.load_checkpoint(sys.argv[1])['meta']['cfg']
 assert hasattr(CheckpointLoader._get_checkpoint_loader, 'is_secured')
 """
     torch.save({'state_dict': {}, 'meta': {'cfg': 'model = 1'}}, tmp_path / 'x.pth')
-    status, said = run_code(code, tmp_path, tmp_path / 'log')
-    assert status == 0, said
+    done = subprocess.run([sys.executable, '-c', code, tmp_path / 'x.pth'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class TestCode:
@@ -137,10 +138,12 @@ class TestCode:
             "model = dict(type='mmpretrain.ImageClassifier', backbone=backbone)\n"
         )
         name = inferencer.partition('(')[0]
-        names = f'config, weights = {str(config)!r}, {str(tmp_path / "hostile.pth")!r}'
-        status, said = run_code(f'from {library}.apis import {name}; {names}; {inferencer}', ROOT, tmp_path / 'log')
-        assert status == 1
-        assert 'it asks to call io.open' in said
+        code = f'import sys; from {library}.apis import {name}; config, weights = sys.argv[1:]; {inferencer}'
+        done = subprocess.run(
+            [sys.executable, '-c', code, config, tmp_path / 'hostile.pth'], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == 1
+        assert 'it asks to call io.open' in done.stderr
         assert not mark.exists()
 
 
@@ -386,12 +389,12 @@ pack, dataset_type = dict(type='mmpretrain.PackInputs'), 'mmpretrain.CustomDatas
         uses = self.USES[library]
         names = ', '.join(use.partition('(')[0] for use in uses)
         code = f"""
-import torch, warnings
+import sys, torch, warnings
 warnings.simplefilter('ignore')
 from {library}.apis import {names}
 from mmengine.config import Config
 from mmengine.registry import MODELS
-config, folder = {str(config)!r}, {str(tmp_path)!r}
+config, folder = sys.argv[1:]
 cfg = Config.fromfile(config)
 model = MODELS.build(cfg.model)
 whole = model.state_dict()
@@ -410,10 +413,14 @@ for name, content in files.items():
         else:
             print(name, use.partition('(')[0], 'loaded')
 """
-        status, written = run_code(code, tmp_path, tmp_path / 'log')
-        assert status == 0, written[-3000:]
-        said = [line for line in written.splitlines() if line.startswith(('empty', 'other', 'head', 'more', 'whole'))]
-        assert len(said) == 10, written
+        done = subprocess.run(
+            [sys.executable, '-c', code, config, tmp_path], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = [
+            line for line in done.stdout.splitlines() if line.startswith(('empty', 'other', 'head', 'more', 'whole'))
+        ]
+        assert len(said) == 10, done.stdout
         expected = {
             'empty': 'It holds no weights at all. Nothing was loaded.',
             'other': "None of its names is a SparX backbone's",
