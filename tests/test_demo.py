@@ -61,8 +61,8 @@ def test_annotations_are_those_of_the_visible_parts(shapes, split, count):
     coco = COCO(str(shapes / f'annotations/instances_{split}.json'))
     assert len(coco.imgs) == count
     for image in coco.imgs.values():
-        with Image.open(shapes / split / image['file_name']) as picture:
-            assert picture.size == (image['width'], image['height']) == (96, 96)
+        with Image.open(shapes / split / image['file_name']) as image_read:
+            assert image_read.size == (image['width'], image['height']) == (96, 96)
         covered = np.zeros((96, 96), int)
         for annotation in coco.imgToAnns[image['id']]:
             mask = coco.annToMask(annotation)
@@ -114,8 +114,8 @@ def test_a_set_is_written_over_with_force_alone(tmp_path):
     assert f'{tmp_path} is not empty; name another folder, or overwrite its files with --force' in refused.stderr
     assert own.read_text() == 'an image of the user'
     assert call(SHAPES, tmp_path, '--train', 1, '--val', 1, '--size', 64, '--force').returncode == 0
-    with Image.open(own) as picture:
-        assert picture.size == (64, 64)
+    with Image.open(own) as image_read:
+        assert image_read.size == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_the_demo_ends_with_figures_images_and_a_verdict(tmp_path):
     out = tmp_path / 'work_dirs/demo'
     assert len(list((out / 'predictions').iterdir())) == 4
     for name in ('predictions.png', 'curve.png'):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(out / name) as image_read:
+            assert min(image_read.size) > 100
 
 
 def test_the_demo_stops_at_ctrl_c(tmp_path):
@@ -201,5 +201,5 @@ def test_curves_of_a_run_whose_validations_are_counted_in_epochs(tmp_path):
     assert metrics == {'coco/segm_mAP': [(20, 0.5)], 'coco/segm_mAP_50': [(20, 0.6)]}
     assert plot_curves.choose_metrics(metrics, None) == ['coco/segm_mAP']
     assert call(CURVES, log).returncode == 0
-    with Image.open(tmp_path / 'curves.png') as picture:
-        assert min(picture.size) > 100
+    with Image.open(tmp_path / 'curves.png') as image_read:
+        assert min(image_read.size) > 100

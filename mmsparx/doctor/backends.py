@@ -73,10 +73,10 @@ def check(backend: str, device: str, instruction_set: str = '') -> str:
                 error = (found[name].double().cpu() - exact).norm() / exact.norm()
                 errors[f'{name} of {scan.__name__}, N = {tensors["A"].shape[1]}'] = error.item()
     worst = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
-    told = f'relative error {errors[worst]:.1e}, tolerance {TOLERANCE:.0e} ({worst})'
+    message = f'relative error {errors[worst]:.1e}, tolerance {TOLERANCE:.0e} ({worst})'
     if not errors[worst] <= TOLERANCE:
-        raise ArithmeticError(told)
-    return told
+        raise ArithmeticError(message)
+    return message
 
 
 def _problems() -> Iterator[tuple[Callable, dict[str, Tensor]]]:

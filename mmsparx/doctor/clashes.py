@@ -155,8 +155,8 @@ def duplicates(env: Environment) -> Verdicts:
     for name in PROVIDERS:
         if len(found := env.providers(name)) > 1:
             keep = f'pip uninstall -y {" ".join(found)} && pip install {found[0]}=={env.versions[found[0]]}'
-            told = f'{" and ".join(found)} overwrite each other: both bring {name}'
-            yield 'error', told, build_mmcv(env) if name == 'mmcv' else keep
+            message = f'{" and ".join(found)} overwrite each other: both bring {name}'
+            yield 'error', message, build_mmcv(env) if name == 'mmcv' else keep
 
 
 def segmentation(env: Environment) -> Verdicts:

@@ -53,10 +53,10 @@ class Environment:
         versions: Versions of the installed distributions, by their canonical names.
         imports: Results of the imports that were tried, by module: None, or why it cannot be imported.
         variables: Set environment variables among `VARIABLES`.
-        torch: Its version, cuda and gpus, and the library for onnxruntime, as `backends.describe` says; None where
+        torch: Version, cuda and gpus of torch, and the library for onnxruntime, of `backends.describe`; None where
             mmsparx.ops cannot be imported.
-        backends: The rows of `backends.describe`. Those that can run also have `told`, what `backends.check`
-            returned, and `failed`, why it did not; one of them is None.
+        backends: The rows of `backends.describe`. Those that can run also have `message`, the text that
+            `backends.check` returned, and `failed`, the reason why it raised; one of them is None.
         mmcv_cuda: CUDA version that mmcv's operators were compiled for, or 'not available'.
         nvidia: Whether the system has an NVIDIA GPU, whatever torch says.
     """
@@ -92,7 +92,7 @@ def look() -> Environment:
         if row['missing'] is None
     }
     for call, outcome in isolated.run(checks).items():
-        checks[call]['told'], checks[call]['failed'] = outcome
+        checks[call]['message'], checks[call]['failed'] = outcome
     modules = {_DESCRIBE: 'mmsparx.ops'}
     return Environment(
         versions=versions | {'mmsparx': __version__},

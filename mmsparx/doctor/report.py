@@ -40,13 +40,13 @@ def _version(env: Environment, name: str) -> str | None:
 
 
 def _judged(env: Environment, row: Mapping) -> dict:
-    told = {key: row[key] for key in ('name', 'device', 'instruction_set', 'in_use')}
+    entry = {key: row[key] for key in ('name', 'device', 'instruction_set', 'in_use')}
     if row['missing'] is not None:
-        return told | {'status': 'unavailable', 'found': row['missing'], 'fix': row['fix']}
+        return entry | {'status': 'unavailable', 'found': row['missing'], 'fix': row['fix']}
     if row['failed'] is None:
-        return told | {'status': 'ok', 'found': row['told'], 'fix': ''}
+        return entry | {'status': 'ok', 'found': row['message'], 'fix': ''}
     fix = 'export MMSPARX_SCAN_BACKEND=reference' if row['name'] != 'reference' else install_torch(env)
-    return told | {'status': 'error', 'found': row['failed'], 'fix': fix}
+    return entry | {'status': 'error', 'found': row['failed'], 'fix': fix}
 
 
 def as_text(report: dict) -> str:
@@ -62,8 +62,8 @@ def as_text(report: dict) -> str:
         lines.append(f'{"*" if row["in_use"] else " "} {row["name"]:<11}{where}{row["status"]:<13}{row["found"]}')
     lines += [] if report['backends'] else ['  not checked, since mmsparx.ops cannot be imported']
     if library := report['ort_library']:
-        told = ', '.join(filter(None, [library['status'], library['found']]))
-        lines += ['', f'Library of the scans for onnxruntime: {told}']
+        status = ', '.join(filter(None, [library['status'], library['found']]))
+        lines += ['', f'Library of the scans for onnxruntime: {status}']
     for row in (*report['backends'], *report['checks']):
         if row['status'] not in ('ok', 'unavailable'):
             lines += ['', f'{row["status"]}: {row["name"]}: {row["found"]}']

@@ -37,9 +37,9 @@ def test_the_rows_of_this_machine():
     assert tuple(row['instruction_set'] for row in found if row['name'] == 'native') == native.instruction_sets()
     assert [row['name'] for row in found if row['in_use']] == [backends.choose('auto', torch.zeros(1)).name]
     for row in found:
-        told = doctor.check(row['name'], row['device'], row['instruction_set'] or '')
-        assert told.startswith('relative error ')
-        assert f'tolerance {doctor.TOLERANCE:.0e}' in told
+        message = doctor.check(row['name'], row['device'], row['instruction_set'] or '')
+        assert message.startswith('relative error ')
+        assert f'tolerance {doctor.TOLERANCE:.0e}' in message
 
 
 def test_gpus_that_torch_cannot_use_are_not_listed(monkeypatch):

@@ -45,8 +45,8 @@ BLIPPED = dict.fromkeys(('mmdet.models', 'mmseg.models', 'mmpretrain.models'), B
 
 
 def row(name, device, instruction_set=None, missing=None, fix='', lost=False):
-    told = dict(name=name, device=device, instruction_set=instruction_set, in_use=False)
-    return told | dict(missing=missing, fix=fix, lost=lost)
+    row = dict(name=name, device=device, instruction_set=instruction_set, in_use=False)
+    return row | dict(missing=missing, fix=fix, lost=lost)
 
 
 REFERENCE = row('reference', 'cpu')

@@ -95,9 +95,9 @@ class TestWholeCheckpoints:
         damage(tmp_path / 'iter_4.pth')
         (tmp_path / 'iter_2.pth').write_bytes(b'')
         assert [path.name for path in whole_checkpoints(tmp_path)] == ['iter_3.pth', 'iter_1.pth']
-        told = ''.join(capfd.readouterr())
-        assert 'iter_4.pth is damaged: cut off' in told
-        assert 'iter_2.pth was not loaded: it is empty' in told
+        output = ''.join(capfd.readouterr())
+        assert 'iter_4.pth is damaged: cut off' in output
+        assert 'iter_2.pth was not loaded: it is empty' in output
 
     @pytest.mark.parametrize('fault', FAULTS)
     def test_every_fault_of_the_newest(self, fault, tmp_path, capfd):
@@ -105,9 +105,9 @@ class TestWholeCheckpoints:
         become, said = FAULTS[fault]
         become(tmp_path / 'iter_2.pth')
         assert [path.name for path in whole_checkpoints(tmp_path)] == ['iter_1.pth']
-        told = ' '.join(''.join(capfd.readouterr()).split())
-        assert f'passed over: {tmp_path}/iter_2.pth' in told
-        assert said in told
+        output = ' '.join(''.join(capfd.readouterr()).split())
+        assert f'passed over: {tmp_path}/iter_2.pth' in output
+        assert said in output
 
     def test_none(self, tmp_path):
         assert list(whole_checkpoints(tmp_path / 'nonesuch')) == []
@@ -155,8 +155,8 @@ class TestResumeNewest:
         cfg = Config(dict(RUN, work_dir=str(tmp_path)))
         resume_newest(cfg)
         assert cfg.load_from == str(tmp_path / 'iter_1.pth')
-        told = ' '.join(''.join(capfd.readouterr()).split())
-        assert 'iter_2.pth is not a checkpoint of a run: it lacks param_schedulers, ema_state_dict' in told
+        output = ' '.join(''.join(capfd.readouterr()).split())
+        assert 'iter_2.pth is not a checkpoint of a run: it lacks param_schedulers, ema_state_dict' in output
 
     def test_takes_the_newest_whole_one(self, tmp_path):
         save(tmp_path, 'iter_1.pth', 'iter_2.pth')

@@ -78,10 +78,13 @@ def test_a_full_disk_says_how_to_go_on(tmp_path, number):
     said = r'a file of the run in .*work could not be written\. Make room there.*--resume'
     with pytest.raises(OSError, match=said), own_work_dir(tmp_path / 'work'):
         raise OSError(number, os.strerror(number), 'a log')
-    for told in (OSError(errno.EACCES, 'no right', 'a log'), ExplainedDiskError(number, 'go on from iter_2.pth')):
+    for cause in (
+        OSError(errno.EACCES, 'no right', 'a log'),
+        ExplainedDiskError(number, 'go on from iter_2.pth'),
+    ):
         with pytest.raises(OSError) as error, own_work_dir(tmp_path / 'work'):
-            raise told
-        assert error.value is told
+            raise cause
+        assert error.value is cause
 
 
 def test_a_disk_that_is_full_before_the_first_log(tmp_path):

@@ -136,9 +136,9 @@ def test_empty_batches():
 def test_an_unknown_instruction_set_is_not_used(monkeypatch, capfd):
     monkeypatch.setenv(native.VARIABLE, 'mmx')
     run('SS2DScan', map_inputs())
-    told = capfd.readouterr().err
-    assert f"unknown instruction set 'mmx', asked for by the environment variable {native.VARIABLE}" in told
-    assert f"using '{INSTRUCTION_SETS[0]}'" in told
+    output = capfd.readouterr().err
+    assert f"unknown instruction set 'mmx', asked for by the environment variable {native.VARIABLE}" in output
+    assert f"using '{INSTRUCTION_SETS[0]}'" in output
     assert used_instruction_set() == INSTRUCTION_SETS[0]
 
 

@@ -522,8 +522,8 @@ class TestLoading:
         )
         done = subprocess.run([sys.executable, '-I', '-c', code], capture_output=True, text=True, check=True)
         assert 'torch.Size([1, 1, 2])' in done.stdout
-        told = "the compiled operators ('native') are not used: it was compiled for torch 1.0.0"
-        assert done.stderr.count(told) == 1
+        warning = "the compiled operators ('native') are not used: it was compiled for torch 1.0.0"
+        assert done.stderr.count(warning) == 1
         assert "runs on the slower 'reference' backend" in done.stderr
 
 

@@ -51,9 +51,9 @@ def test_a_shipped_config_is_not_written_over(capsys):
 )
 def test_errors_of_the_user_are_one_line(command, message, capsys):
     assert main(command) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(message)
-    assert told.count('\n') == 1
+    output = capsys.readouterr().err
+    assert output.startswith(message)
+    assert output.count('\n') == 1
 
 
 def test_without_the_library_of_a_config(tmp_path, capsys, monkeypatch):
