@@ -69,6 +69,8 @@ def run_rank(rank, folder, with_fsdp):
     except Exception:
         (folder / f'failed_{rank}').write_text(f'{name}: {traceback.format_exc()}')
         raise
+    finally:
+        torch.distributed.destroy_process_group()  # its threads may abort the process at its end otherwise
 
 
 def test_two_processes(tmp_path):

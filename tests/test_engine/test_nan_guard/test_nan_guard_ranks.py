@@ -28,6 +28,7 @@ def run_rank(rank, folder):
     runner = make('goes_back', 'gradient', action='rewind')
     runner.train()
     torch.save(runner.model.module.state_dict(), folder / f'weights_{rank}.pth')
+    torch.distributed.destroy_process_group()  # its threads may abort the process at its end otherwise
 
 
 def test_all_ranks_act_on_a_finding_of_one(tmp_path):
