@@ -95,7 +95,8 @@ small_cross_forward_kernel(const CrossForwardArguments arguments) {
   using S = State<In>;
   MMSPARX_SHARED_MEMORY(memory);
   const Inputs& in = arguments.forward.inputs;
-  const uint32_t channels = uint32_t(arguments.channels), batch = blockIdx.x / channels, channel = blockIdx.x % channels;
+  const uint32_t channels = uint32_t(arguments.channels);
+  const uint32_t batch = blockIdx.x / channels, channel = blockIdx.x % channels;
   const int height = int(arguments.height), width = int(arguments.width);
   const int order = threadIdx.x / kLanes;
   const SmallCrossMemory<In> parts(in);

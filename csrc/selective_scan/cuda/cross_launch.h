@@ -95,7 +95,7 @@ void transpose(const Rows& from, void* to, const Inputs& in, const CrossInputs& 
   launch_transpose<In, 1, 0>({in.batch * channels, channels, cross.height, cross.width, {from}, {}, to}, stream);
 }
 
-// Adds the lines along rows and those along columns to `to`: one of each, or two, forwards and backwards.
+// Writes the sum of the lines along rows and columns to `to`: one of each, or two, forwards and backwards.
 template <typename In>
 void merge(const void* lines, int count, void* to, const Inputs& in, const CrossInputs& cross, Stream stream) {
   const int64_t channels = in.group_dim();

@@ -133,7 +133,7 @@ void for_parts(const Backward& b, const Run& run) {
   }
 }
 
-// Adds the partial sums of the part in `arguments`, for `groups` groups from `group` on.
+// Sums the partial gradients of B and C of the part in `arguments`.
 template <typename In>
 void add_partials(const BackwardArguments& arguments, Stream stream) {
   const Inputs& in = arguments.backward.inputs;
